@@ -1,0 +1,2 @@
+//! The binary: parse, start, run.
+fn main() {}

@@ -1,0 +1,378 @@
+//! The seam between PostgreSQL and Kubernetes.
+//!
+//! `session` asks through these traits, `k8s` answers; neither knows the other. Every call carries an [`Ask`].
+//! The order of calls for one connection: [`Directory::resolve`] (which pod), then [`Credentials::login`] and
+//! [`Dial::dial`] concurrently (who we are there, and a byte stream to it).
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    sync::watch,
+    time::Instant,
+};
+
+use crate::error::Report;
+
+/// On whose behalf Kubernetes is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The person who runs pgferry: the kubeconfig's own user.
+    Local,
+    /// A reviewed Kubernetes user, impersonated in every request (bastion mode).
+    Impersonated {
+        /// The user's name, as TokenReview gave it.
+        user: String,
+        /// The user's groups.
+        groups: Vec<String>,
+    },
+}
+
+/// Which server of a cluster is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The primary.
+    #[default]
+    Rw,
+    /// A replica.
+    Ro,
+    /// Any server that answers.
+    Any,
+}
+
+impl Mode {
+    /// As it is written behind the colon of a target.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rw => "rw",
+            Self::Ro => "ro",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// `cluster["."namespace]["@"context][":"mode]`, taken apart as far as that needs no look at Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// `cluster` or `cluster.namespace`, undivided: both may hold dots as written, so only the directory, which
+    /// knows what exists, can divide it (the longest known reading wins).
+    pub name: String,
+    /// The context, where one was named.
+    pub context: Option<String>,
+    /// The server that is wanted.
+    pub mode: Mode,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(context) = &self.context {
+            write!(f, "@{context}")?;
+        }
+        if self.mode != Mode::Rw {
+            write!(f, ":{}", self.mode.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// Which login is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The cluster's default application login.
+    Default,
+    /// This role; its credential must be in the cluster's Secrets.
+    Named(String),
+}
+
+/// Says what a connection is waiting for; the session turns it into a NOTICE when it takes long.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<watch::Sender<String>>);
+
+impl Progress {
+    /// A new line of progress, and where to read it.
+    #[must_use]
+    pub fn new() -> (Self, watch::Receiver<String>) {
+        let (sender, receiver) = watch::channel(String::new());
+        (Self(Arc::new(sender)), receiver)
+    }
+
+    /// States what is waited for now, such as `waiting for a primary of shop.prod`.
+    pub fn waiting_for(&self, what: impl Into<String>) {
+        self.0.send_replace(what.into());
+    }
+}
+
+/// One question, as every call across the seam carries it.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// On whose behalf.
+    pub identity: Identity,
+    /// Where to.
+    pub target: Target,
+    /// As whom.
+    pub role: Role,
+    /// Into which database; `None` is the login's default.
+    pub database: Option<String>,
+    /// All work for this question must have ended by then.
+    pub deadline: Instant,
+    /// Until when a missing primary may be waited for; never later than `deadline`.
+    pub wait_until: Instant,
+    /// Where to say what takes long.
+    pub progress: Progress,
+}
+
+/// A cluster's full name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId {
+    /// The context's name (its short name, where the configuration gives one).
+    pub context: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The cluster's own name.
+    pub name: String,
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{}", self.name, self.namespace, self.context)
+    }
+}
+
+/// A pod, exactly: names come back after a failover, uids do not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodId {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid.
+    pub uid: String,
+}
+
+/// What is known about TLS on a server, before it is asked.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFacts {
+    /// How TLS is to be used.
+    pub mode: TlsMode,
+    /// The name that the server's certificate really carries, for `verify-full`.
+    pub server_name: Option<String>,
+    /// PEM certificates that the server's certificate must chain to, for `verify-ca` and `verify-full`.
+    pub ca_pem: Option<Arc<[u8]>>,
+    /// A PEM certificate chain and its private key, where the server wants a client certificate.
+    pub client_identity: Option<ClientIdentity>,
+}
+
+/// A client certificate for the server in the pod.
+#[derive(Clone, Debug)]
+pub struct ClientIdentity {
+    /// PEM certificates, leaf first.
+    pub certificate_pem: Arc<[u8]>,
+    /// The PEM private key.
+    pub key_pem: SecretString,
+}
+
+/// How TLS is used towards the server in the pod; libpq's `sslmode`, where the stream is already encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never TLS.
+    Disable,
+    /// Plaintext first, TLS where the server demands it (28000 "no encryption", or a cleartext password).
+    #[default]
+    Allow,
+    /// TLS only, unverified.
+    Require,
+    /// TLS only; the certificate chains to the CA.
+    VerifyCa,
+    /// TLS only; the certificate chains to the CA and carries the server's name.
+    VerifyFull,
+}
+
+/// Why a server is no longer the one that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The pod is being deleted, or is gone.
+    Deleted,
+    /// The pod is no longer the primary.
+    Demoted,
+    /// The pod is fenced: its server is stopped on purpose.
+    Fenced,
+}
+
+impl Lost {
+    /// For a log line, and for the sentence "pod NAME ...".
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deleted => "is being deleted",
+            Self::Demoted => "is no longer the primary",
+            Self::Fenced => "is fenced",
+        }
+    }
+}
+
+/// One server of a cluster, resolved.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The system that runs it, as `pgferry list` prints it (`cloudnative-pg`, ...).
+    pub system: &'static str,
+    /// The pod.
+    pub pod: PodId,
+    /// PostgreSQL's port in the pod.
+    pub port: u16,
+    /// What was asked for.
+    pub mode: Mode,
+    /// A standby cluster: its primary is read-only, and that is no mistake.
+    pub standby_cluster: bool,
+    /// A pooler answers there, not PostgreSQL itself.
+    pub pooled: bool,
+    /// What is known about TLS.
+    pub tls: TlsFacts,
+    /// Says when this server is lost to sessions that asked for it. Confirmed, never a flapping label.
+    pub lost: watch::Receiver<Option<Lost>>,
+}
+
+/// A login for a server.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The role's name, as the Secret's key gives it.
+    pub user: String,
+    /// The password, where there is one.
+    pub password: Option<SecretString>,
+    /// The database to use where the client named none.
+    pub database: String,
+    /// The role is a superuser.
+    pub superuser: bool,
+    /// Where it comes from: `Secret prod/shop-app`. Never a value.
+    pub source: String,
+    /// Changes whenever the credential may have changed (a Secret's resourceVersion).
+    pub version: String,
+}
+
+/// What the caller of a failed call may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing: the report is final.
+    No,
+    /// What was resolved is stale (pod gone, connection refused): resolve again, then once more.
+    Resolve,
+}
+
+/// A failed call across the seam: what the client is told, and whether a second try may help.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{report}")]
+pub struct Failure {
+    /// What the client is told.
+    pub report: Report,
+    /// What the caller may do about it.
+    pub retry: Retry,
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Self {
+            report,
+            retry: Retry::No,
+        }
+    }
+}
+
+impl crate::error::ClientFacing for Failure {
+    fn report(&self) -> Report {
+        self.report.clone()
+    }
+}
+
+/// A byte stream to a server. `AsyncBufRead` so that what has arrived can be passed on without a copy.
+///
+/// An end that is not the server's own (tunnel lost) is an `io::Error` that carries a [`Failure`] inside; a clean
+/// EOF is the server's EOF. `poll_shutdown` ends the stream as a whole: a port-forward has no half-close.
+pub trait ByteStream: AsyncBufRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncBufRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// A boxed [`ByteStream`].
+pub type BoxedStream = Box<dyn ByteStream>;
+
+/// Finds clusters.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// Whether a context of this name (or short name) is known. Decides where `role@target` is divided.
+    fn knows_context(&self, name: &str) -> bool;
+
+    /// The server that the ask means now. Waits for a missing primary until `ask.wait_until`.
+    async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure>;
+
+    /// The same, believing nothing that is remembered: the last answer, `stale`, has just been found wrong.
+    async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure>;
+
+    /// What can be reached.
+    async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure>;
+
+    /// Called when a client has connected and before it has said what it wants: a chance to warm up.
+    fn warm(&self) {}
+}
+
+/// Finds logins.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// The login that the ask means at this server.
+    async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure>;
+
+    /// After the server refused `refused`: the login as it is now, or `None` where it has not changed.
+    async fn fresh_login(&self, ask: &Ask, upstream: &Upstream, refused: &Login) -> Result<Option<Login>, Failure>;
+}
+
+/// Opens byte streams.
+#[async_trait]
+pub trait Dial: Send + Sync {
+    /// A new byte stream to the server.
+    async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure>;
+}
+
+/// The question behind `pgferry list`.
+#[derive(Clone, Debug)]
+pub struct ListAsk {
+    /// On whose behalf.
+    pub identity: Identity,
+    /// The context; `None` is the default one.
+    pub context: Option<String>,
+    /// One namespace, or all that may be listed.
+    pub namespace: Option<String>,
+    /// All work must have ended by then.
+    pub deadline: Instant,
+}
+
+/// What `list` found.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The clusters, sorted by namespace and name.
+    pub clusters: Vec<ClusterInfo>,
+    /// What could not be looked at, and the rule that is missing.
+    pub warnings: Vec<Report>,
+}
+
+/// One cluster, as `pgferry list` shows it.
+#[derive(Clone, Debug)]
+pub struct ClusterInfo {
+    /// Its full name.
+    pub id: ClusterId,
+    /// The system that runs it.
+    pub system: &'static str,
+    /// The primary pod, where there is one.
+    pub primary: Option<String>,
+    /// Replicas that answer, and all that should.
+    pub replicas: (usize, usize),
+    /// Whether a login would work now.
+    pub ready: bool,
+    /// Where it would not, why: `hibernated`, `fenced`, `no ready primary`, ...
+    pub status: String,
+    /// Databases that are known.
+    pub databases: Vec<String>,
+    /// Roles that have a login, the default one first.
+    pub roles: Vec<String>,
+}
