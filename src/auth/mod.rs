@@ -1,1 +1,58 @@
-//! auth
+//! Who the client is, and logging in upstream.
+
+use crate::{
+    error::{ClientFacing, Report, SqlState},
+    upstream::Identity,
+};
+
+pub mod peer;
+pub mod upstream;
+
+/// A client that may connect. Only this layer makes one, and nothing upstream is opened without it.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    identity: Identity,
+    who: String,
+}
+
+impl Authenticated {
+    /// On whose behalf Kubernetes is asked.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// For a log line: `uid 1000`.
+    #[must_use]
+    pub fn who(&self) -> &str {
+        &self.who
+    }
+}
+
+/// A client that may not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// It belongs to another user of this machine.
+    #[error("this pgferry serves uid {own}, and the client belongs to uid {uid}")]
+    OtherUser {
+        /// The client's.
+        uid: u32,
+        /// The one that runs pgferry.
+        own: u32,
+    },
+    /// The system does not say whose it is.
+    #[error("the system does not say which user this connection belongs to")]
+    Unknown,
+}
+
+impl ClientFacing for AuthError {
+    fn report(&self) -> Report {
+        let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string());
+        match self {
+            Self::OtherUser { uid, .. } => report.hint(format!(
+                "Run a pgferry of your own, or let its owner add {uid} to listen.allowed_uids in the configuration"
+            )),
+            Self::Unknown => report.hint("Connect again; over a Unix socket (--socket-dir) the system always says"),
+        }
+    }
+}

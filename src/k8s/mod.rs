@@ -1,1 +1,21 @@
-//! k8s
+//! Kubernetes: the implementation of the seam in `upstream`.
+//!
+//! From the bottom: [`connector`] and [`exec`] make a client stack of our own, [`contexts`] keeps one a context,
+//! [`client`] does single calls with errors that say what is missing, [`tunnel`] and [`forward`] are the
+//! port-forward, [`operators`] know how each system lays out a cluster, [`watches`] keep what is in use up to date,
+//! and [`directory`], [`credentials`], [`list`] and [`dial`] answer the seam's questions.
+
+pub mod client;
+mod clock;
+mod connector;
+pub mod contexts;
+mod error;
+mod exec;
+mod forward;
+mod nearest;
+mod no_proxy;
+mod tunnel;
+
+pub mod dial;
+
+pub use error::K8sError;

@@ -1,1 +1,151 @@
-//! server
+//! Accepts connections, each into a task of its own, until it is told to stop; then drains.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{error, info, warn};
+
+use crate::session::{Accepted, Phase, Sessions};
+
+pub mod descriptors;
+pub mod listen;
+
+use listen::Bound;
+
+/// After a failed accept (no descriptors left, mostly): long enough for a session to end, short enough for a person.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long sessions get to write their last words when the drain is over.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// How the process was told to stop, and how far that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was not.
+    Not,
+    /// Let sessions finish what they are at.
+    Drain,
+    /// End all of them.
+    Now,
+}
+
+/// The settings of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// How long busy sessions get when the process is told to stop.
+    pub drain: Duration,
+    /// Connections that have not sent their startup packet yet; more wait in the kernel's queue.
+    pub max_startups: usize,
+}
+
+/// Serves until `stop` says otherwise and every session has ended. `phase` is what the sessions look at.
+pub async fn run(
+    bound: Vec<Bound>,
+    sessions: Arc<Sessions>,
+    phase: watch::Sender<Phase>,
+    mut stop: watch::Receiver<Stop>,
+    params: Params,
+) {
+    let places = Arc::new(Semaphore::new(params.max_startups));
+    let (accepted, mut arrivals) = mpsc::channel(1);
+    let mut listeners = JoinSet::new();
+    for bound in bound {
+        listeners.spawn(accept(bound, Arc::clone(&places), accepted.clone()));
+    }
+    drop(accepted);
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop != Stop::Not) => break,
+            arrival = arrivals.recv() => match arrival {
+                Some((connection, place)) => spawn(&mut running, &sessions, connection, place),
+                None => break,
+            },
+            Some(ended) = running.join_next() => reaped(ended),
+        }
+    }
+    // New connections are refused by the sessions themselves for as long as the drain lasts: a clear error, not a
+    // closed port.
+    let until = Instant::now() + params.drain;
+    phase.send_replace(Phase::Draining { until });
+    info!(sessions = running.len(), seconds = params.drain.as_secs(), "draining; a second signal ends all at once");
+    while !running.is_empty() {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => break,
+            Some((connection, place)) = arrivals.recv() => spawn(&mut running, &sessions, connection, place),
+            Some(ended) = running.join_next() => reaped(ended),
+        }
+    }
+    listeners.shutdown().await;
+    phase.send_replace(Phase::Draining { until: Instant::now() });
+    let over = Instant::now() + LAST_WORDS;
+    while let Ok(Some(ended)) = timeout_at(over, running.join_next()).await {
+        reaped(ended);
+    }
+    if !running.is_empty() {
+        warn!(sessions = running.len(), "sessions that do not end are cut");
+        running.shutdown().await;
+    }
+}
+
+type Arrival = (Accepted, OwnedSemaphorePermit);
+
+fn spawn(running: &mut JoinSet<()>, sessions: &Arc<Sessions>, connection: Accepted, place: OwnedSemaphorePermit) {
+    let sessions = Arc::clone(sessions);
+    running.spawn(async move {
+        let id = sessions.next_id();
+        sessions.serve(id, connection, place).await;
+    });
+}
+
+/// A session that panicked has ended alone; that it did is a bug worth a line.
+fn reaped(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(panic) = ended
+        && panic.is_panic()
+    {
+        error!("a session panicked; this is a bug in pgferry, please report it with the lines above");
+    }
+}
+
+async fn accept(bound: Bound, places: Arc<Semaphore>, arrivals: mpsc::Sender<Arrival>) {
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match bound.accept().await {
+            Ok(connection) => {
+                if arrivals.send((connection, place)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                warn!(%error, listener = %bound, "a connection could not be accepted");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// The first SIGTERM or Ctrl-C drains, the second ends all.
+///
+/// # Errors
+/// Where the signals cannot be listened to.
+pub fn signals() -> std::io::Result<(watch::Receiver<Stop>, impl Future<Output = ()>)> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, stop) = watch::channel(Stop::Not);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listen = async move {
+        for stop in [Stop::Drain, Stop::Now] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            sender.send_replace(stop);
+        }
+        sender.closed().await;
+    };
+    Ok((stop, listen))
+}

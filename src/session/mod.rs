@@ -1,1 +1,437 @@
-//! session
+//! One client connection from its first byte to its last, one struct a state:
+//! Greeted (said what it wants), Authenticated, Connected (the server has said ReadyForQuery), Piping.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use zeroize::Zeroize as _;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    auth::{
+        Authenticated,
+        peer::{self, AllowedUids},
+    },
+    error::{ClientFacing, Report, SqlState},
+    pg::{encode, options, startup::Startup},
+    tls::accept::Acceptor,
+    upstream::{Ask, Credentials, Dial, Directory, Mode, Progress, Target},
+};
+
+mod cancel;
+pub mod client;
+mod connect;
+mod converse;
+mod greet;
+mod pipe;
+pub mod registry;
+pub mod route;
+mod turns;
+
+use client::{ClientStream, Peer, Socket};
+use connect::{Connected, Connector, Refusal, Wanted};
+use greet::{GreetError, Greeted, Greeting, close_with, greet};
+use registry::{Registry, SessionId};
+use route::{Names, Route, is_replication, route};
+
+/// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
+/// that it hangs.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// What a client may send before the server is ready. A well-behaved one sends nothing; a pipelining one its first
+/// queries.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// How long the last words may take to reach a client that does not read.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The settings of sessions.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// From accept to a complete startup packet, TLS included.
+    pub startup_deadline: Duration,
+    /// From the startup packet to the server's first ReadyForQuery.
+    pub connect_timeout: Duration,
+    /// How long a missing primary is waited for, within `connect_timeout`.
+    pub primary_wait: Duration,
+    /// How long a busy session may keep a server that is lost.
+    pub failover_grace: Duration,
+    /// The configured part of naming.
+    pub names: Names,
+}
+
+/// Whether the process serves, as every session sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// New sessions are welcome.
+    Serving,
+    /// New ones are refused, idle ones end, busy ones have until then.
+    Draining {
+        /// When those that are left are ended.
+        until: Instant,
+    },
+}
+
+/// What sessions are made of.
+pub struct Parts {
+    /// Finds clusters.
+    pub directory: Arc<dyn Directory>,
+    /// Finds logins.
+    pub credentials: Arc<dyn Credentials>,
+    /// Opens streams.
+    pub dial: Arc<dyn Dial>,
+    /// Accepts TLS from clients, where it is on.
+    pub acceptor: Option<Acceptor>,
+    /// Who may connect over loopback and Unix sockets.
+    pub allowed: AllowedUids,
+    /// The settings.
+    pub params: Params,
+    /// The open sessions.
+    pub registry: Arc<Registry>,
+    /// Whether the process serves.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Serves clients. One value for all of them.
+pub struct Sessions {
+    connector: Connector,
+    acceptor: Option<Acceptor>,
+    allowed: AllowedUids,
+    params: Params,
+    registry: Arc<Registry>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("params", &self.params).finish_non_exhaustive()
+    }
+}
+
+/// A connection as a listener accepted it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub socket: Socket,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The target that the listener is bound to, where it is.
+    pub bound: Option<Target>,
+}
+
+impl Sessions {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            connector: Connector::new(parts.directory, parts.credentials, parts.dial),
+            acceptor: parts.acceptor,
+            allowed: parts.allowed,
+            params: parts.params,
+            registry: parts.registry,
+            phase: parts.phase,
+        })
+    }
+
+    /// The number that the next session's log lines carry.
+    #[must_use]
+    pub fn next_id(&self) -> SessionId {
+        self.registry.next_id()
+    }
+
+    /// Serves one connection to its end. `greeting` is dropped when the client has said what it wants: it holds a
+    /// place among the connections that have not.
+    pub async fn serve<P: Send>(&self, id: SessionId, accepted: Accepted, greeting: P) {
+        let Accepted { socket, peer, bound } = accepted;
+        self.connector.directory.warm();
+        // Asked before the startup packet is read, while the client's end of the socket surely still exists.
+        let who = match (&socket, &peer) {
+            (Socket::Unix(unix), _) => match unix.peer_cred() {
+                Ok(credentials) => peer::unix(credentials, &self.allowed),
+                Err(error) => return debug!(session = %id, %error, "the peer of a Unix socket is unknown"),
+            },
+            (Socket::Tcp(_), Peer::Tcp { peer, local }) => {
+                peer::tcp_loopback(*local, *peer, &self.allowed).await
+            }
+            (Socket::Tcp(_), Peer::Unix) => return,
+        };
+        let greeted = timeout(self.params.startup_deadline, greet(socket, &peer, self.acceptor.as_ref())).await;
+        drop(greeting);
+        match greeted {
+            Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
+            Ok(Err(GreetError::Refused(mut client, report))) => {
+                info!(session = %id, %peer, %report, "connection refused");
+                tell(&mut client, &report).await;
+            }
+            Ok(Err(GreetError::Gone)) => debug!(session = %id, %peer, "{}", GreetError::Gone),
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                debug!(session = %id, %peer, %cause, "{error}");
+            }
+            Ok(Ok(Greeting::Cancel(client, key))) => {
+                // Whoever holds the key may cancel; on loopback only those who may connect at all.
+                if who.is_ok() {
+                    self.cancel(id, client, &key).await;
+                }
+            }
+            Ok(Ok(Greeting::Startup(greeted))) => {
+                let greeted = Box::new(greeted);
+                Box::pin(self.session(id, greeted, peer, bound, who.map_err(|error| error.report()))).await;
+            }
+        }
+    }
+
+    async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &crate::pg::cancel::CancelKey) {
+        match self.registry.find(key) {
+            None => debug!(session = %id, "a cancel request for no session of ours"),
+            Some(live) => {
+                if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
+                    warn!(session = %id, pod = live.upstream.pod.name, %failure, "a cancel request did not get through");
+                }
+            }
+        }
+        // The close is the answer; the client may be gone already.
+        let _ = client.shutdown().await;
+    }
+
+    async fn session(
+        &self,
+        id: SessionId,
+        greeted: Box<Greeted>,
+        peer: Peer,
+        bound: Option<Target>,
+        who: Result<Authenticated, Report>,
+    ) {
+        let Greeted { mut client, startup, early } = *greeted;
+        let admitted = match who {
+            Ok(who) => self.admit(&startup, bound.as_ref()).map(|(permit, route)| (who, permit, route)),
+            Err(report) => {
+                info!(session = %id, %peer, %report, "connection refused");
+                return tell(&mut client, &report).await;
+            }
+        };
+        let mut reply = Reply { client, negotiation: startup.negotiation(), opened: false };
+        let (who, permit, route) = match admitted {
+            Ok(admitted) => admitted,
+            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
+        };
+        let started = Instant::now();
+        let (wanted, progress) = self.wanted(&who, &startup, route);
+        let mut early = early;
+        let connected = match self.await_server(id, &wanted, progress, &mut reply, &mut early).await {
+            Waited::Connected(connected) => connected,
+            Waited::Refused(refusal) => return reply.refuse(id, &peer, &refusal).await,
+            Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
+        };
+        let about = About { id, peer, who, startup, wanted, started };
+        self.converse(about, reply, connected, early).await;
+        drop(permit);
+    }
+
+    /// A place among the sessions, and where to go.
+    fn admit(&self, startup: &Startup, bound: Option<&Target>) -> Result<(registry::Permit, Route), Report> {
+        if let Phase::Draining { .. } = *self.phase.borrow() {
+            return Err(draining());
+        }
+        let permit = self.registry.admit()?;
+        let directory = &self.connector.directory;
+        let route = route(startup, bound, &self.params.names, &|name| directory.knows_context(name))
+            .map_err(|error| error.report())?;
+        Ok((permit, route))
+    }
+
+    fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
+        let (progress, waiting) = Progress::new();
+        let now = Instant::now();
+        let ask = Ask {
+            identity: who.identity().clone(),
+            target: route.target,
+            role: route.role,
+            database: route.database.as_ref().map(|name| String::from_utf8_lossy(name).into_owned()),
+            deadline: now + self.params.connect_timeout,
+            wait_until: now + self.params.primary_wait.min(self.params.connect_timeout),
+            progress,
+        };
+        let mut startup = startup.clone();
+        strip_own_options(&mut startup);
+        (Wanted { ask, startup, database: route.database }, waiting)
+    }
+
+    /// Waits for the server, no longer than the client stays; says so when it takes long.
+    async fn await_server(
+        &self,
+        id: SessionId,
+        wanted: &Wanted,
+        mut progress: watch::Receiver<String>,
+        reply: &mut Reply,
+        early: &mut BytesMut,
+    ) -> Waited {
+        let mut phase = self.phase.clone();
+        let connecting = Box::pin(self.connector.connect(wanted));
+        tokio::pin!(connecting);
+        let hold = sleep(HOLD);
+        tokio::pin!(hold);
+        loop {
+            let talk = tokio::select! {
+                connected = &mut connecting => return match connected {
+                    Ok(connected) => Waited::Connected(Box::new(connected)),
+                    Err(refusal) => Waited::Refused(refusal),
+                },
+                () = &mut hold, if !reply.opened => true,
+                changed = progress.changed(), if reply.opened => changed.is_ok(),
+                read = reply.client.read_buf(early), if early.len() < MAX_EARLY => {
+                    if !matches!(read, Ok(1..)) {
+                        return Waited::ClientGone;
+                    }
+                    false
+                }
+                _ = phase.wait_for(|phase| *phase != Phase::Serving) => {
+                    return Waited::Refused(Refusal::Report(draining()));
+                }
+            };
+            if talk {
+                let waiting = progress.borrow_and_update().clone();
+                let what = if waiting.is_empty() { format!("{} to answer", wanted.ask.target) } else { waiting };
+                debug!(session = %id, target = %wanted.ask.target, "waiting for {what}");
+                if reply.open(&[Report::notice(format!("pgferry is waiting for {what}"))]).await.is_err() {
+                    return Waited::ClientGone;
+                }
+            }
+        }
+    }
+}
+
+/// How the wait for a server ended.
+enum Waited {
+    Connected(Box<Connected>),
+    Refused(Refusal),
+    ClientGone,
+}
+
+/// What the log says about a session.
+struct About {
+    id: SessionId,
+    peer: Peer,
+    who: Authenticated,
+    startup: Startup,
+    wanted: Wanted,
+    started: Instant,
+}
+
+impl About {
+    /// The client's own name for itself, for a log line: control characters are escaped.
+    fn application(&self) -> String {
+        let name = self.startup.get("application_name").unwrap_or_default();
+        String::from_utf8_lossy(name).escape_debug().to_string()
+    }
+
+    /// A failover ends the session: not one that streams WAL, nor one that did not care which server it got.
+    fn follows_the_primary(&self) -> bool {
+        self.wanted.ask.target.mode != Mode::Any && !is_replication(&self.startup)
+    }
+}
+
+/// The client's side until the server takes over: knows whether AuthenticationOk is out.
+struct Reply {
+    client: ClientStream,
+    /// NegotiateProtocolVersion, where the client asked for something that needs it; it stands before AuthenticationOk.
+    negotiation: Option<Bytes>,
+    opened: bool,
+}
+
+impl Reply {
+    fn prelude(&mut self) -> BytesMut {
+        let mut out = BytesMut::new();
+        if !self.opened {
+            self.opened = true;
+            out.extend_from_slice(&self.negotiation.take().unwrap_or_default());
+            encode::authentication_ok(&mut out);
+        }
+        out
+    }
+
+    /// AuthenticationOk where it is not out yet, and notices.
+    async fn open(&mut self, notices: &[Report]) -> io::Result<()> {
+        let mut out = self.prelude();
+        for notice in notices {
+            encode::report(notice, &mut out);
+        }
+        self.send(&out).await
+    }
+
+    /// AuthenticationOk where it is not out yet, notices, and the server's own greeting, in one piece.
+    async fn hand_over(&mut self, notices: &[Report], greeting: &[u8]) -> io::Result<()> {
+        let mut out = self.prelude();
+        for notice in notices {
+            encode::report(notice, &mut out);
+        }
+        out.extend_from_slice(greeting);
+        let sent = self.send(&out).await;
+        // The server's BackendKeyData is among it.
+        out.as_mut().zeroize();
+        sent
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.client.write_all(bytes).await?;
+        self.client.flush().await
+    }
+
+    /// Ends a connection that never got its server. 57P03 stands before AuthenticationOk, so that libpq goes to its
+    /// next host and pg_isready understands; all else behind it, as PostgreSQL does with 3D000, or else libpq with
+    /// sslmode=prefer would try the same again in plaintext.
+    async fn refuse(mut self, id: SessionId, peer: &Peer, refusal: &Refusal) {
+        let mut out = if refusal.is_cannot_connect_now() {
+            BytesMut::from(self.negotiation.take().unwrap_or_default().as_ref())
+        } else {
+            self.prelude()
+        };
+        match refusal {
+            Refusal::Server { frame, fields } => {
+                info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {}", fields.message);
+                out.extend_from_slice(frame);
+            }
+            Refusal::Report(report) => {
+                info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
+                encode::report(report, &mut out);
+            }
+        }
+        last_words(&mut self.client, &out).await;
+    }
+}
+
+/// Writes a report and closes.
+async fn tell(client: &mut ClientStream, report: &Report) {
+    let mut out = BytesMut::new();
+    encode::report(report, &mut out);
+    last_words(client, &out).await;
+}
+
+async fn last_words(client: &mut ClientStream, words: &[u8]) {
+    // A client that does not read them, or is gone, ends all the same.
+    let _ = timeout(LAST_WORDS, close_with(client, words)).await;
+}
+
+/// `pgferry.*` is ours alone: a server would refuse it, or keep it as a setting.
+fn strip_own_options(startup: &mut Startup) {
+    let Some(given) = startup.get("options") else { return };
+    let (value, rest) = options::take_option(given, route::TARGET_OPTION);
+    if value.is_none() {
+        return;
+    }
+    if rest.iter().all(u8::is_ascii_whitespace) {
+        startup.remove("options");
+    } else {
+        startup.set("options", Bytes::from(rest));
+    }
+}
+
+fn draining() -> Report {
+    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "pgferry is shutting down")
+        .hint("Start it again with: pgferry serve")
+}

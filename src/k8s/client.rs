@@ -1,0 +1,507 @@
+//! Single calls to an API server: each with a deadline, one renewed login, one polite retry, and an error that says
+//! what is missing.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _};
+use http::Request;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kube::{Client, client::UpgradeConnectionError, core::Status, core::WatchEvent};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
+};
+use tracing::debug;
+
+use super::{
+    K8sError,
+    connector::impersonate,
+    contexts::{Built, Shared},
+};
+use crate::upstream::{Identity, PodId};
+
+/// client-go's page size: small enough for an API server's memory, large enough for few round trips.
+const PAGE: u32 = 500;
+/// The longest wait that an API server may ask for before it is asked once more.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// An idle session must stay small; the API server sends 32 KiB at a time.
+const READ_BUFFER: usize = 32 * 1024;
+/// How long a watch runs before it is opened anew: below the minutes after which load balancers forget it silently.
+const WATCH_SECONDS: u32 = 200;
+
+/// What a call needs to be allowed, for its error.
+#[derive(Clone, Debug)]
+pub struct Access<'a> {
+    /// `get`, `list`, `watch`, `create`.
+    pub verb: &'static str,
+    /// The API group; empty for the core one.
+    pub group: &'a str,
+    /// Plural, with the subresource: `pods/portforward`.
+    pub resource: &'a str,
+    /// `None` is all namespaces.
+    pub namespace: Option<&'a str>,
+    /// The object, where one is meant.
+    pub name: Option<&'a str>,
+}
+
+impl fmt::Display for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.resource)?;
+        if let Some(name) = self.name {
+            write!(f, " {name}")?;
+        }
+        match self.namespace {
+            Some(namespace) => write!(f, " in namespace {namespace}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which objects of a list.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// `labelSelector`.
+    pub labels: Option<String>,
+    /// `fieldSelector`.
+    pub fields: Option<String>,
+}
+
+impl ListQuery {
+    /// By labels.
+    #[must_use]
+    pub fn labels(selector: impl Into<String>) -> Self {
+        Self { labels: Some(selector.into()), fields: None }
+    }
+
+    fn write(&self, query: &mut Vec<(&'static str, String)>) {
+        query.extend(self.labels.iter().map(|selector| ("labelSelector", selector.clone())));
+        query.extend(self.fields.iter().map(|selector| ("fieldSelector", selector.clone())));
+    }
+}
+
+#[derive(Deserialize)]
+struct Page<K> {
+    metadata: PageMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<K>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMeta {
+    resource_version: String,
+    r#continue: Option<String>,
+}
+
+/// The raw stream of a port-forward.
+pub(super) type Raw = WebSocketStream<TokioIo<Upgraded>>;
+
+/// A context, on behalf of an identity.
+#[derive(Clone, Debug)]
+pub struct Context {
+    shared: Arc<Shared>,
+    built: Built,
+    identity: Identity,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>, built: Built, identity: Identity) -> Self {
+        Self { shared, built, identity }
+    }
+
+    /// As the person writes it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.shown
+    }
+
+    /// The namespace in force.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.built.namespace
+    }
+
+    /// The API server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.built.server
+    }
+
+    /// On whose behalf.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// One object; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// Where RBAC refuses, the API has no such resource, or the server does not answer.
+    pub async fn get_object<K: DeserializeOwned>(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<Option<K>, K8sError> {
+        match self.text(access, path, None, deadline).await {
+            Ok(text) => self.parse(access, &text).map(Some),
+            Err(K8sError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of a list, page by page, and the version to watch from.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`].
+    pub async fn list_objects<K: DeserializeOwned>(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        query: &ListQuery,
+        deadline: Instant,
+    ) -> Result<(Vec<K>, String), K8sError> {
+        let mut all = Vec::new();
+        let mut from: Option<String> = None;
+        let mut restarted = false;
+        loop {
+            let mut parameters = vec![("limit", PAGE.to_string())];
+            query.write(&mut parameters);
+            parameters.extend(from.clone().map(|token| ("continue", token)));
+            let page: Page<K> = match self.text(access, &with_query(path, &parameters), None, deadline).await {
+                Ok(text) => self.parse(access, &text)?,
+                // The list took longer than the server remembers it: once more from the beginning.
+                Err(K8sError::Gone) if from.is_some() && !restarted => {
+                    restarted = true;
+                    from = None;
+                    all.clear();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            all.extend(page.items);
+            from = page.metadata.r#continue.filter(|token| !token.is_empty());
+            if from.is_none() {
+                return Ok((all, page.metadata.resource_version));
+            }
+        }
+    }
+
+    /// Changes since a version, until the server ends the watch after some minutes.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`], at the beginning and in the stream.
+    pub async fn watch_objects<K>(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        query: &ListQuery,
+        version: &str,
+    ) -> Result<impl Stream<Item = Result<WatchEvent<K>, K8sError>> + Send + use<K>, K8sError>
+    where
+        K: DeserializeOwned + Clone + Send + 'static,
+    {
+        let mut parameters = vec![
+            ("watch", "true".to_owned()),
+            ("allowWatchBookmarks", "true".to_owned()),
+            ("resourceVersion", version.to_owned()),
+            ("timeoutSeconds", WATCH_SECONDS.to_string()),
+        ];
+        query.write(&mut parameters);
+        let path = with_query(path, &parameters);
+        let deadline = Instant::now() + self.shared.params.request_timeout;
+        let request = self.request("GET", &path, Vec::new())?;
+        let client = self.built.client.clone();
+        let answer = self.timely(deadline, async move { client.request_events::<K>(request).await }).await;
+        let events = answer?.map_err(|error| self.explain(access, error))?;
+        let (context, access) = (self.clone(), access.owned());
+        Ok(events.map(move |event| event.map_err(|error| context.explain(&access.borrow(), error))))
+    }
+
+    /// Whether RBAC allows a call, as `kubectl auth can-i` asks.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn can_i(&self, access: &Access<'_>, deadline: Instant) -> Result<bool, K8sError> {
+        let (resource, subresource) = access.resource.split_once('/').unwrap_or((access.resource, ""));
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": {
+                "verb": access.verb, "group": access.group, "resource": resource, "subresource": subresource,
+                "namespace": access.namespace, "name": access.name,
+            } },
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let text = self.text(access, path, Some(review.to_string().into_bytes()), deadline).await?;
+        let answer: serde_json::Value = self.parse(access, &text)?;
+        Ok(answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool).unwrap_or_default())
+    }
+
+    /// Opens a port-forward to one port of a pod.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`]; that the port answers shows later, in the stream.
+    pub(super) async fn upgrade(&self, pod: &PodId, port: u16, deadline: Instant) -> Result<Raw, K8sError> {
+        let access = Access {
+            verb: "create",
+            group: "",
+            resource: "pods/portforward",
+            namespace: Some(&pod.namespace),
+            name: Some(&pod.name),
+        };
+        let path = format!("/api/v1/namespaces/{}/pods/{}/portforward?ports={port}", pod.namespace, pod.name);
+        let connection = self
+            .retrying(&access, deadline, |client| {
+                let request = self.request("GET", &path, Vec::new());
+                async move {
+                    match request {
+                        Ok(request) => Ok(client.connect(request).await),
+                        Err(error) => Err(error),
+                    }
+                }
+            })
+            .await?;
+        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
+        // Nothing has been read yet, so nothing is lost by taking the stream out of kube's larger buffers.
+        let io = connection.into_stream().into_inner();
+        Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
+    }
+
+    /// Makes sure that a connection is open and idle: the next call finds TCP and TLS done.
+    pub(super) async fn touch(&self) {
+        let access = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
+        let deadline = Instant::now() + self.shared.params.request_timeout;
+        // Whether it is allowed does not matter: any answer leaves the connection open.
+        if let Err(error) = self.text(&access, "/version", None, deadline).await {
+            debug!(context = self.name(), %error, "the API server could not be greeted");
+        }
+    }
+
+    async fn text(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        body: Option<Vec<u8>>,
+        deadline: Instant,
+    ) -> Result<String, K8sError> {
+        self.retrying(access, deadline, |client| {
+            let method = if body.is_some() { "POST" } else { "GET" };
+            let request = self.request(method, path, body.clone().unwrap_or_default());
+            async move {
+                match request {
+                    // `request_text`, not `request`: kube logs what it cannot parse, and that may be a Secret.
+                    Ok(request) => Ok(client.request_text(request).await),
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .await
+    }
+
+    /// A call with its deadline; once more after 401 with a new login, and once more where the server asks for it.
+    async fn retrying<T, F>(
+        &self,
+        access: &Access<'_>,
+        deadline: Instant,
+        call: impl Fn(Client) -> F + Send + Sync,
+    ) -> Result<T, K8sError>
+    where
+        F: Future<Output = Result<Result<T, kube::Error>, K8sError>> + Send,
+    {
+        let deadline = deadline.min(Instant::now() + self.shared.params.request_timeout);
+        let mut built = self.shared.fresh().unwrap_or_else(|| self.built.clone());
+        let (mut renewed, mut waited) = (false, false);
+        loop {
+            let error = match self.timely(deadline, call(built.client.clone())).await?? {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            match &error {
+                kube::Error::Api(status) if status.code == 401 && !renewed => {
+                    renewed = true;
+                    built = self.shared.renew(built.made).await?;
+                }
+                kube::Error::Api(status) if polite_wait(status).is_some() && !waited => {
+                    waited = true;
+                    sleep(polite_wait(status).unwrap_or_default()).await;
+                }
+                _ => return Err(self.explain(access, error)),
+            }
+        }
+    }
+
+    async fn timely<T>(&self, deadline: Instant, call: impl Future<Output = T> + Send) -> Result<T, K8sError> {
+        let started = Instant::now();
+        timeout_at(deadline, call).await.map_err(|_| K8sError::Timeout {
+            server: self.server().to_owned(),
+            seconds: started.elapsed().as_secs(),
+        })
+    }
+
+    fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
+        if let Identity::Impersonated { user, groups } = &self.identity {
+            impersonate(&mut request, user, groups)?;
+        }
+        Ok(request)
+    }
+
+    /// Parses an object. serde's words name fields and types, never values of strings.
+    #[expect(clippy::unused_self, reason = "reads as the other steps of a call")]
+    fn parse<K: DeserializeOwned>(&self, access: &Access<'_>, text: &str) -> Result<K, K8sError> {
+        serde_json::from_str(text).map_err(|error| K8sError::Malformed {
+            what: access.to_string(),
+            why: format!("line {}, column {}", error.line(), error.column()),
+        })
+    }
+
+    /// What a failed call means.
+    fn explain(&self, access: &Access<'_>, error: kube::Error) -> K8sError {
+        let server = self.server().to_owned();
+        match error {
+            kube::Error::Api(status) => self.explain_status(access, &status),
+            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code)) => {
+                K8sError::NoWebSocket { server, code: code.as_u16() }
+            }
+            kube::Error::UpgradeConnection(_) => K8sError::NoWebSocket { server, code: 101 },
+            error => unreachable(server, &error),
+        }
+    }
+
+    fn explain_status(&self, access: &Access<'_>, status: &Status) -> K8sError {
+        let server = self.server().to_owned();
+        let upgrade = access.resource == "pods/portforward";
+        // kube's own mark of a body that was no Status.
+        let foreign = status.reason == "Failed to parse error data";
+        match status.code {
+            401 => K8sError::Unauthorized { context: self.name().to_owned() },
+            403 if !foreign => K8sError::Forbidden {
+                context: self.name().to_owned(),
+                verb: refused_verb(&status.message).unwrap_or(access.verb).to_owned(),
+                resource: access.resource.to_owned(),
+                group: access.group.to_owned(),
+                namespace: access.namespace.map(str::to_owned),
+            },
+            404 if access.name.is_some() && status.reason == "NotFound" => {
+                K8sError::NotFound { what: access.to_string() }
+            }
+            404 if !upgrade && (!foreign || status.message.contains("page not found")) => {
+                K8sError::NoSuchResource { resource: access.resource.to_owned() }
+            }
+            410 => K8sError::Gone,
+            code if foreign && upgrade => K8sError::NoWebSocket { server, code },
+            code if foreign => K8sError::NotKubernetes { server, code },
+            code => K8sError::Status { server, code, message: status.message.clone() },
+        }
+    }
+}
+
+/// An [`Access`] that a stream can keep.
+struct OwnedAccess {
+    verb: &'static str,
+    group: String,
+    resource: String,
+    namespace: Option<String>,
+}
+
+impl Access<'_> {
+    fn owned(&self) -> OwnedAccess {
+        OwnedAccess {
+            verb: self.verb,
+            group: self.group.to_owned(),
+            resource: self.resource.to_owned(),
+            namespace: self.namespace.map(str::to_owned),
+        }
+    }
+}
+
+impl OwnedAccess {
+    fn borrow(&self) -> Access<'_> {
+        Access {
+            verb: self.verb,
+            group: &self.group,
+            resource: &self.resource,
+            namespace: self.namespace.as_deref(),
+            name: None,
+        }
+    }
+}
+
+/// `... cannot VERB resource ...`: the verb that RBAC misses, which is not always the one of the call.
+fn refused_verb(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(" cannot ")?;
+    rest.split_once(" resource ").map(|(verb, _)| verb).filter(|verb| !verb.contains(' '))
+}
+
+/// How long the server asks to wait, where it asks and that is bearable.
+fn polite_wait(status: &Status) -> Option<Duration> {
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    let wait = Duration::from_secs(seconds.into());
+    (matches!(status.code, 429 | 503) && wait <= RETRY_AFTER).then_some(wait)
+}
+
+/// Why a server was not reached, from the innermost cause that says so.
+fn unreachable(server: String, error: &(dyn std::error::Error + 'static)) -> K8sError {
+    let mut cause = error;
+    let mut untrusted = false;
+    loop {
+        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
+            untrusted = true;
+        }
+        // An io::Error hides its content from `source` where that has none of its own.
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        match inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| cause.source()) {
+            Some(source) => cause = source,
+            None => break,
+        }
+    }
+    let why = cause.to_string();
+    if untrusted { K8sError::Untrusted { server, why } } else { K8sError::Unreachable { server, why } }
+}
+
+/// A path with its query, percent-encoded.
+fn with_query(path: &str, parameters: &[(&str, String)]) -> String {
+    let mut out = path.to_owned();
+    for (index, (name, value)) in parameters.iter().enumerate() {
+        out.push(if index == 0 { '?' } else { '&' });
+        out.push_str(name);
+        out.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                // Writing into a String cannot fail.
+                let _ = fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}"));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_encoded() {
+        let query = [("labelSelector", "a in (b,c),d".to_owned()), ("limit", "5".to_owned())];
+        assert_eq!(with_query("/x", &query), "/x?labelSelector=a%20in%20%28b%2Cc%29%2Cd&limit=5");
+    }
+
+    #[test]
+    fn the_refused_verb_is_the_servers() {
+        let message = "pods \"x\" is forbidden: User \"u\" cannot create resource \"pods/portforward\" in API group";
+        assert_eq!(refused_verb(message), Some("create"));
+        assert_eq!(refused_verb("forbidden"), None);
+    }
+}

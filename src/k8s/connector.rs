@@ -1,0 +1,168 @@
+//! The HTTP stack to an API server: kube's own leaves TCP_NODELAY off (40 ms on each new connection and on every
+//! pair of small writes), sends no keepalive, and retries for minutes.
+
+use std::{env, time::Duration};
+
+use http::{HeaderValue, Request, Uri};
+use hyper_util::{
+    client::legacy::{
+        Client as HyperClient,
+        connect::{
+            HttpConnector,
+            proxy::{SocksV5, Tunnel},
+        },
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Client, Config,
+    client::{Body, ConfigExt},
+};
+use tower::ServiceBuilder;
+
+use super::{K8sError, no_proxy};
+
+/// Below the API server's 90 s, at which it closes while we may be writing.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+/// NATs and load balancers forget a silent connection after a few minutes.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Three probes at this distance, and the connection is dead.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Data that nobody acknowledges for this long: the link is dead (Linux).
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Builds the stack that a configuration describes. `connect_timeout` is for TCP alone.
+///
+/// # Errors
+/// Where certificates, keys or the proxy cannot be used.
+pub(super) fn build(config: &Config, connect_timeout: Duration) -> Result<Client, K8sError> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(KEEPALIVE));
+    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(3));
+    http.set_connect_timeout(Some(connect_timeout));
+    #[cfg(target_os = "linux")]
+    http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let Some(proxy) = proxy(config) else { return with(config, http) };
+    let unusable = || K8sError::Kubeconfig(format!("the proxy {} is not usable", shown(&proxy)));
+    match proxy.scheme_str() {
+        // The proxy resolves names in both: SOCKS5 as hyper speaks it sends the name.
+        Some("socks5" | "socks5h") => with(config, SocksV5::new(proxy.clone(), http)),
+        Some("http") => with(config, with_login(&proxy, Tunnel::new(proxy.clone(), http))?),
+        Some("https") => {
+            let tls = config.rustls_https_connector_with_connector(http).map_err(|error| material(&error))?;
+            with(config, with_login(&proxy, Tunnel::new(proxy.clone(), tls))?)
+        }
+        _ => Err(unusable()),
+    }
+}
+
+fn with<H>(config: &Config, connector: H) -> Result<Client, K8sError>
+where
+    H: tower::Service<Uri> + Clone + Send + Sync + 'static,
+    H::Response: hyper_util::client::legacy::connect::Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin,
+    H::Future: Send + 'static,
+    H::Error: std::error::Error + Send + Sync + 'static,
+{
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(|error| material(&error))?;
+    let http: HyperClient<_, Body> = HyperClient::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|error| material(&error))?)
+        .layer(config.extra_headers_layer().map_err(|error| material(&error))?)
+        .map_err(tower::BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+/// The innermost cause: what a person can act on, and never a key or token.
+fn material(error: &(dyn std::error::Error + 'static)) -> K8sError {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    K8sError::Kubeconfig(cause.to_string())
+}
+
+fn with_login<C>(proxy: &Uri, tunnel: Tunnel<C>) -> Result<Tunnel<C>, K8sError> {
+    let login = proxy.authority().and_then(|authority| authority.as_str().rsplit_once('@')).map(|(login, _)| login);
+    let Some(login) = login else { return Ok(tunnel) };
+    // kube's own layer makes the header value, percent-decoding included, from a name and a password.
+    let header = HeaderValue::from_str(&basic(login))
+        .map_err(|_| K8sError::Kubeconfig("the proxy's login holds characters that no header can".to_owned()))?;
+    Ok(tunnel.with_auth(header))
+}
+
+/// `Basic` and the login in base64, percent-decoded.
+fn basic(login: &str) -> String {
+    let mut decoded = Vec::new();
+    let mut bytes = login.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        let digits = (ahead.next(), ahead.next());
+        let hex = |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16));
+        match (byte, hex(digits.0), hex(digits.1)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).unwrap_or(byte));
+                bytes = ahead;
+            }
+            _ => decoded.push(byte),
+        }
+    }
+    format!("Basic {}", base64(&decoded))
+}
+
+/// Base64, as Kubernetes' own types encode bytes.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    let quoted = serde_json::to_value(k8s_openapi::ByteString(bytes.to_vec())).unwrap_or_default();
+    quoted.as_str().unwrap_or_default().to_owned()
+}
+
+/// A proxy's address without its login.
+fn shown(proxy: &Uri) -> String {
+    format!("{}://{}", proxy.scheme_str().unwrap_or_default(), proxy.host().unwrap_or_default())
+}
+
+/// The proxy for this cluster: the kubeconfig's own, else the environment's unless NO_PROXY names the cluster.
+fn proxy(config: &Config) -> Option<Uri> {
+    // kube has read the environment too, but matches NO_PROXY against the proxy instead of the cluster.
+    let from_environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| env::var(name).ok());
+    let environment: Option<Uri> = from_environment().and_then(|text| text.trim().parse().ok());
+    let proxy = config.proxy_url.clone()?;
+    if environment.as_ref() != Some(&proxy) {
+        return Some(proxy);
+    }
+    let no_proxy = ["NO_PROXY", "no_proxy"].iter().find_map(|name| env::var(name).ok()).unwrap_or_default();
+    let host = config.cluster_url.host().unwrap_or_default();
+    (!no_proxy::exempts(&no_proxy, host)).then_some(proxy)
+}
+
+/// Marks a request as made on behalf of somebody else.
+pub(super) fn impersonate(request: &mut Request<Vec<u8>>, user: &str, groups: &[String]) -> Result<(), K8sError> {
+    let value = |text: &str| {
+        HeaderValue::from_str(text)
+            .map_err(|_| K8sError::Kubeconfig("a user or group name that no header can hold".to_owned()))
+    };
+    request.headers_mut().insert("impersonate-user", value(user)?);
+    for group in groups {
+        request.headers_mut().append("impersonate-group", value(group)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_login_is_percent_decoded() {
+        assert_eq!(basic("user:pa%40ss"), format!("Basic {}", base64(b"user:pa@ss")));
+        assert_eq!(basic("a%zz%4"), format!("Basic {}", base64(b"a%zz%4")));
+    }
+}

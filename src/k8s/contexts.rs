@@ -1,0 +1,379 @@
+//! The contexts of the kubeconfig (or the cluster that we run in), each with one client that is built once, shared,
+//! and renewed when the kubeconfig changes, the login ends, or the machine has slept.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use kube::{
+    Client, Config,
+    config::{AuthInfo, Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
+};
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::{
+    K8sError,
+    client::Context,
+    clock::Mark,
+    connector,
+    exec::{self, Credential},
+    nearest::nearest,
+};
+use crate::upstream::{Identity, Progress};
+
+/// A token is renewed this long before it ends: a call under way with it still gets through.
+const EARLY: Duration = Duration::from_secs(60);
+
+/// The name of the one context inside a cluster.
+const IN_CLUSTER: &str = "in-cluster";
+
+/// The settings of clients.
+#[derive(Clone, Debug)]
+pub struct ClientParams {
+    /// The kubeconfig; else `KUBECONFIG`, else `~/.kube/config`, else the cluster that we run in.
+    pub kubeconfig: Option<PathBuf>,
+    /// The default context; else the one that is current at the first look, and stays it.
+    pub context: Option<String>,
+    /// The namespace in force; else the context's.
+    pub namespace: Option<String>,
+    /// Short name to context.
+    pub short_names: BTreeMap<String, String>,
+    /// One call.
+    pub request_timeout: Duration,
+    /// One TCP connection.
+    pub connect_timeout: Duration,
+    /// One run of a credential plugin; a person may have to log in meanwhile.
+    pub exec_timeout: Duration,
+}
+
+/// All contexts.
+#[derive(Debug)]
+pub struct Contexts {
+    params: Arc<ClientParams>,
+    files: Vec<PathBuf>,
+    /// The current context of the first kubeconfig that could be read.
+    fixed: Mutex<Option<String>>,
+    open: Mutex<HashMap<String, Arc<Shared>>>,
+}
+
+/// What changes when a file is replaced or rewritten.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// One context's part that all identities share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// As the person writes it: the short name where there is one.
+    pub(super) shown: String,
+    /// As the kubeconfig has it.
+    real: String,
+    pub(super) params: Arc<ClientParams>,
+    files: Vec<PathBuf>,
+    current: Mutex<Option<Built>>,
+    /// Held while a login is under way, so that one plugin runs for all who wait.
+    login: tokio::sync::Mutex<Option<Credential>>,
+}
+
+/// A client, and what it was built from.
+#[derive(Clone)]
+pub(super) struct Built {
+    pub(super) client: Client,
+    pub(super) server: String,
+    pub(super) namespace: String,
+    expires: Option<SystemTime>,
+    stamps: Vec<Stamp>,
+    mark: Mark,
+    /// Tells one build from the next.
+    pub(super) made: Instant,
+}
+
+impl std::fmt::Debug for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Built").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Contexts {
+    /// Reads nothing yet: a laptop's network, VPN or kubeconfig may come later.
+    #[must_use]
+    pub fn new(params: ClientParams) -> Self {
+        let files = files(params.kubeconfig.as_ref());
+        let fixed = params.context.clone();
+        Self { params: Arc::new(params), files, fixed: Mutex::new(fixed), open: Mutex::default() }
+    }
+
+    /// Whether a context, or a short name of one, is called so.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.params.short_names.contains_key(name) || self.names().iter().any(|known| known == name)
+    }
+
+    /// All contexts of the kubeconfig.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        match read(&self.files) {
+            Ok(Some(kubeconfig)) => kubeconfig.contexts.into_iter().map(|context| context.name).collect(),
+            Ok(None) if in_cluster() => vec![IN_CLUSTER.to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The context that an unqualified name means, as the person writes it.
+    ///
+    /// # Errors
+    /// Where no kubeconfig says.
+    pub fn default_name(&self) -> Result<String, K8sError> {
+        let mut fixed = self.fixed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = fixed.as_ref() {
+            return Ok(self.short(name));
+        }
+        let name = match read(&self.files)? {
+            Some(kubeconfig) => kubeconfig.current_context.filter(|name| !name.is_empty()).ok_or(K8sError::NoContext)?,
+            None if in_cluster() => IN_CLUSTER.to_owned(),
+            None => return Err(K8sError::NoKubeconfig),
+        };
+        Ok(self.short(fixed.insert(name)))
+    }
+
+    fn short(&self, name: &str) -> String {
+        let short = self.params.short_names.iter().find(|(_, real)| *real == name).map(|(short, _)| short);
+        short.map_or_else(|| name.to_owned(), Clone::clone)
+    }
+
+    /// The client of a context (`None`: the default one) for an identity.
+    ///
+    /// # Errors
+    /// Where the context is unknown, its kubeconfig unusable, or the login fails.
+    pub async fn get(
+        &self,
+        context: Option<&str>,
+        identity: &Identity,
+        progress: Option<&Progress>,
+    ) -> Result<Context, K8sError> {
+        let name = match context {
+            Some(name) => name.to_owned(),
+            None => self.default_name()?,
+        };
+        let shared = self.shared(&name)?;
+        let built = shared.ready(progress).await?;
+        Ok(Context::new(shared, built, identity.clone()))
+    }
+
+    fn shared(&self, name: &str) -> Result<Arc<Shared>, K8sError> {
+        let real = self.params.short_names.get(name).map_or(name, String::as_str);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = open.get(real) {
+            return Ok(Arc::clone(shared));
+        }
+        let names = self.names();
+        if names.is_empty() {
+            // Says why there are none.
+            read(&self.files)?.ok_or(K8sError::NoKubeconfig)?;
+        }
+        if !names.iter().any(|known| known == real) {
+            let candidates = names.iter().chain(self.params.short_names.keys()).map(String::as_str);
+            let nearest = nearest(name, candidates).into_iter().map(str::to_owned).collect();
+            return Err(K8sError::UnknownContext { name: name.to_owned(), nearest });
+        }
+        let shared = Arc::new(Shared {
+            shown: self.short(real),
+            real: real.to_owned(),
+            params: Arc::clone(&self.params),
+            files: self.files.clone(),
+            current: Mutex::default(),
+            login: tokio::sync::Mutex::default(),
+        });
+        open.insert(real.to_owned(), Arc::clone(&shared));
+        Ok(shared)
+    }
+
+    /// The contexts that have been used, for keeping connections warm.
+    pub(super) fn used(&self) -> Vec<Arc<Shared>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Shared {
+    /// The current client, renewed where that is due.
+    pub(super) async fn ready(&self, progress: Option<&Progress>) -> Result<Built, K8sError> {
+        if let Some(built) = self.fresh() {
+            return Ok(built);
+        }
+        let mut login = self.login.lock().await;
+        // Somebody else may have renewed it while we waited.
+        if let Some(built) = self.fresh() {
+            return Ok(built);
+        }
+        self.build(&mut login, progress).await
+    }
+
+    /// The current client, if it may still be used.
+    pub(super) fn fresh(&self) -> Option<Built> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = current.as_ref()?;
+        let ending = built.expires.is_some_and(|expires| expires < SystemTime::now() + EARLY);
+        let stale = ending || built.mark.jumped() || built.stamps != stamps(&self.files);
+        (!stale).then(|| built.clone())
+    }
+
+    /// A new login after the API server refused the client `refused`; one for all whom it refused.
+    pub(super) async fn renew(&self, refused: Instant) -> Result<Built, K8sError> {
+        let mut login = self.login.lock().await;
+        if let Some(built) = self.fresh().filter(|built| built.made != refused) {
+            return Ok(built);
+        }
+        *login = None;
+        self.build(&mut login, None).await
+    }
+
+    async fn build(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
+        let stamps = stamps(&self.files);
+        let mut kubeconfig = match read(&self.files)? {
+            Some(kubeconfig) => kubeconfig,
+            None => return self.build_in_cluster(),
+        };
+        let plugin = self.take_plugin(&mut kubeconfig);
+        let options = KubeConfigOptions { context: Some(self.real.clone()), ..KubeConfigOptions::default() };
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
+        let mut expires = None;
+        if let Some((exec, cluster)) = plugin {
+            let credential = self.credential(login, &exec, cluster.as_ref(), progress).await?;
+            expires = credential.expires;
+            apply(&credential, &mut config.auth_info);
+        }
+        self.finish(config, expires, stamps)
+    }
+
+    fn build_in_cluster(&self) -> Result<Built, K8sError> {
+        if !in_cluster() {
+            return Err(K8sError::NoKubeconfig);
+        }
+        let config = Config::incluster().map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
+        self.finish(config, None, stamps(&self.files))
+    }
+
+    fn finish(
+        &self,
+        config: Config,
+        expires: Option<SystemTime>,
+        stamps: Vec<Stamp>,
+    ) -> Result<Built, K8sError> {
+        let client = connector::build(&config, self.params.connect_timeout)?;
+        let built = Built {
+            client,
+            server: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
+            namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
+            expires,
+            stamps,
+            mark: Mark::now(),
+            made: Instant::now(),
+        };
+        debug!(context = self.shown, server = built.server, "made a client");
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(built.clone());
+        Ok(built)
+    }
+
+    /// Takes the credential plugin out, so that kube does not run it.
+    fn take_plugin(&self, kubeconfig: &mut Kubeconfig) -> Option<(ExecConfig, Option<Cluster>)> {
+        let context = kubeconfig.contexts.iter().find(|context| context.name == self.real)?.context.as_ref()?;
+        let user = context.user.as_ref()?;
+        let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == context.cluster);
+        let cluster = cluster.and_then(|cluster| cluster.cluster.clone());
+        let user = kubeconfig.auth_infos.iter_mut().find(|named| named.name == *user)?;
+        let exec = user.auth_info.as_mut()?.exec.take()?;
+        Some((exec, cluster))
+    }
+
+    /// The plugin's credential: the one it gave last, while that is good.
+    async fn credential(
+        &self,
+        login: &mut Option<Credential>,
+        exec: &ExecConfig,
+        cluster: Option<&Cluster>,
+        progress: Option<&Progress>,
+    ) -> Result<Credential, K8sError> {
+        let good = |credential: &&Credential| credential.expires.is_none_or(|end| end > SystemTime::now() + EARLY);
+        if let Some(credential) = login.as_ref().filter(good) {
+            return Ok(credential.clone());
+        }
+        if let Some(progress) = progress {
+            progress.waiting_for(format!("a login to Kubernetes by {} (context {})", exec::program(exec), self.shown));
+        }
+        let limit = self.params.exec_timeout;
+        // On a task of its own: it goes on when the client that asked first leaves, and others wait for it.
+        let (exec, cluster, shown) = (exec.clone(), cluster.cloned(), self.shown.clone());
+        let run = tokio::spawn(async move { exec::run(&exec, cluster.as_ref(), &shown, limit).await });
+        let credential = timeout(limit + EARLY, run).await.ok().and_then(Result::ok).unwrap_or_else(|| {
+            Err(K8sError::Plugin {
+                context: self.shown.clone(),
+                command: "the credential plugin".to_owned(),
+                why: "did not finish".to_owned(),
+                hint: None,
+            })
+        })?;
+        *login = Some(credential.clone());
+        Ok(credential)
+    }
+}
+
+fn apply(credential: &Credential, user: &mut AuthInfo) {
+    if let Some(token) = &credential.token {
+        user.token = Some(token.clone());
+        user.token_file = None;
+    }
+    if let Some((certificate, key)) = &credential.certificate {
+        use secrecy::ExposeSecret;
+        let encoded = |pem: &str| connector::base64(pem.as_bytes());
+        user.client_certificate_data = Some(encoded(certificate));
+        user.client_key_data = Some(encoded(key.expose_secret()).into());
+        (user.client_certificate, user.client_key) = (None, None);
+    }
+}
+
+fn files(kubeconfig: Option<&PathBuf>) -> Vec<PathBuf> {
+    if let Some(file) = kubeconfig {
+        return vec![file.clone()];
+    }
+    if let Some(list) = env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
+        return env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
+    }
+    env::home_dir().map(|home| home.join(".kube").join("config")).into_iter().collect()
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |path: &PathBuf| {
+        let data = fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+/// All files merged, as kubectl does; missing ones are left out, and `None` where all are.
+fn read(files: &[PathBuf]) -> Result<Option<Kubeconfig>, K8sError> {
+    let mut merged: Option<Kubeconfig> = None;
+    for file in files.iter().filter(|file| file.exists()) {
+        let unusable = |error: kube::config::KubeconfigError| {
+            let mut cause: &(dyn std::error::Error + 'static) = &error;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            K8sError::Kubeconfig(format!("{}: {cause}", file.display()))
+        };
+        let next = Kubeconfig::read_from(file).map_err(unusable)?;
+        merged = Some(match merged {
+            Some(merged) => merged.merge(next).map_err(unusable)?,
+            None => next,
+        });
+    }
+    Ok(merged)
+}
+
+fn in_cluster() -> bool {
+    env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}

@@ -1,0 +1,125 @@
+//! Opening byte streams to servers: through a port-forward, or straight to the pod where we are in its network.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use tokio::{
+    io::BufStream,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    K8sError,
+    client::Access,
+    contexts::Contexts,
+    forward::{Liveness, Tunnel},
+};
+use crate::{
+    error::{Report, SqlState},
+    upstream::{BoxedStream, Dial, Failure, Identity, Retry, Upstream},
+};
+
+/// What a plain TCP stream reads at a time: measured, this is where larger buffers stop saving CPU.
+const TCP_BUFFER: usize = 256 * 1024;
+
+/// How servers are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Through the API server.
+    #[default]
+    PortForward,
+    /// To the pod's address, which must be reachable from here.
+    Direct,
+}
+
+/// Opens streams.
+#[derive(Debug)]
+pub struct Dialer {
+    contexts: Arc<Contexts>,
+    transport: Transport,
+    liveness: Liveness,
+    connect_timeout: Duration,
+}
+
+impl Dialer {
+    /// Over these contexts. `connect_timeout` is for one TCP connection to a pod.
+    #[must_use]
+    pub fn new(contexts: Arc<Contexts>, transport: Transport, liveness: Liveness, connect_timeout: Duration) -> Self {
+        Self { contexts, transport, liveness, connect_timeout }
+    }
+}
+
+#[async_trait]
+impl Dial for Dialer {
+    async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure> {
+        let context = self.contexts.get(Some(&upstream.cluster.context), identity, None).await?;
+        match self.transport {
+            Transport::PortForward => {
+                let raw = context.upgrade(&upstream.pod, upstream.port, deadline).await?;
+                // The upgrade has used up an idle connection; the next client finds another.
+                let warm = context.clone();
+                tokio::spawn(async move { warm.touch().await });
+                Ok(Box::new(Tunnel::new(raw, upstream.pod.clone(), upstream.port, self.liveness)))
+            }
+            Transport::Direct => {
+                let address = address(&context, upstream, deadline).await?;
+                let deadline = deadline.min(Instant::now() + self.connect_timeout);
+                let stream = match timeout_at(deadline, TcpStream::connect((address, upstream.port))).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => return Err(unreachable(upstream, address, &error.kind().to_string())),
+                    Err(_) => return Err(unreachable(upstream, address, "no answer in time")),
+                };
+                stream.set_nodelay(true).map_err(|error| unreachable(upstream, address, &error.to_string()))?;
+                Ok(Box::new(BufStream::with_capacity(TCP_BUFFER, 0, stream)))
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct PodAddress {
+    metadata: Meta,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    uid: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(rename = "podIP")]
+    pod_ip: Option<IpAddr>,
+}
+
+/// The pod's address now; names come back with another address, uids do not come back.
+async fn address(
+    context: &super::client::Context,
+    upstream: &Upstream,
+    deadline: Instant,
+) -> Result<IpAddr, Failure> {
+    let pod = &upstream.pod;
+    let access =
+        Access { verb: "get", group: "", resource: "pods", namespace: Some(&pod.namespace), name: Some(&pod.name) };
+    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
+    let found: Option<PodAddress> = context.get_object(&access, &path, deadline).await?;
+    let found = found.filter(|found| found.metadata.uid == pod.uid);
+    let address = found.and_then(|found| found.status.pod_ip);
+    address.ok_or_else(|| K8sError::NotFound { what: format!("pod {} with an address", pod.name) }.into())
+}
+
+fn unreachable(upstream: &Upstream, address: IpAddr, why: &str) -> Failure {
+    Failure {
+        report: Report::fatal(
+            SqlState::UNABLE_TO_CONNECT,
+            format!("pod {} at {address} cannot be reached directly: {why}", upstream.pod.name),
+        )
+        .hint("Where pod addresses are not reachable, use kubernetes.transport = \"port-forward\""),
+        retry: Retry::Resolve,
+    }
+}

@@ -1,0 +1,442 @@
+//! From a route to a server that has said ReadyForQuery: resolve, dial and fetch the login at once, log in, and try
+//! again where a second try can help.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::AsyncReadExt,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{
+    auth::upstream::{Attempt, Channel, Early, LoginError, Method, log_in},
+    error::{ClientFacing, Report, SqlState},
+    pg::{
+        PacketError, TransactionStatus,
+        backend::{self, ErrorFields},
+        cancel::CancelKey,
+        frame::{Frame, next_frame},
+        startup::{ProtocolVersion, Startup},
+    },
+    tls,
+    upstream::{
+        Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, TlsMode, Upstream,
+    },
+};
+
+/// Between two looks at a cluster whose primary does not take logins: often enough for a failover of two seconds,
+/// rare enough for an API server.
+const PACE: Duration = Duration::from_millis(250);
+
+/// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
+/// trigger's notices are kept within reason.
+const MAX_GREETING: usize = 256 * 1024;
+
+/// A server's own refusal, or ours.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The server's ErrorResponse as it came, with a hint added where it had none.
+    Server {
+        /// The frame for the client.
+        frame: Bytes,
+        /// Its content.
+        fields: ErrorFields,
+    },
+    /// A report of ours.
+    Report(Report),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Report(failure.report)
+    }
+}
+
+impl Refusal {
+    /// PostgreSQL clients try their next host on 57P03, and only where it comes before AuthenticationOk.
+    pub(super) fn is_cannot_connect_now(&self) -> bool {
+        match self {
+            Self::Server { fields, .. } => fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str(),
+            Self::Report(report) => report.sqlstate == SqlState::CANNOT_CONNECT_NOW,
+        }
+    }
+}
+
+/// A server that waits for the client's first query.
+pub(super) struct Connected {
+    pub(super) stream: BoxedStream,
+    pub(super) upstream: Upstream,
+    pub(super) login: Login,
+    pub(super) encrypted: bool,
+    /// Everything from behind AuthenticationOk to ReadyForQuery, as it came.
+    pub(super) greeting: Bytes,
+    /// Where the server gave one.
+    pub(super) key: Option<CancelKey>,
+    /// Bytes behind ReadyForQuery.
+    pub(super) rest: Bytes,
+}
+
+/// The question of one client.
+pub(super) struct Wanted {
+    pub(super) ask: Ask,
+    /// The client's own packet, our options taken out.
+    pub(super) startup: Startup,
+    /// `None` is the login's default.
+    pub(super) database: Option<Bytes>,
+}
+
+/// What is known about how a server takes a login, from the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// SCRAM in plaintext: its first message may ride with the startup message.
+    PlaintextScram,
+    /// Plaintext is refused.
+    NeedsTls,
+}
+
+type HabitKey = (ClusterId, String, Option<Bytes>);
+
+/// Opens connections to servers.
+pub(super) struct Connector {
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) credentials: Arc<dyn Credentials>,
+    pub(super) dial: Arc<dyn Dial>,
+    habits: Mutex<HashMap<HabitKey, Habit>>,
+}
+
+/// How one try failed.
+enum Miss {
+    /// For good.
+    Final(Refusal),
+    /// The server that was resolved does not serve: another look may find the one that does.
+    Stale(Refusal),
+    /// The login was refused.
+    Login { refused: Box<Login>, refusal: Refusal },
+    /// The server wants it said another way: on a fresh stream, with the habit that is now remembered.
+    Again(Box<Login>),
+}
+
+impl From<Failure> for Miss {
+    fn from(failure: Failure) -> Self {
+        match failure.retry {
+            Retry::Resolve => Self::Stale(failure.into()),
+            Retry::No => Self::Final(failure.into()),
+        }
+    }
+}
+
+impl Connector {
+    pub(super) fn new(directory: Arc<dyn Directory>, credentials: Arc<dyn Credentials>, dial: Arc<dyn Dial>) -> Self {
+        Self { directory, credentials, dial, habits: Mutex::default() }
+    }
+
+    /// Connects, within the ask's deadline.
+    pub(super) async fn connect(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
+        match timeout_at(wanted.ask.deadline, self.connect_patiently(wanted)).await {
+            Ok(result) => result,
+            Err(_) => Err(Refusal::Report(
+                Report::fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    format!("connecting to {} took longer than the limit", wanted.ask.target),
+                )
+                .hint("Raise sessions.connect_timeout (PGFERRY__SESSIONS__CONNECT_TIMEOUT), or type: pgferry list"),
+            )),
+        }
+    }
+
+    async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
+        let ask = &wanted.ask;
+        let mut upstream = self.directory.resolve(ask).await?;
+        let mut known: Option<Login> = None;
+        let mut refreshed = false;
+        let mut not_before = Instant::now();
+        // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
+        let mut other_ways = 2;
+        loop {
+            match self.try_once(wanted, &upstream, known.as_ref()).await {
+                Ok(connected) => return Ok(connected),
+                Err(Miss::Final(refusal)) => return Err(refusal),
+                Err(Miss::Again(login)) if other_ways > 0 => {
+                    other_ways -= 1;
+                    known = Some(*login);
+                }
+                Err(Miss::Again(_)) => return Err(Refusal::Report(undecided(&upstream))),
+                Err(Miss::Login { refused, refusal }) if !refreshed => {
+                    refreshed = true;
+                    match self.credentials.fresh_login(ask, &upstream, &refused).await? {
+                        Some(login) => known = Some(login),
+                        None => return Err(explained(refusal, &refused)),
+                    }
+                }
+                Err(Miss::Login { refused, refusal }) => return Err(explained(refusal, &refused)),
+                Err(Miss::Stale(refusal)) => {
+                    if not_before > ask.wait_until {
+                        return Err(refusal);
+                    }
+                    ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
+                    sleep_until(not_before).await;
+                    not_before = Instant::now() + PACE;
+                    upstream = self.directory.resolve_again(ask, &upstream).await?;
+                }
+            }
+        }
+    }
+
+    /// The login and the stream are fetched at the same time; neither needs the other.
+    async fn try_once(&self, wanted: &Wanted, upstream: &Upstream, known: Option<&Login>) -> Result<Connected, Miss> {
+        let ask = &wanted.ask;
+        let key = habit_key(wanted, upstream);
+        let habit = self.habit(&key);
+        let login = async {
+            match known {
+                Some(login) => Ok(login.clone()),
+                None => self.credentials.login(ask, upstream).await.map_err(Miss::from),
+            }
+        };
+        let (login, stream) = tokio::try_join!(login, self.open(ask, upstream, habit))?;
+        let (mut stream, channel) = stream;
+        let startup = rewritten(wanted, &login);
+        let early = match (habit, &channel) {
+            (Some(Habit::PlaintextScram), Channel::Plaintext) if !upstream.pooled => Early::Sasl,
+            _ => Early::Wait,
+        };
+        let version = if upstream.pooled { ProtocolVersion::V3_0 } else { wanted.startup.spoken() };
+        let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early };
+        let mut buf = BytesMut::new();
+        match log_in(&mut stream, &mut buf, attempt).await {
+            Ok(method) => self.learn(&key, &channel, method),
+            Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
+        }
+        let connected = greeting(stream, buf, &channel, (upstream.clone(), login)).await?;
+        refuse_a_standby(ask, connected)
+    }
+
+    /// A stream to the server, inside TLS where it is known to be wanted.
+    async fn open(
+        &self,
+        ask: &Ask,
+        upstream: &Upstream,
+        habit: Option<Habit>,
+    ) -> Result<(BoxedStream, Channel), Miss> {
+        let stream = self.dial.dial(&ask.identity, upstream, ask.deadline).await?;
+        let mut facts = upstream.tls.clone();
+        if facts.mode == TlsMode::Allow && habit == Some(Habit::NeedsTls) {
+            facts.mode = TlsMode::Require;
+        }
+        if matches!(facts.mode, TlsMode::Disable | TlsMode::Allow) {
+            return Ok((stream, Channel::Plaintext));
+        }
+        match tls::connect::connect(stream, &facts).await {
+            Ok(encrypted) => {
+                Ok((Box::new(encrypted.stream), Channel::Tls { end_point: encrypted.end_point }))
+            }
+            Err(error) => Err(match failure_inside(&error) {
+                Some(failure) => failure.into(),
+                None => Miss::Final(Refusal::Report(error.report())),
+            }),
+        }
+    }
+
+    fn missed(
+        &self,
+        key: &HabitKey,
+        upstream: &Upstream,
+        login: Login,
+        channel: &Channel,
+        error: LoginError,
+    ) -> Miss {
+        let plaintext = matches!(channel, Channel::Plaintext);
+        if plaintext && error.needs_tls() && upstream.tls.mode == TlsMode::Allow {
+            self.remember(key, Habit::NeedsTls);
+            return Miss::Again(Box::new(login));
+        }
+        match error {
+            LoginError::EarlyMissed => {
+                self.forget(key);
+                Miss::Again(Box::new(login))
+            }
+            LoginError::Refused { frame, fields } => {
+                self.forget(key);
+                let password = fields.sqlstate == SqlState::INVALID_PASSWORD.as_str();
+                let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
+                let refusal = Refusal::Server { frame: frame.raw, fields };
+                if password {
+                    Miss::Login { refused: Box::new(login), refusal }
+                } else if starting {
+                    Miss::Stale(refusal)
+                } else {
+                    Miss::Final(refusal)
+                }
+            }
+            LoginError::Closed => Miss::Stale(Refusal::Report(closed(upstream))),
+            error => match failure_inside(&error) {
+                Some(failure) => failure.into(),
+                None => Miss::Final(Refusal::Report(error.report())),
+            },
+        }
+    }
+
+    fn habit(&self, key: &HabitKey) -> Option<Habit> {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    fn learn(&self, key: &HabitKey, channel: &Channel, method: Method) {
+        match (channel, method) {
+            (Channel::Plaintext, Method::ScramSha256) => self.remember(key, Habit::PlaintextScram),
+            (Channel::Plaintext, _) => self.forget(key),
+            (Channel::Tls { .. }, _) => {}
+        }
+    }
+
+    fn remember(&self, key: &HabitKey, habit: Habit) {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), habit);
+    }
+
+    fn forget(&self, key: &HabitKey) {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+fn habit_key(wanted: &Wanted, upstream: &Upstream) -> HabitKey {
+    let role = match &wanted.ask.role {
+        Role::Default => String::new(),
+        Role::Named(role) => role.clone(),
+    };
+    (upstream.cluster.clone(), role, wanted.database.clone())
+}
+
+/// The client's packet with the user and the database that the login means; all else byte for byte.
+fn rewritten(wanted: &Wanted, login: &Login) -> Startup {
+    let mut startup = wanted.startup.clone();
+    startup.set("user", Bytes::copy_from_slice(login.user.as_bytes()));
+    let database = wanted.database.clone().unwrap_or_else(|| Bytes::copy_from_slice(login.database.as_bytes()));
+    startup.set("database", database);
+    startup
+}
+
+/// A [`Failure`] that a stream's `io::Error` carries, however deep.
+pub(super) fn failure_inside(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Some(failure.clone());
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// The server's refusal of a password, with where the password comes from.
+fn explained(refusal: Refusal, login: &Login) -> Refusal {
+    let Refusal::Server { frame, fields } = refusal else { return refusal };
+    let hint = format!(
+        "pgferry logged in as {} with the password in {}, and read it again after the refusal. If the role's password \
+         was changed in the database, change it in the Secret too",
+        login.user, login.source
+    );
+    Refusal::Server { frame: backend::append_hint(&Frame { tag: b'E', raw: frame }, &hint), fields }
+}
+
+fn undecided(upstream: &Upstream) -> Report {
+    Report::fatal(
+        SqlState::CONNECTION_FAILURE,
+        format!("the server in pod {} keeps asking for another way to log in", upstream.pod.name),
+    )
+    .hint("Say which with clusters.\"NAME\".sslmode in the configuration")
+}
+
+fn closed(upstream: &Upstream) -> Report {
+    Report::fatal(
+        SqlState::UNABLE_TO_CONNECT,
+        format!("the server in pod {} closed the connection before it answered", upstream.pod.name),
+    )
+    .hint(format!("See what it logged: kubectl logs -n {} {}", upstream.pod.namespace, upstream.pod.name))
+}
+
+/// PostgreSQL 14 and later say at login whether they are a standby; a write must never reach one.
+fn refuse_a_standby(ask: &Ask, connected: Greeted) -> Result<Connected, Miss> {
+    let Greeted { connected, in_hot_standby } = connected;
+    if in_hot_standby && ask.target.mode == Mode::Rw && !connected.upstream.standby_cluster {
+        return Err(Miss::Stale(Refusal::Report(
+            Report::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                format!("pod {} of {} is a standby, not the primary", connected.upstream.pod.name, ask.target),
+            )
+            .hint(format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name)),
+        )));
+    }
+    Ok(connected)
+}
+
+struct Greeted {
+    connected: Connected,
+    in_hot_standby: bool,
+}
+
+/// Reads on to ReadyForQuery, keeping every message as it came.
+async fn greeting(
+    mut stream: BoxedStream,
+    mut buf: BytesMut,
+    channel: &Channel,
+    (upstream, login): (Upstream, Login),
+) -> Result<Greeted, Miss> {
+    let mut greeting = BytesMut::new();
+    let mut key = None;
+    let mut in_hot_standby = false;
+    loop {
+        while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(protocol)? {
+            match frame.tag {
+                b'E' => {
+                    let fields = backend::error_fields(&frame).map_err(protocol)?;
+                    let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
+                    let refusal = Refusal::Server { frame: frame.raw, fields };
+                    return Err(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) });
+                }
+                b'K' => key = Some(backend::backend_key_data(&frame).map_err(protocol)?),
+                b'S' => {
+                    let (name, value) = backend::parameter_status(&frame).map_err(protocol)?;
+                    in_hot_standby |= name == b"in_hot_standby" && value == b"on";
+                }
+                _ => {}
+            }
+            greeting.extend_from_slice(&frame.raw);
+            if frame.tag == b'Z' {
+                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(protocol)?;
+                let encrypted = matches!(channel, Channel::Tls { .. });
+                let (greeting, rest) = (greeting.freeze(), buf.freeze());
+                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest };
+                return Ok(Greeted { connected, in_hot_standby });
+            }
+            if greeting.len() > MAX_GREETING {
+                return Err(protocol(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
+            }
+        }
+        match stream.read_buf(&mut buf).await {
+            Ok(0) => return Err(Miss::Stale(Refusal::Report(closed(&upstream)))),
+            Ok(_) => {}
+            Err(error) => {
+                return Err(match failure_inside(&error) {
+                    Some(failure) => failure.into(),
+                    None => Miss::Stale(Refusal::Report(closed(&upstream))),
+                });
+            }
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+fn protocol(error: PacketError) -> Miss {
+    Miss::Final(Refusal::Report(Report::fatal(
+        SqlState::PROTOCOL_VIOLATION,
+        format!("the server broke the protocol while logging in: {error}"),
+    )))
+}

@@ -1,0 +1,153 @@
+//! The first packets: encryption is negotiated, then a startup message or a cancel request arrives.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::{ClientStream, Peer, Socket};
+use crate::{
+    error::{ClientFacing, Report, SqlState},
+    pg::{
+        PacketError,
+        cancel::CancelKey,
+        startup::{First, Startup, first},
+    },
+    tls::{
+        TlsError,
+        accept::{Acceptor, Handshake},
+        prefixed::Prefixed,
+    },
+};
+
+/// A client that has said what it wants.
+pub(super) enum Greeting {
+    /// A session.
+    Startup(Greeted),
+    /// That a query of another session is cancelled.
+    Cancel(ClientStream, CancelKey),
+}
+
+/// A client that wants a session, not yet authenticated.
+pub(super) struct Greeted {
+    pub(super) client: ClientStream,
+    pub(super) startup: Startup,
+    /// Bytes behind the startup message.
+    pub(super) early: BytesMut,
+}
+
+/// A greeting that went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GreetError {
+    /// The client went away, as port scanners and health checks do.
+    #[error("the client closed before it sent a startup packet")]
+    Gone,
+    /// Its socket failed.
+    #[error("the client's socket failed")]
+    Io(#[from] io::Error),
+    /// The handshake failed: there is nobody to tell.
+    #[error("the TLS handshake with the client failed")]
+    Tls(#[from] TlsError),
+    /// It can still be told why.
+    #[error("the client broke the protocol")]
+    Refused(Box<ClientStream>, Report),
+}
+
+/// Reads until the client has said what it wants. The caller sets the deadline.
+pub(super) async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Result<Greeting, GreetError> {
+    // On a Unix socket nothing crosses a network; PostgreSQL never encrypts there either.
+    let acceptor = acceptor.filter(|_| matches!(peer, Peer::Tcp { .. }));
+    let mut client = ClientStream::Plain(socket);
+    let mut buf = BytesMut::new();
+    let (mut asked_tls, mut asked_gss) = (false, false);
+    loop {
+        let next = match first(&mut buf) {
+            Ok(next) => next,
+            Err(error) => return Err(refused(client, &error)),
+        };
+        match next {
+            None => {
+                if client.read_buf(&mut buf).await? == 0 {
+                    return Err(GreetError::Gone);
+                }
+            }
+            Some(First::GssEncRequest) if !asked_gss && !client.is_encrypted() => {
+                asked_gss = true;
+                if !buf.is_empty() {
+                    return Err(injected(client));
+                }
+                client.write_all(b"N").await?;
+            }
+            Some(First::SslRequest) if !asked_tls && !client.is_encrypted() => {
+                asked_tls = true;
+                // Bytes that came before the answer were sent by somebody who could not know it: they would be
+                // taken for the client's own inside TLS (CVE-2021-23214).
+                if !buf.is_empty() {
+                    return Err(injected(client));
+                }
+                client = match (acceptor, client) {
+                    (Some(acceptor), ClientStream::Plain(mut socket)) => {
+                        socket.write_all(b"S").await?;
+                        encrypt(acceptor, socket, BytesMut::new(), Handshake::Negotiated).await?
+                    }
+                    (_, mut client) => {
+                        client.write_all(b"N").await?;
+                        client
+                    }
+                };
+            }
+            Some(First::TlsHello) => {
+                let (Some(acceptor), ClientStream::Plain(socket), false) = (acceptor, client, asked_tls) else {
+                    return Err(GreetError::Gone);
+                };
+                client = encrypt(acceptor, socket, std::mem::take(&mut buf), Handshake::Direct).await?;
+            }
+            Some(First::Startup(startup)) => return Ok(Greeting::Startup(Greeted { client, startup, early: buf })),
+            Some(First::Cancel(key)) => return Ok(Greeting::Cancel(client, key)),
+            Some(First::SslRequest | First::GssEncRequest) => {
+                let report = Report::fatal(SqlState::PROTOCOL_VIOLATION, "encryption was asked for twice");
+                return Err(GreetError::Refused(Box::new(client), report));
+            }
+        }
+    }
+}
+
+async fn encrypt(
+    acceptor: &Acceptor,
+    socket: Socket,
+    hello: BytesMut,
+    handshake: Handshake,
+) -> Result<ClientStream, GreetError> {
+    let tls = acceptor.accept(Prefixed::new(hello.freeze(), socket), handshake).await?;
+    Ok(ClientStream::Tls(Box::new(tls)))
+}
+
+fn refused(client: ClientStream, error: &PacketError) -> GreetError {
+    GreetError::Refused(Box::new(client), error.report())
+}
+
+fn injected(client: ClientStream) -> GreetError {
+    let report = Report::fatal(
+        SqlState::PROTOCOL_VIOLATION,
+        "received unencrypted data after the request for encryption",
+    )
+    .detail("Either the client has a bug, or somebody between it and pgferry is injecting bytes.");
+    GreetError::Refused(Box::new(client), report)
+}
+
+/// Says the last words and closes so that they arrive: a socket that is closed over unread bytes is reset, and the
+/// reset overtakes what was written.
+pub(super) async fn close_with(client: &mut ClientStream, words: &[u8]) -> io::Result<()> {
+    client.write_all(words).await?;
+    client.shutdown().await?;
+    let mut rest = [0; 4096];
+    let mut budget = 256 * 1024;
+    while budget > 0 {
+        let read = client.read(&mut rest).await?;
+        if read == 0 {
+            break;
+        }
+        budget -= read.min(budget);
+    }
+    Ok(())
+}

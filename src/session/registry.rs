@@ -1,0 +1,135 @@
+//! The sessions that are open: for cancel requests, for the limit on connections, and for listing.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    error::{Report, SqlState},
+    pg::cancel::CancelKey,
+    upstream::{Identity, Upstream},
+};
+
+/// Numbers a session within this process; shown in logs and in reports of our own bugs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A session that a cancel request can be meant for.
+#[derive(Debug)]
+pub struct Live {
+    /// The key that the server gave to the client.
+    pub key: CancelKey,
+    /// Where the server is.
+    pub upstream: Upstream,
+    /// On whose behalf it was reached.
+    pub identity: Identity,
+    /// Whether the session's own stream is TLS inside the tunnel; a cancel request goes the same way.
+    pub encrypted: bool,
+    /// Counts the 57014 errors that the session has shown.
+    pub cancelled: Arc<watch::Sender<u64>>,
+}
+
+/// All open sessions.
+#[derive(Debug)]
+pub struct Registry {
+    limit: usize,
+    open: AtomicUsize,
+    next: AtomicU64,
+    live: Mutex<HashMap<SessionId, Arc<Live>>>,
+}
+
+impl Registry {
+    /// At most `limit` sessions at a time; cancel requests do not count.
+    #[must_use]
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, open: AtomicUsize::new(0), next: AtomicU64::new(1), live: Mutex::default() })
+    }
+
+    /// The number of the next session.
+    pub fn next_id(&self) -> SessionId {
+        SessionId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sessions that are admitted now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts a session in, until the permit is dropped.
+    ///
+    /// # Errors
+    /// 53300 where the limit is reached.
+    pub fn admit(self: &Arc<Self>) -> Result<Permit, Report> {
+        let permit = Permit(Arc::clone(self));
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            return Err(Report::fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("pgferry serves {} connections already, its limit", self.limit),
+            )
+            .hint("Close some, or raise sessions.max_connections (PGFERRY__SESSIONS__MAX_CONNECTIONS)"));
+        }
+        Ok(permit)
+    }
+
+    /// Makes a session known to cancel requests, until the guard is dropped.
+    pub fn register(self: &Arc<Self>, id: SessionId, live: Live) -> Registered {
+        let live = Arc::new(live);
+        self.lock().insert(id, Arc::clone(&live));
+        Registered { registry: Arc::clone(self), id, live }
+    }
+
+    /// The session that the key belongs to. Every key is compared, and in constant time.
+    pub fn find(&self, key: &CancelKey) -> Option<Arc<Live>> {
+        self.lock().values().fold(None, |found, live| if live.key == *key { Some(Arc::clone(live)) } else { found })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Live>>> {
+        // A panic while the map was held leaves it whole: every change is one insert or remove.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a session out when dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<Registry>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a session known to cancel requests.
+#[derive(Debug)]
+pub struct Registered {
+    registry: Arc<Registry>,
+    id: SessionId,
+    live: Arc<Live>,
+}
+
+impl Registered {
+    /// The session as cancel requests see it.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.id);
+    }
+}

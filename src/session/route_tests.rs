@@ -1,0 +1,138 @@
+//! One test a rule of the README's section on names.
+
+use super::*;
+use crate::pg::startup::ProtocolVersion;
+
+fn packet(parameters: &[(&str, &str)]) -> Startup {
+    let mut startup = Startup::new(ProtocolVersion::V3_0);
+    for (name, value) in parameters {
+        startup.set(name, Bytes::copy_from_slice(value.as_bytes()));
+    }
+    startup
+}
+
+fn names() -> Names {
+    Names {
+        aliases: BTreeMap::from([
+            ("reports".to_owned(), "shop.prod:ro/app".to_owned()),
+            ("postgres-main".to_owned(), "postgres.prod".to_owned()),
+            ("broken".to_owned(), "Not A Target".to_owned()),
+        ]),
+        os_user: Some("alice".to_owned()),
+    }
+}
+
+fn knows(context: &str) -> bool {
+    ["staging", "kubernetes-admin@kubernetes", "prod-eu"].contains(&context)
+}
+
+fn routed(parameters: &[(&str, &str)]) -> Result<Route, RouteError> {
+    route(&packet(parameters), None, &names(), &knows)
+}
+
+fn go(user: &str, database: &str) -> (String, Option<String>, Role) {
+    let route = routed(&[("user", user), ("database", database)]).expect("a route");
+    let database = route.database.map(|d| String::from_utf8(d.to_vec()).expect("text"));
+    (route.target.to_string(), database, route.role)
+}
+
+#[test]
+fn a_bound_listener_passes_database_and_role_through() {
+    let bound = parse_target("shop.prod").expect("a target");
+    let at = |user: &str, database: &str| {
+        route(&packet(&[("user", user), ("database", database)]), Some(&bound), &names(), &knows).expect("a route")
+    };
+    let named = at("reporting", "postgres");
+    assert_eq!(named.role, Role::Named("reporting".to_owned()));
+    assert_eq!(named.database.as_deref(), Some(&b"postgres"[..]));
+    assert_eq!(named.target, bound);
+    assert_eq!(at("reporting", "reporting").database.as_deref(), Some(&b"reporting"[..]));
+    let plain = at("alice", "alice");
+    assert_eq!((plain.role, plain.database), (Role::Default, None));
+}
+
+#[test]
+fn a_user_with_a_target_passes_the_database_through() {
+    assert_eq!(
+        go("app@shop.prod", "other"),
+        ("shop.prod".into(), Some("other".into()), Role::Named("app".into()))
+    );
+    assert_eq!(go("app@shop", "postgres").1.as_deref(), Some("postgres"));
+    assert_eq!(go("app@shop", "app@shop").1, None, "libpq's default database is the whole user string");
+    assert_eq!(go("@shop", "app").2, Role::Default);
+}
+
+#[test]
+fn the_leftmost_at_with_a_known_context_divides() {
+    assert_eq!(go("a@corp.com@shop", "x"), ("shop".into(), Some("x".into()), Role::Named("a@corp.com".into())));
+    let (target, _, role) = go("app@shop@kubernetes-admin@kubernetes", "x");
+    assert_eq!((target.as_str(), role), ("shop@kubernetes-admin@kubernetes", Role::Named("app".into())));
+    assert_eq!(go("app@shop@staging:ro", "x").0, "shop@staging:ro");
+}
+
+#[test]
+fn an_option_names_the_target() {
+    let route = routed(&[("user", "app"), ("database", "orders"), ("options", "-c pgferry.target=shop.prod:ro -c x=y")]);
+    let route = route.expect("a route");
+    assert_eq!(route.target.to_string(), "shop.prod:ro");
+    assert_eq!(route.database.as_deref(), Some(&b"orders"[..]));
+    assert!(matches!(
+        routed(&[("user", "app"), ("options", "-c pgferry.target=No!")]),
+        Err(RouteError::NotATarget(name)) if name == "No!"
+    ));
+}
+
+#[test]
+fn a_database_is_an_alias_or_a_target() {
+    assert_eq!(go("alice", "reports"), ("shop.prod:ro".into(), Some("app".into()), Role::Default));
+    assert_eq!(go("alice", "shop"), ("shop".into(), None, Role::Default));
+    assert_eq!(go("alice", "shop.prod@prod-eu:any/orders").0, "shop.prod@prod-eu:any");
+    assert_eq!(go("alice", "shop/orders").1.as_deref(), Some("orders"));
+    assert!(matches!(routed(&[("user", "alice"), ("database", "broken")]), Err(RouteError::Alias { .. })));
+}
+
+#[test]
+fn maintenance_databases_are_never_targets() {
+    for name in NEVER_TARGETS {
+        let refused = routed(&[("user", "alice"), ("database", name)]).expect_err("never a target");
+        assert_eq!(refused, RouteError::NeverTarget(name.to_owned()));
+        assert!(refused.report().hint.expect("a hint").contains("user=ROLE@CLUSTER"));
+    }
+    assert_eq!(go("alice", "postgres.prod").0, "postgres.prod");
+    assert_eq!(go("alice", "postgres-main").0, "postgres.prod");
+}
+
+#[test]
+fn users_that_mean_the_default_login() {
+    for user in ["", "pgferry", "shop", "alice", "shop.prod"] {
+        assert_eq!(go(user, "shop.prod").2, Role::Default, "{user}");
+    }
+    assert_eq!(go("bob", "shop.prod").2, Role::Named("bob".into()));
+    assert_eq!(go("reports", "reports").2, Role::Default);
+}
+
+#[test]
+fn no_database_means_the_one_named_like_the_user() {
+    let route = routed(&[("user", "shop")]).expect("a route");
+    assert_eq!((route.target.to_string().as_str(), route.role), ("shop", Role::Default));
+}
+
+#[test]
+fn replication_needs_the_target_elsewhere() {
+    let refused = routed(&[("user", "alice"), ("database", "shop"), ("replication", "database")]);
+    assert_eq!(refused, Err(RouteError::Replication));
+    let refused = routed(&[("user", "alice"), ("database", "shop"), ("replication", "true")]);
+    assert_eq!(refused, Err(RouteError::Replication));
+    assert!(routed(&[("user", "alice"), ("database", "shop"), ("replication", "off")]).is_ok());
+    assert!(routed(&[("user", "s@shop"), ("database", "x"), ("replication", "database")]).is_ok());
+}
+
+#[test]
+fn shapes_that_are_no_targets() {
+    for bad in ["", "Shop", "shop:", "shop:write", "shop@", "a..b", ".a", "a.", "-a", "a-", "shop prod", "shöp", "a_b"] {
+        assert_eq!(parse_target(bad), None, "{bad}");
+    }
+    for good in ["shop", "shop.prod", "a.b.c", "shop@x/y", "shop.prod@arn:ro", "0", "shop@a@b:any"] {
+        assert!(parse_target(good).is_some(), "{good}");
+    }
+}
