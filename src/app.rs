@@ -1,1 +1,202 @@
-//! app
+//! Puts the parts together: the only file that names concrete types of every layer.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
+
+use crate::{
+    auth::peer::AllowedUids,
+    error::ClientFacing as _,
+    k8s::{
+        contexts::{ClientParams, Contexts},
+        dial::{Dialer, Transport},
+        directory::{DirectoryParams, Kubernetes, TlsOverride},
+        forward::Liveness,
+        watches::WatchParams,
+    },
+    server::{self, descriptors, listen},
+    session::{
+        Params, Parts, Phase, Sessions,
+        registry::Registry,
+        route::{Names, parse_target},
+    },
+    settings::{self, Settings, SslMode, Tls},
+    tls::accept::{Acceptor, ClientTls},
+    upstream::{Directory, Failure, Identity, ListAsk, Listing, TlsMode},
+};
+
+/// How long `pgferry list` may take: a large cluster's lists come in pages.
+const LIST: Duration = Duration::from_secs(60);
+
+/// Serves until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Where it cannot listen, or the TLS files cannot be used. That Kubernetes cannot be reached is only a warning.
+pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    descriptors::raise_limit();
+    let bound = listeners(settings)?;
+    let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
+    let contexts = Arc::new(Contexts::new(client_params(settings)));
+    let kubernetes = Arc::new(Kubernetes::new(Arc::clone(&contexts), directory_params(settings)));
+    let dialer = Dialer::new(
+        Arc::clone(&contexts),
+        transport(settings),
+        Liveness::default(),
+        settings.kubernetes.connect_timeout,
+    );
+    let (phase_sender, phase) = watch::channel(Phase::Serving);
+    let sessions = Sessions::new(Parts {
+        directory: kubernetes.clone(),
+        credentials: kubernetes,
+        dial: Arc::new(dialer),
+        acceptor,
+        allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
+        params: session_params(settings),
+        registry: Registry::new(settings.sessions.max_connections),
+        phase,
+    });
+    let (stop, signals) = server::signals().context("signals")?;
+    let signals = tokio::spawn(signals);
+    for bound in &bound {
+        match bound.target() {
+            Some(target) => info!("listening on {bound} for {target}"),
+            None => info!("listening on {bound}"),
+        }
+    }
+    let greeting = tokio::spawn(async move { greet_kubernetes(&contexts).await });
+    let params =
+        server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
+    server::run(bound, sessions, phase_sender, stop, params).await;
+    greeting.abort();
+    signals.abort();
+    info!("stopped");
+    Ok(())
+}
+
+/// What can be reached.
+///
+/// # Errors
+/// Where Kubernetes does not answer.
+pub async fn list(settings: &Settings) -> Result<Listing, Failure> {
+    let contexts = Arc::new(Contexts::new(client_params(settings)));
+    let kubernetes = Kubernetes::new(contexts, directory_params(settings));
+    // The namespace in force narrows the list only where the person says so.
+    let namespace = settings.kubernetes.namespace.clone();
+    let ask = ListAsk { identity: Identity::Local, context: None, namespace, deadline: Instant::now() + LIST };
+    kubernetes.list(&ask).await
+}
+
+/// Says where names lead, or that nothing answers: laptops come online later.
+async fn greet_kubernetes(contexts: &Contexts) {
+    let context = match contexts.get(None, &Identity::Local, None).await {
+        Ok(context) => context,
+        Err(error) => {
+            let hint = error.report().hint.unwrap_or_default();
+            return warn!("Kubernetes is not usable yet: {error}. {hint}");
+        }
+    };
+    let (name, namespace, server) = (context.name(), context.namespace(), context.server());
+    match context.version(Instant::now() + Duration::from_secs(10)).await {
+        Ok(version) => info!(context = name, namespace, server, version, "ready"),
+        Err(error) => {
+            let hint = error.report().hint.unwrap_or_default();
+            warn!(context = name, namespace, "Kubernetes does not answer yet: {error}. {hint}");
+        }
+    }
+}
+
+fn listeners(settings: &Settings) -> anyhow::Result<Vec<listen::Bound>> {
+    let listen = &settings.listen;
+    let mut bound = Vec::new();
+    let mut port = listen.port;
+    if !listen.addresses.is_empty() {
+        bound = listen::tcp(&listen.addresses, port, None)?;
+        port = bound.first().and_then(listen::Bound::port).unwrap_or(port);
+    }
+    if let Some(directory) = &listen.socket_dir {
+        bound.push(listen::unix(directory, port, None)?);
+    }
+    for (port, target) in &listen.bindings {
+        let target = parse_target(target)
+            .with_context(|| format!("listen.bindings.{port}: \"{target}\" does not name a cluster"))?;
+        if !listen.addresses.is_empty() {
+            bound.extend(listen::tcp(&listen.addresses, *port, Some(&target))?);
+        }
+        if let Some(directory) = &listen.socket_dir {
+            bound.push(listen::unix(directory, *port, Some(&target))?);
+        }
+    }
+    Ok(bound)
+}
+
+fn client_tls(settings: &Settings) -> ClientTls {
+    let listen = &settings.listen;
+    match (listen.tls, &listen.tls_cert, &listen.tls_key) {
+        (Tls::Files, Some(certificate), Some(key)) => {
+            ClientTls::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        (Tls::Off, _, _) => ClientTls::Off,
+        _ => ClientTls::SelfSigned,
+    }
+}
+
+fn client_params(settings: &Settings) -> ClientParams {
+    let kubernetes = &settings.kubernetes;
+    ClientParams {
+        kubeconfig: kubernetes.kubeconfig.clone(),
+        context: kubernetes.context.as_ref().map(|name| kubernetes.contexts.get(name).unwrap_or(name).clone()),
+        namespace: kubernetes.namespace.clone(),
+        short_names: kubernetes.contexts.clone(),
+        request_timeout: kubernetes.request_timeout,
+        connect_timeout: kubernetes.connect_timeout,
+        exec_timeout: kubernetes.exec_timeout,
+    }
+}
+
+fn directory_params(settings: &Settings) -> DirectoryParams {
+    let tls = settings.clusters.iter().map(|(name, cluster)| {
+        let mode = cluster.sslmode.map(tls_mode);
+        (name.clone(), TlsOverride { mode, ca_file: cluster.sslrootcert.clone() })
+    });
+    DirectoryParams { tls: tls.collect(), watches: WatchParams::default() }
+}
+
+fn tls_mode(mode: SslMode) -> TlsMode {
+    match mode {
+        SslMode::Disable => TlsMode::Disable,
+        SslMode::Allow => TlsMode::Allow,
+        SslMode::Require => TlsMode::Require,
+        SslMode::VerifyCa => TlsMode::VerifyCa,
+        SslMode::VerifyFull => TlsMode::VerifyFull,
+    }
+}
+
+fn transport(settings: &Settings) -> Transport {
+    match settings.kubernetes.transport {
+        settings::Transport::PortForward => Transport::PortForward,
+        settings::Transport::Direct => Transport::Direct,
+    }
+}
+
+fn session_params(settings: &Settings) -> Params {
+    let sessions = &settings.sessions;
+    Params {
+        startup_deadline: sessions.startup_deadline,
+        connect_timeout: sessions.connect_timeout,
+        primary_wait: sessions.primary_wait,
+        failover_grace: sessions.failover_grace,
+        names: Names { aliases: settings.names.aliases.clone(), os_user: os_user() },
+    }
+}
+
+/// The user who runs this process: what libpq sends where nobody typed a user.
+fn os_user() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(&uid));
+    let name = line.and_then(|line| line.split(':').next()).map(str::to_owned);
+    // Directory services are not in the file; the login shell's variable is.
+    name.or_else(|| std::env::var("USER").ok()).filter(|name| !name.is_empty())
+}

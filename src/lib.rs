@@ -9,15 +9,15 @@
 //!                   +-> settings      (imported by app, cli and main alone)
 //! ```
 
-// pub mod app;
+pub mod app;
 pub mod auth;
-// pub mod cli;
+pub mod cli;
 pub mod error;
 pub mod k8s;
 pub mod pg;
 pub mod server;
 pub mod session;
-// pub mod settings;
+pub mod settings;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

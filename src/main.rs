@@ -1,2 +1,65 @@
 //! The binary: parse, start, run.
-fn main() {}
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use pgferry::{
+    app,
+    cli::{self, Cli, Command, EX_CONFIG, EX_UNAVAILABLE, printed},
+    error::ClientFacing,
+    settings::{self, Loaded, LogFormat},
+    telemetry::{self, Format},
+    tls,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Completions { shell } = cli.command {
+        return printed(cli::completions(shell));
+    }
+    tls::install_crypto_provider();
+    let loaded = match settings::load(&cli.command.sources()) {
+        Ok(loaded) => loaded,
+        Err(error) => return failed(EX_CONFIG, &error),
+    };
+    let log = &loaded.settings.log;
+    let format = match log.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    if let Err(error) = telemetry::start(&log.filter, format) {
+        return failed(EX_CONFIG, &error);
+    }
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(&cli.command, &loaded)),
+        Err(error) => failed(EX_UNAVAILABLE, &error),
+    }
+}
+
+async fn run(command: &Command, loaded: &Loaded) -> ExitCode {
+    match command {
+        Command::Serve(_) => match app::serve(&loaded.settings).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(EX_UNAVAILABLE, &format!("{error:#}")),
+        },
+        Command::List(list) => match app::list(&loaded.settings).await {
+            Ok(listing) => printed(cli::print_list(&listing, list.output)),
+            Err(failure) => {
+                // Where standard error is closed too, the exit code says it.
+                let _ = cli::print_report("error", &failure.report());
+                ExitCode::from(EX_UNAVAILABLE)
+            }
+        },
+        Command::Config(show) => printed(cli::print_config(&loaded.origins, show.output)),
+        Command::Completions { shell } => printed(cli::completions(*shell)),
+    }
+}
+
+fn failed(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // Where standard error is closed, the exit code says it.
+    let _ = writeln!(io::stderr().lock(), "error: {error}");
+    ExitCode::from(code)
+}

@@ -271,12 +271,21 @@ impl Context {
         Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
     }
 
+    /// The API server's version, such as `v1.35.2`: the cheapest question there is.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn version(&self, deadline: Instant) -> Result<String, K8sError> {
+        let access = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
+        let text = self.text(&access, "/version", None, deadline).await?;
+        let version: serde_json::Value = self.parse(&access, &text)?;
+        Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+    }
+
     /// Makes sure that a connection is open and idle: the next call finds TCP and TLS done.
     pub(super) async fn touch(&self) {
-        let access = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
-        let deadline = Instant::now() + self.shared.params.request_timeout;
         // Whether it is allowed does not matter: any answer leaves the connection open.
-        if let Err(error) = self.text(&access, "/version", None, deadline).await {
+        if let Err(error) = self.version(Instant::now() + self.shared.params.request_timeout).await {
             debug!(context = self.name(), %error, "the API server could not be greeted");
         }
     }

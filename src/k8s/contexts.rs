@@ -190,11 +190,6 @@ impl Contexts {
         open.insert(real.to_owned(), Arc::clone(&shared));
         Ok(shared)
     }
-
-    /// The contexts that have been used, for keeping connections warm.
-    pub(super) fn used(&self) -> Vec<Arc<Shared>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
 }
 
 impl Shared {

@@ -5,17 +5,25 @@
 //! port-forward, [`operators`] know how each system lays out a cluster, [`watches`] keep what is in use up to date,
 //! and [`directory`], [`credentials`], [`list`] and [`dial`] answer the seam's questions.
 
+mod choose;
 pub mod client;
 mod clock;
 mod connector;
 pub mod contexts;
+mod credentials;
+pub mod dial;
+pub mod directory;
 mod error;
 mod exec;
-mod forward;
+pub mod forward;
+mod list;
+mod lookup;
 mod nearest;
 mod no_proxy;
-mod tunnel;
-
-pub mod dial;
+mod objects;
+mod operators;
+mod reads;
+pub mod tunnel;
+pub mod watches;
 
 pub use error::K8sError;

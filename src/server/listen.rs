@@ -97,6 +97,15 @@ impl Bound {
         self.target.as_ref()
     }
 
+    /// The TCP port.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match &self.kind {
+            Kind::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Kind::Unix(..) => None,
+        }
+    }
+
     /// The next connection.
     ///
     /// # Errors

@@ -1,1 +1,404 @@
-//! settings
+//! The settings: `config/default.toml`, then a file, then `PGFERRY__SECTION__KEY`, then flags; the later wins.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Config, Environment, File, FileFormat, Value, ValueKind};
+use serde::{Deserialize, Deserializer, de};
+
+/// The documented defaults are the defaults.
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// Two underscores: a Service called pgferry injects `PGFERRY_PORT` and the like into every pod.
+const PREFIX: &str = "PGFERRY__";
+
+/// Everything that can be set. Each key is described in `config/default.toml`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: Listen,
+    /// How Kubernetes is reached.
+    pub kubernetes: Kubernetes,
+    /// What names mean.
+    pub names: Names,
+    /// Limits and deadlines of sessions.
+    pub sessions: Sessions,
+    /// By cluster.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// The log.
+    pub log: Log,
+}
+
+/// `[listen]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Listen {
+    pub port: u16,
+    pub addresses: Vec<IpAddr>,
+    #[serde(deserialize_with = "path")]
+    pub socket_dir: Option<PathBuf>,
+    pub tls: Tls,
+    #[serde(deserialize_with = "path")]
+    pub tls_cert: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_key: Option<PathBuf>,
+    #[serde(deserialize_with = "uids")]
+    pub allowed_uids: Vec<u32>,
+    #[serde(deserialize_with = "ports")]
+    pub bindings: BTreeMap<u16, String>,
+}
+
+/// `listen.tls`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tls {
+    /// A certificate made in memory at each start.
+    #[default]
+    SelfSigned,
+    /// No TLS.
+    Off,
+    /// Certificate and key from files.
+    Files,
+}
+
+/// `[kubernetes]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Kubernetes {
+    #[serde(deserialize_with = "path")]
+    pub kubeconfig: Option<PathBuf>,
+    #[serde(deserialize_with = "text")]
+    pub context: Option<String>,
+    #[serde(deserialize_with = "text")]
+    pub namespace: Option<String>,
+    pub transport: Transport,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub exec_timeout: Duration,
+    pub contexts: BTreeMap<String, String>,
+}
+
+/// `kubernetes.transport`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Through the API server.
+    #[default]
+    PortForward,
+    /// To the pod's address.
+    Direct,
+}
+
+/// `[names]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Names {
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// `[sessions]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Sessions {
+    #[serde(with = "humantime_serde")]
+    pub startup_deadline: Duration,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub primary_wait: Duration,
+    #[serde(with = "humantime_serde")]
+    pub failover_grace: Duration,
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    pub max_connections: usize,
+    pub max_startups: usize,
+}
+
+/// One entry of `[clusters]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Cluster {
+    pub sslmode: Option<SslMode>,
+    #[serde(deserialize_with = "path")]
+    pub sslrootcert: Option<PathBuf>,
+}
+
+/// libpq's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "libpq's documentation describes them, \"SSL Mode Descriptions\"")]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Log {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file holds something that is no setting.
+    #[error("{}: {message}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// A variable or flag holds something that is no setting.
+    #[error("{0}")]
+    Layer(#[from] config::ConfigError),
+    /// Values that do not go together; all of them.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+}
+
+/// A setting given on the command line: its key, the flag, and the value.
+pub type Flag = (&'static str, &'static str, Value);
+
+/// Where settings come from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The process's environment.
+    pub environment: Vec<(String, String)>,
+    /// Flags that were given.
+    pub flags: Vec<Flag>,
+}
+
+/// A setting in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `listen.port`.
+    pub key: String,
+    /// As TOML writes it.
+    pub value: String,
+    /// `default`, the file, the variable or the flag.
+    pub from: String,
+}
+
+/// Settings, and where each comes from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Every value in force, by key.
+    pub origins: Vec<Origin>,
+}
+
+/// Reads all sources.
+///
+/// # Errors
+/// At unknown keys, values of the wrong type, and values that do not go together.
+pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
+    let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(path) = file(sources) {
+        let text = fs::read_to_string(&path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
+        // Read on its own first: only so does the error say which line.
+        toml::from_str::<Settings>(&text)
+            .map_err(|error| SettingsError::File { path: path.clone(), message: error.to_string() })?;
+        builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+    }
+    let variables = sources.environment.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty());
+    let environment = Environment::with_prefix("PGFERRY")
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(variables.cloned().collect()));
+    builder = builder.add_source(environment);
+    for (key, _, value) in &sources.flags {
+        builder = builder.set_override(*key, value.clone())?;
+    }
+    let merged = builder.build()?;
+    let mut origins = Vec::new();
+    collect("", &merged.cache, sources, &mut origins);
+    let settings: Settings = merged.try_deserialize()?;
+    let problems = check(&settings);
+    if problems.is_empty() { Ok(Loaded { settings, origins }) } else { Err(SettingsError::Invalid(problems)) }
+}
+
+/// The file: named by a flag, by the environment, or the usual one where it exists.
+fn file(sources: &Sources) -> Option<PathBuf> {
+    let variable = |name: &str| {
+        sources.environment.iter().find(|(found, value)| found == name && !value.is_empty()).map(|(_, value)| value)
+    };
+    if let Some(file) = &sources.file {
+        return Some(file.clone());
+    }
+    if let Some(file) = variable("PGFERRY_CONFIG") {
+        return Some(PathBuf::from(file));
+    }
+    let home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = home.or_else(|| variable("HOME").map(|home| Path::new(home).join(".config")));
+    home.map(|home| home.join("pgferry").join("config.toml")).filter(|file| file.exists())
+}
+
+/// Every leaf with its origin.
+fn collect(key: &str, value: &Value, sources: &Sources, all: &mut Vec<Origin>) {
+    if let ValueKind::Table(table) = &value.kind {
+        let sorted: BTreeMap<_, _> = table.iter().collect();
+        for (name, value) in sorted {
+            let key = if key.is_empty() { name.clone() } else { format!("{key}.{}", quoted(name)) };
+            collect(&key, value, sources, all);
+        }
+        return;
+    }
+    let flag = sources.flags.iter().find(|(found, _, _)| *found == key).map(|(_, flag, _)| (*flag).to_owned());
+    let variable = format!("{PREFIX}{}", key.replace('.', "__").to_uppercase());
+    let from = match (flag, value.origin()) {
+        (Some(flag), _) => flag,
+        (None, None) => "default".to_owned(),
+        (None, Some("the environment")) => variable,
+        (None, Some(file)) => file.to_owned(),
+    };
+    all.push(Origin { key: key.to_owned(), value: shown(value), from });
+}
+
+fn quoted(name: &str) -> String {
+    let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if bare { name.to_owned() } else { format!("{name:?}") }
+}
+
+fn shown(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
+/// What types cannot say, all at once.
+fn check(settings: &Settings) -> Vec<String> {
+    let mut problems = Vec::new();
+    let listen = &settings.listen;
+    let far = listen.addresses.iter().filter(|address| !address.is_loopback());
+    problems.extend(far.map(|address| {
+        format!("listen.addresses: {address} is no loopback address; a listener there would need client authentication")
+    }));
+    let has_both = listen.tls_cert.is_some() && listen.tls_key.is_some();
+    if listen.tls == Tls::Files && !has_both {
+        problems.push("listen.tls = \"files\" needs listen.tls_cert and listen.tls_key".to_owned());
+    }
+    if listen.tls != Tls::Files && (listen.tls_cert.is_some() || listen.tls_key.is_some()) {
+        problems.push("listen.tls_cert and listen.tls_key are used only with listen.tls = \"files\"".to_owned());
+    }
+    if listen.addresses.is_empty() && listen.socket_dir.is_none() {
+        problems.push("listen.addresses is empty and listen.socket_dir too: nothing to listen on".to_owned());
+    }
+    if listen.port != 0 && listen.bindings.contains_key(&listen.port) {
+        problems.push(format!("listen.bindings: port {} is listen.port already", listen.port));
+    }
+    for (short, context) in &settings.kubernetes.contexts {
+        if short.contains(['@', ':', '/']) || context.is_empty() {
+            problems.push(format!("kubernetes.contexts: \"{short}\" must hold none of @ : / and mean a context"));
+        }
+    }
+    let sessions = &settings.sessions;
+    for (name, value) in [("max_connections", sessions.max_connections), ("max_startups", sessions.max_startups)] {
+        if value == 0 {
+            problems.push(format!("sessions.{name} must be 1 or more"));
+        }
+    }
+    for (name, value) in [
+        ("sessions.startup_deadline", sessions.startup_deadline),
+        ("sessions.connect_timeout", sessions.connect_timeout),
+        ("kubernetes.request_timeout", settings.kubernetes.request_timeout),
+        ("kubernetes.connect_timeout", settings.kubernetes.connect_timeout),
+        ("kubernetes.exec_timeout", settings.kubernetes.exec_timeout),
+    ] {
+        if value.is_zero() {
+            problems.push(format!("{name} must be longer than nothing"));
+        }
+    }
+    problems
+}
+
+/// An empty string is "not set".
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(text(deserializer)?.map(PathBuf::from))
+}
+
+/// A list, or in a variable, which has no lists, numbers with commas between them.
+fn uids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    struct Uids;
+    impl<'de> de::Visitor<'de> for Uids {
+        type Value = Vec<u32>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of uids")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<u32>, E> {
+            text.split(',').map(|uid| uid.trim().parse().map_err(|_| E::custom(format!("\"{uid}\" is no uid")))).collect()
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u32>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(uid) = seq.next_element()? {
+                all.push(uid);
+            }
+            Ok(all)
+        }
+    }
+    deserializer.deserialize_any(Uids)
+}
+
+/// TOML's keys are strings.
+fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u16, String>, D::Error> {
+    let named = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let parse = |(port, target): (String, String)| match port.parse() {
+        Ok(0) | Err(_) => Err(de::Error::custom(format!("\"{port}\" is no port"))),
+        Ok(port) => Ok((port, target)),
+    };
+    named.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

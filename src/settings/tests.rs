@@ -1,0 +1,89 @@
+use super::*;
+
+fn from(text: &str, variables: &[(&str, &str)], flags: Vec<Flag>) -> Result<Loaded, SettingsError> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("config.toml");
+    fs::write(&file, text).expect("written");
+    let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    load(&Sources { file: Some(file), environment, flags })
+}
+
+fn origin<'a>(loaded: &'a Loaded, key: &str) -> &'a str {
+    &loaded.origins.iter().find(|origin| origin.key == key).expect("the key").from
+}
+
+#[test]
+fn the_defaults_are_valid_and_complete() {
+    let loaded = load(&Sources::default()).expect("valid");
+    assert_eq!(loaded.settings.listen.port, 10000);
+    assert_eq!(loaded.settings.sessions.drain, Duration::from_secs(10));
+    assert_eq!(origin(&loaded, "listen.port"), "default");
+    toml::from_str::<Settings>(DEFAULTS).expect("every key is known");
+}
+
+#[test]
+fn the_later_wins() {
+    let file = "[listen]\nport = 1\n[sessions]\ndrain = \"3s\"\n";
+    let variables = [("PGFERRY__LISTEN__PORT", "2"), ("PGFERRY__SESSIONS__CONNECT_TIMEOUT", "9s")];
+    let loaded = from(file, &variables, vec![]).expect("valid");
+    assert_eq!(loaded.settings.listen.port, 2);
+    assert_eq!(loaded.settings.sessions.drain, Duration::from_secs(3));
+    assert_eq!(origin(&loaded, "listen.port"), "PGFERRY__LISTEN__PORT");
+    assert!(origin(&loaded, "sessions.drain").ends_with("config.toml"));
+    let flags: Vec<Flag> = vec![("listen.port", "--port", Value::from(3))];
+    let loaded = from(file, &variables, flags).expect("valid");
+    assert_eq!((loaded.settings.listen.port, origin(&loaded, "listen.port")), (3, "--port"));
+}
+
+#[test]
+fn what_kubernetes_injects_is_not_ours() {
+    let injected = [("PGFERRY_PORT", "tcp://10.0.0.1:10000"), ("PGFERRY_SERVICE_HOST", "10.0.0.1")];
+    assert_eq!(from("", &injected, vec![]).expect("valid").settings.listen.port, 10000);
+}
+
+#[test]
+fn an_empty_variable_is_unset_and_a_string_stays_one() {
+    let loaded = from("", &[("PGFERRY__LISTEN__PORT", ""), ("PGFERRY__KUBERNETES__CONTEXT", "0123")], vec![]);
+    let settings = loaded.expect("valid").settings;
+    assert_eq!((settings.listen.port, settings.kubernetes.context.as_deref()), (10000, Some("0123")));
+}
+
+#[test]
+fn unknown_keys_are_errors_wherever_they_stand() {
+    let error = from("[listen]\nprt = 1\n", &[], vec![]).expect_err("unknown").to_string();
+    assert!(error.contains("line 2") && error.contains("prt") && error.contains("port"), "{error}");
+    let error = from("", &[("PGFERRY__LISTEN__PRT", "1")], vec![]).expect_err("unknown").to_string();
+    assert!(error.contains("prt"), "{error}");
+}
+
+#[test]
+fn wrong_types_say_where() {
+    let error = from("", &[("PGFERRY__LISTEN__PORT", "many")], vec![]).expect_err("wrong").to_string();
+    assert!(error.contains("listen.port"), "{error}");
+    let error = from("[sessions]\ndrain = 10\n", &[], vec![]).expect_err("wrong").to_string();
+    assert!(error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn lists_of_uids_in_a_variable() {
+    let settings = from("", &[("PGFERRY__LISTEN__ALLOWED_UIDS", "1000, 1001")], vec![]).expect("valid").settings;
+    assert_eq!(settings.listen.allowed_uids, [1000, 1001]);
+}
+
+#[test]
+fn all_problems_at_once() {
+    let text = "[listen]\naddresses = [\"0.0.0.0\"]\ntls = \"files\"\n[sessions]\nmax_connections = 0\n";
+    let error = from(text, &[], vec![]).expect_err("invalid").to_string();
+    for part in ["0.0.0.0", "tls_cert", "max_connections"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_examples_are_valid() {
+    for example in ["example.laptop.toml", "example.verified.toml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(example);
+        let loaded = load(&Sources { file: Some(file), ..Sources::default() }).expect(example);
+        assert!(!loaded.origins.is_empty());
+    }
+}
