@@ -355,7 +355,6 @@ impl Context {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(http::header::ACCEPT, "application/json")
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
