@@ -16,7 +16,7 @@ use crate::{
         forward::Liveness,
         watches::WatchParams,
     },
-    server::{self, descriptors, listen},
+    server::{self, Stop, descriptors, listen},
     session::{
         Params, Parts, Phase, Sessions,
         registry::Registry,
@@ -30,48 +30,80 @@ use crate::{
 /// How long `pgferry list` may take: a large cluster's lists come in pages.
 const LIST: Duration = Duration::from_secs(60);
 
+/// A pgferry that listens and does not accept yet.
+pub struct Server {
+    bound: Vec<listen::Bound>,
+    sessions: Arc<Sessions>,
+    contexts: Arc<Contexts>,
+    phase: watch::Sender<Phase>,
+    params: server::Params,
+}
+
+impl Server {
+    /// Listens where the settings say.
+    ///
+    /// # Errors
+    /// Where it cannot, or the TLS files cannot be used. That Kubernetes cannot be reached is no error.
+    pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let bound = listeners(settings)?;
+        let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
+        let contexts = Arc::new(Contexts::new(client_params(settings)));
+        let kubernetes = Arc::new(Kubernetes::new(Arc::clone(&contexts), directory_params(settings)));
+        let dialer = Dialer::new(
+            Arc::clone(&contexts),
+            transport(settings),
+            Liveness::default(),
+            settings.kubernetes.connect_timeout,
+        );
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let sessions = Sessions::new(Parts {
+            directory: kubernetes.clone(),
+            credentials: kubernetes,
+            dial: Arc::new(dialer),
+            acceptor,
+            allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
+            params: session_params(settings),
+            registry: Registry::new(settings.sessions.max_connections),
+            phase: watched,
+        });
+        let params =
+            server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
+        Ok(Self { bound, sessions, contexts, phase, params })
+    }
+
+    /// The port of the listener that takes any target.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.bound.iter().filter(|bound| bound.target().is_none()).find_map(listen::Bound::port)
+    }
+
+    /// Serves until it is told to stop and every session has ended.
+    pub async fn run(self, stop: watch::Receiver<Stop>) {
+        for bound in &self.bound {
+            match bound.target() {
+                Some(target) => info!("listening on {bound} for {target}"),
+                None => info!("listening on {bound}"),
+            }
+        }
+        let contexts = self.contexts;
+        let greeting = tokio::spawn(async move { greet_kubernetes(&contexts).await });
+        server::run(self.bound, self.sessions, self.phase, stop, self.params).await;
+        greeting.abort();
+        info!("stopped");
+    }
+}
+
 /// Serves until SIGTERM or Ctrl-C.
 ///
 /// # Errors
 /// Where it cannot listen, or the TLS files cannot be used. That Kubernetes cannot be reached is only a warning.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     descriptors::raise_limit();
-    let bound = listeners(settings)?;
-    let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
-    let contexts = Arc::new(Contexts::new(client_params(settings)));
-    let kubernetes = Arc::new(Kubernetes::new(Arc::clone(&contexts), directory_params(settings)));
-    let dialer = Dialer::new(
-        Arc::clone(&contexts),
-        transport(settings),
-        Liveness::default(),
-        settings.kubernetes.connect_timeout,
-    );
-    let (phase_sender, phase) = watch::channel(Phase::Serving);
-    let sessions = Sessions::new(Parts {
-        directory: kubernetes.clone(),
-        credentials: kubernetes,
-        dial: Arc::new(dialer),
-        acceptor,
-        allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
-        params: session_params(settings),
-        registry: Registry::new(settings.sessions.max_connections),
-        phase,
-    });
+    let server = Server::bind(settings)?;
     let (stop, signals) = server::signals().context("signals")?;
     let signals = tokio::spawn(signals);
-    for bound in &bound {
-        match bound.target() {
-            Some(target) => info!("listening on {bound} for {target}"),
-            None => info!("listening on {bound}"),
-        }
-    }
-    let greeting = tokio::spawn(async move { greet_kubernetes(&contexts).await });
-    let params =
-        server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
-    server::run(bound, sessions, phase_sender, stop, params).await;
-    greeting.abort();
+    server.run(stop).await;
     signals.abort();
-    info!("stopped");
     Ok(())
 }
 

