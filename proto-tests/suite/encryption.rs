@@ -1,1 +1,134 @@
-//! encryption
+//! TLS from clients, and to servers.
+
+use proto_tests::{
+    kubernetes::certificates::Authority,
+    postgres::{Hba, Setup},
+    wire::{SSL_REQUEST, Wire, startup},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support::World;
+
+#[tokio::test]
+async fn clients_may_encrypt_negotiated_or_direct() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let parameters = [("user", "app"), ("database", "shop")];
+    for address in &pgferry.addresses {
+        let mut wire = Wire::tls(*address).await.unwrap();
+        wire.start(&parameters).await.unwrap();
+        assert_eq!(wire.value("select 1").await.unwrap(), "1");
+    }
+    let mut wire = Wire::direct_tls(pgferry.address(), true).await.unwrap();
+    wire.start(&parameters).await.unwrap();
+    // Without ALPN a direct connection could be another protocol's, tricked into this one (ALPACA).
+    let refused = match Wire::direct_tls(pgferry.address(), false).await {
+        Ok(mut wire) => wire.start(&parameters).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused);
+}
+
+/// CVE-2021-23214: bytes that came before the handshake must not be taken for the client's own inside TLS.
+#[tokio::test]
+async fn plaintext_glued_to_the_request_is_refused() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let mut socket = tokio::net::TcpStream::connect(pgferry.address()).await.unwrap();
+    let glued = [&SSL_REQUEST[..], &startup(3, 0, &[("user", "app"), ("database", "shop")])].concat();
+    socket.write_all(&glued).await.unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer.first(), Some(&b'E'));
+    assert!(String::from_utf8_lossy(&answer).contains("received unencrypted data"));
+    assert_eq!(world.api.count("get", "pods/portforward"), 0);
+}
+
+#[tokio::test]
+async fn certificate_files_are_read_again_when_they_change() {
+    let world = World::new().await;
+    let write = |authority: &Authority| {
+        let (certificate, key) = authority.server(&["localhost"]);
+        (world.api.write("tls.crt", &certificate), world.api.write("tls.key", &key))
+    };
+    let (certificate, key) = write(&Authority::new("one"));
+    let args = ["--tls", "files", "--tls-cert", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let mut pgferry = world.pgferry_with(&args).await;
+    let parameters = [("user", "app"), ("database", "shop")];
+    Wire::tls(pgferry.address()).await.unwrap().start(&parameters).await.unwrap();
+    // A broken file keeps the old certificate.
+    let broken = world.api.write("tls.crt", "broken");
+    Wire::tls(pgferry.address()).await.unwrap().start(&parameters).await.unwrap();
+    pgferry.says("the old one stays").await;
+    assert_eq!(broken, certificate);
+    write(&Authority::new("two"));
+    Wire::tls(pgferry.address()).await.unwrap().start(&parameters).await.unwrap();
+}
+
+/// A server that takes only TLS, verified: by its CA, by its name, and never downgraded.
+#[tokio::test]
+async fn servers_are_verified_as_configured() {
+    let authority = Authority::new("the cluster's CA");
+    let pair = authority.server(&["shop-rw", "shop-rw.prod"]);
+    let world = World::with(|setup| Setup { hba: Hba::TlsOnly, tls: Some(pair), ..setup }).await;
+    let stranger = Authority::new("a stranger");
+    let right = world.api.write("right.pem", authority.pem());
+    let wrong = world.api.write("wrong.pem", stranger.pem());
+    let other = authority.server(&["elsewhere"]);
+    for (mode, ca, error) in [
+        ("require", None, None),
+        ("verify-ca", Some(&right), None),
+        ("verify-full", Some(&right), None),
+        ("verify-ca", Some(&wrong), Some("not signed by the CA")),
+        ("verify-full", Some(&wrong), Some("not signed by the CA")),
+        ("verify-full", None, Some("no CA is known")),
+        ("disable", None, Some("no pg_hba.conf entry")),
+    ] {
+        let ca = ca.map(|file| format!("sslrootcert = \"{}\"", file.display())).unwrap_or_default();
+        let text = format!("[clusters.\"shop.prod\"]\nsslmode = \"{mode}\"\n{ca}\n");
+        let config = world.api.write("config.toml", &text);
+        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        match (pgferry.connect("pgferry", "shop").await, error) {
+            (Ok(_), None) => {}
+            (Err(refusal), Some(part)) => assert!(refusal.message.contains(part), "{mode}: {refusal:?}"),
+            (Ok(_), Some(_)) => panic!("{mode}: let in"),
+            (Err(refusal), None) => panic!("{mode}: {refusal:?}"),
+        }
+    }
+    // The operator's own CA Secret, read where the caller may read it.
+    world.api.put("secrets", proto_tests::cnpg::secret("prod", "shop-ca", &[("ca.crt", authority.pem())]));
+    let config = world.api.write("config.toml", "[clusters.shop]\nsslmode = \"verify-full\"\n");
+    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_wrong_name_is_refused_by_verify_full_alone() {
+    let authority = Authority::new("the cluster's CA");
+    let pair = authority.server(&["elsewhere"]);
+    let world = World::with(|setup| Setup { tls: Some(pair), ..setup }).await;
+    let right = world.api.write("right.pem", authority.pem());
+    for (mode, works) in [("verify-ca", true), ("verify-full", false)] {
+        let text = format!("[clusters.shop]\nsslmode = \"{mode}\"\nsslrootcert = \"{}\"\n", right.display());
+        let config = world.api.write("config.toml", &text);
+        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        match pgferry.connect("pgferry", "shop").await {
+            Ok(_) => assert!(works),
+            Err(refusal) => assert!(!works && refusal.message.contains("not for the name \"shop-rw\""), "{refusal:?}"),
+        }
+    }
+}
+
+/// The story: PostgreSQL answers a TLS close with a reset, and kubectl's port-forward dies of the first one.
+#[tokio::test]
+async fn three_hundred_sessions_with_tls_to_the_server_one_after_the_other() {
+    let (certificate, key) = Authority::new("x").server(&["shop-rw"]);
+    let world = World::with(|setup| Setup { hba: Hba::TlsOnly, tls: Some((certificate, key)), ..setup }).await;
+    let pgferry = world.pgferry().await;
+    for number in 0..300 {
+        let mut wire = pgferry.connect("pgferry", "shop").await.unwrap_or_else(|error| panic!("{number}: {error:?}"));
+        assert_eq!(wire.value("select 1").await.unwrap(), "1");
+        wire.message(b'X', b"").await.unwrap();
+    }
+}

@@ -1,1 +1,170 @@
-//! logins
+//! Which login a user name gets, and what a broken one says.
+
+use proto_tests::{
+    cnpg::{Cluster, secret},
+    kubernetes::FakeKubernetes,
+    postgres::{Hba, PostgresServer, Setup},
+    secrets,
+};
+use serde_json::json;
+
+use crate::support::World;
+
+#[tokio::test]
+async fn users_that_mean_the_default_login() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    for user in ["pgferry", "shop", "shop.prod", "app"] {
+        let mut wire = pgferry.connect(user, "shop.prod").await.unwrap_or_else(|error| panic!("{user}: {error:?}"));
+        assert_eq!(wire.value("select current_user").await.unwrap(), "app");
+        assert!(wire.notices.is_empty(), "{:?}", wire.notices);
+    }
+    let refusal = pgferry.refusal("nobody-here", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("no login for role \"nobody-here\""), "{refusal:?}");
+    assert!(refusal.hint.contains("app"), "{refusal:?}");
+}
+
+/// Custom Secrets without a database, a managed role, a superuser Secret whose database is `*`.
+#[tokio::test]
+async fn every_secret_of_cloudnative_pg() {
+    let [clerk, reporting, admin] = ["clerk", "reporting", "admin"].map(secrets::make);
+    let mut setup = Setup::new(14).application("clerk", &clerk, "books");
+    setup.sql.push(format!("CREATE ROLE reporting LOGIN PASSWORD '{reporting}'"));
+    setup.sql.push(format!("ALTER ROLE postgres PASSWORD '{admin}'"));
+    let server = PostgresServer::start(setup).await.unwrap();
+    let api = FakeKubernetes::start().await;
+    let spec = json!({
+        "instances": 1,
+        "bootstrap": {"initdb": {"database": "books", "owner": "clerk", "secret": {"name": "own"}}},
+        "enableSuperuserAccess": true,
+        "managed": {"roles": [{"name": "reporting", "login": true, "passwordSecret": {"name": "rep"}}]},
+    });
+    Cluster::with_spec(&api, ("prod", "ledger"), spec, &[server.address()]);
+    api.put("secrets", secret("prod", "own", &[("username", "clerk\n"), ("password", &clerk)]));
+    api.put("secrets", secret("prod", "rep", &[("username", "reporting"), ("password", &reporting)]));
+    let superuser = secret("prod", "ledger-superuser", &[("username", "postgres"), ("password", &admin), ("dbname", "*")]);
+    api.put("secrets", superuser);
+    let pgferry = proto_tests::subject::Start::new(crate::support::BINARY).serve(&api.kubeconfig()).await;
+    for (user, who) in [("pgferry", "clerk books"), ("reporting", "reporting books"), ("postgres", "postgres books")] {
+        let mut wire = pgferry.connect(user, "ledger").await.unwrap_or_else(|error| panic!("{user}: {error:?}"));
+        assert_eq!(wire.value("select current_user || ' ' || current_database()").await.unwrap(), who);
+        assert!(wire.notices.is_empty(), "a superuser asked for by name needs no notice");
+    }
+    let refusal = pgferry.refusal("other", "ledger").await;
+    assert!(refusal.hint.contains("clerk, reporting, postgres"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_superuser_is_used_unasked_only_where_there_is_no_other() {
+    let admin = secrets::make("admin");
+    let mut setup = Setup::new(17);
+    setup.sql.push(format!("ALTER ROLE postgres PASSWORD '{admin}'"));
+    let server = PostgresServer::start(setup).await.unwrap();
+    let api = FakeKubernetes::start().await;
+    let spec = json!({"instances": 1, "enableSuperuserAccess": true, "bootstrap": {"initdb": {"import": {}}}});
+    Cluster::with_spec(&api, ("prod", "bare"), spec, &[server.address()]);
+    api.put("secrets", secret("prod", "bare-superuser", &[("username", "postgres"), ("password", &admin)]));
+    let pgferry = proto_tests::subject::Start::new(crate::support::BINARY).serve(&api.kubeconfig()).await;
+    let wire = pgferry.connect("pgferry", "bare").await.unwrap();
+    assert!(wire.notices.iter().any(|notice| notice.message.contains("superuser")), "{:?}", wire.notices);
+}
+
+#[tokio::test]
+async fn every_way_a_server_asks_for_a_password() {
+    let (certificate, key) = proto_tests::kubernetes::certificates::Authority::new("x").server(&["shop-rw"]);
+    for (hba, tls) in [
+        (Hba::Scram, false),
+        (Hba::Md5, false),
+        (Hba::Trust, false),
+        (Hba::TlsOnly, true),
+        // Cleartext goes only inside TLS, which is found out at the first login.
+        (Hba::Password, true),
+    ] {
+        let what = format!("{hba:?}");
+        let pair = tls.then(|| (certificate.clone(), key.clone()));
+        let world = World::with(|setup| Setup { hba, tls: pair, ..setup }).await;
+        let pgferry = world.pgferry().await;
+        for _ in 0..2 {
+            let mut wire = pgferry.connect("pgferry", "shop").await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            let encrypted = wire.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()").await.unwrap();
+            assert_eq!(encrypted == "t", tls, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cleartext_password_is_never_sent_in_plaintext() {
+    let world = World::with(|setup| Setup { hba: Hba::Password, ..setup }).await;
+    let pgferry = world.pgferry().await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert!(refusal.message.contains("does not support TLS"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn passwords_with_every_kind_of_character() {
+    for password in ["  spaces  ", "quote'\"\\", "ünïcödé ✓ 密码", "\u{00AA}\u{2168}", "%40:/@?#", "tab\there"] {
+        let server = PostgresServer::start(Setup::new(18).application("app", password, "app")).await.unwrap();
+        let api = FakeKubernetes::start().await;
+        Cluster::new(&api, ("prod", "shop"), password, &[server.address()]);
+        let pgferry = proto_tests::subject::Start::new(crate::support::BINARY).serve(&api.kubeconfig()).await;
+        pgferry.connect("pgferry", "shop").await.unwrap_or_else(|error| panic!("{password:?}: {error:?}"));
+    }
+}
+
+/// A rotated password must work for the next connection, and cost one refused login at the most.
+#[tokio::test]
+async fn a_changed_secret_is_used_by_the_next_login() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let fresh = secrets::make("fresh");
+    let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+    wire.query(&format!("ALTER ROLE app PASSWORD '{fresh}'")).await.unwrap();
+    // The operator leaves uri and pgpass as they were.
+    world.api.change("secrets", "prod", "shop-app", |secret| secret["data"]["password"] = json!(proto_tests::cnpg::encoded(&fresh)));
+    pgferry.connect("pgferry", "shop").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_password_says_where_it_came_from_and_is_left_alone() {
+    let world = World::new().await;
+    world.cluster().set_password(&secrets::make("wrong"));
+    let pgferry = world.pgferry().await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28P01");
+    assert!(refusal.message.contains("password authentication failed for user \"app\""), "{refusal:?}");
+    assert!(refusal.hint.contains("Secret prod/shop-app"), "{refusal:?}");
+    let tunnels = world.api.count("get", "pods/portforward");
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28P01");
+    assert!(refusal.detail.contains("not tried again for"), "{refusal:?}");
+    // The stream is dialled beside the Secret; the server sees no login on it.
+    assert!(world.api.count("get", "pods/portforward") <= tunnels + 1);
+    world.cluster().set_password(&world.password);
+    pgferry.connect("pgferry", "shop").await.unwrap();
+}
+
+#[tokio::test]
+async fn broken_secrets_name_the_object_and_the_key() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let put = |data: &[(&str, &str)]| world.api.put("secrets", secret("prod", "shop-app", data));
+    for (data, code, part) in [
+        (vec![("username", "app")], "28000", "Secret prod/shop-app has no key \"password\""),
+        (vec![("password", "x")], "28000", "Secret prod/shop-app has no key \"username\""),
+        (vec![("username", "app"), ("password", "")], "28000", "has nothing in its key \"password\""),
+    ] {
+        put(&data);
+        let refusal = pgferry.refusal("pgferry", "shop").await;
+        assert_eq!(refusal.code, code);
+        assert!(refusal.message.contains(part), "{refusal:?}");
+    }
+    world.api.change("secrets", "prod", "shop-app", |secret| {
+        secret["data"]["password"] = json!(proto_tests::cnpg::encoded([0xff, 0xfe]));
+    });
+    assert!(pgferry.refusal("pgferry", "shop").await.message.contains("no UTF-8 text"));
+    world.api.delete("secrets", "prod", "shop-app");
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert!(refusal.message.contains("Secret prod/shop-app") && refusal.message.contains("does not exist"), "{refusal:?}");
+}

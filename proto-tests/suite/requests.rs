@@ -1,1 +1,62 @@
-//! requests
+//! What a connection costs Kubernetes, and sessions side by side.
+
+use std::sync::Arc;
+
+use crate::support::World;
+
+#[tokio::test]
+async fn the_second_connection_costs_one_upgrade_and_one_secret() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    // The watch that the first one began has listed.
+    let watching = async {
+        while world.api.count("watch", "pods") == 0 || world.api.count("watch", "clusters") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), watching).await.expect("a watch");
+    world.api.forget_requests();
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let requests = world.api.requests();
+    let count = |verb: &str, resource: &str| requests.iter().filter(|r| r.verb == verb && r.resource == resource).count();
+    assert_eq!(count("get", "pods/portforward"), 1, "{requests:#?}");
+    assert!(count("get", "secrets") <= 1, "{requests:#?}");
+    assert_eq!(requests.len(), 1 + count("get", "secrets"), "{requests:#?}");
+}
+
+#[tokio::test]
+async fn two_hundred_sessions_at_once() {
+    let world = World::new().await;
+    let pgferry = Arc::new(world.pgferry().await);
+    let sessions = (0..200).map(|number: u32| {
+        let pgferry = Arc::clone(&pgferry);
+        tokio::spawn(async move {
+            let mut wire = pgferry.connect("pgferry", "shop").await.expect("a session");
+            assert_eq!(wire.value(&format!("select {number}")).await.unwrap(), number.to_string());
+            wire
+        })
+    });
+    let mut open = Vec::new();
+    for session in sessions.collect::<Vec<_>>() {
+        open.push(session.await.expect("no panic"));
+    }
+    assert_eq!(open.len(), 200);
+    world.api.tunnels(200).await;
+    drop(open);
+    world.api.tunnels(0).await;
+}
+
+#[tokio::test]
+async fn a_stalled_reader_holds_up_nobody() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let mut stalled = pgferry.connect("pgferry", "shop").await.unwrap();
+    stalled.message(b'Q', b"select repeat('x', 1000) from generate_series(1, 200000)\0").await.unwrap();
+    for _ in 0..10 {
+        let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+        assert_eq!(wire.value("select 1").await.unwrap(), "1");
+    }
+    let messages = stalled.until_ready().await.unwrap();
+    assert_eq!(messages.iter().filter(|message| message.tag == 'D').count(), 200_000);
+}
