@@ -1,1 +1,107 @@
-//! command_line
+//! `pgferry list`, `pgferry config`, completions and help.
+
+use proto_tests::{
+    cnpg::Cluster,
+    subject::Start,
+};
+use serde_json::{Value, json};
+
+use crate::support::{BINARY, World};
+
+async fn list(world: &World, args: &[&str]) -> (i32, String, String) {
+    Start::new(BINARY).arg("list").arg("--kubeconfig").arg(world.api.kubeconfig()).args(args).run().await
+}
+
+#[tokio::test]
+async fn list_shows_what_can_be_reached() {
+    let world = World::new().await;
+    let asleep = Cluster::new(&world.api, ("staging", "asleep"), &world.password, &[]);
+    asleep.annotate("cnpg.io/hibernation", "on");
+    let (code, out, err) = list(&world, &[]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    for part in ["CLUSTER", "shop", "prod", "cloudnative-pg", "shop-1", "asleep", "hibernated", "Context fake", "psql -h localhost"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (_, out, _) = list(&world, &["--output", "json"]).await;
+    let all: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(all["clusters"][0], json!({
+        "name": "shop", "namespace": "prod", "context": "fake", "system": "cloudnative-pg", "primary": "shop-1",
+        "ready": true, "status": "ready", "replicas": {"ready": 0, "total": 0}, "databases": ["app"], "roles": ["app"],
+    }));
+    assert_eq!(list(&world, &["-o", "name"]).await.1, "shop.prod\nasleep.staging\n");
+    assert_eq!(list(&world, &["-o", "name", "-n", "staging"]).await.1, "asleep.staging\n");
+    assert_eq!(world.api.count("get", "secrets") + world.api.count("list", "secrets"), 0, "it reads no Secrets");
+}
+
+#[tokio::test]
+async fn list_reads_page_by_page() {
+    let world = World::new().await;
+    for number in 0..25 {
+        Cluster::new(&world.api, ("many", &format!("c{number:02}")), &world.password, &[world.server.address()]);
+    }
+    world.api.page(10);
+    let (_, out, _) = list(&world, &["-o", "name"]).await;
+    assert_eq!(out.lines().count(), 26);
+    assert_eq!(world.api.count("list", "clusters"), 3);
+}
+
+#[tokio::test]
+async fn list_with_few_rights_names_the_missing_ones() {
+    let world = World::new().await;
+    world.api.deny(None, "list", "clusters", None);
+    let (code, out, err) = list(&world, &[]).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("shop"), "the pods' labels tell: {out}");
+    assert!(err.contains("warning: Kubernetes does not allow you to list clusters"), "{err}");
+    assert!(err.contains("verbs: [list]"), "{err}");
+}
+
+#[tokio::test]
+async fn list_fails_with_a_reason() {
+    let world = World::new().await;
+    world.api.revoke(world.api.token());
+    let (code, out, err) = list(&world, &[]).await;
+    assert_eq!((code, out.as_str()), (69, ""));
+    assert!(err.contains("expired") && err.contains("HINT:"), "{err}");
+}
+
+#[tokio::test]
+async fn config_shows_every_value_and_its_origin() {
+    let world = World::new().await;
+    let file = world.api.write("config.toml", "[sessions]\ndrain = \"3s\"\n");
+    let start = Start::new(BINARY).args(["config", "--namespace", "prod", "--config"]).arg(&file);
+    let (code, out, _) = start.env("PGFERRY__LISTEN__PORT", "10001").run().await;
+    assert_eq!(code, 0);
+    for line in [
+        "listen.port = \"10001\"  # PGFERRY__LISTEN__PORT".to_owned(),
+        format!("sessions.drain = \"3s\"  # {}", file.display()),
+        "kubernetes.namespace = \"prod\"  # --namespace".to_owned(),
+        "sessions.max_connections = 1000  # default".to_owned(),
+    ] {
+        assert!(out.contains(&line), "{line}: {out}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_settings_and_wrong_usage_have_their_own_exit_codes() {
+    let (code, _, err) = Start::new(BINARY).args(["serve", "--drain", "soon"]).run().await;
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("drain"), "{err}");
+    let (code, _, err) = Start::new(BINARY).args(["serve", "--log", "a=b=c"]).run().await;
+    assert_eq!(code, 78, "{err}");
+    assert_eq!(Start::new(BINARY).args(["serve", "--prt", "1"]).run().await.0, 2);
+    assert_eq!(Start::new(BINARY).run().await.0, 2);
+}
+
+#[tokio::test]
+async fn help_and_completions() {
+    let (code, out, _) = Start::new(BINARY).arg("--help").run().await;
+    assert_eq!(code, 0);
+    for part in ["pgferry serve", "psql -h localhost -p 10000 shop", "user=app@shop.prod", "PGFERRY__LISTEN__PORT"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, _) = Start::new(BINARY).args(["completions", shell]).run().await;
+        assert!(code == 0 && out.contains("socket-dir"), "{shell}");
+    }
+}

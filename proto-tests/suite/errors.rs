@@ -1,1 +1,142 @@
-//! errors
+//! Each failure of the README's table, caused and read by a client. The table is generated from this list.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use proto_tests::{
+    kubernetes::{Backend, Fault},
+    subject::Subject,
+    wire::Fields,
+};
+use serde_json::json;
+
+use crate::support::World;
+
+/// A caused failure: what happened in the reader's words, and what the client read.
+struct Row {
+    what: &'static str,
+    fields: Fields,
+}
+
+async fn impatient(world: &World) -> Subject {
+    let config = world.api.write("config.toml", "[sessions]\nprimary_wait = \"0s\"\nconnect_timeout = \"3s\"\n");
+    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+}
+
+/// One world for each, so that no failure hides another.
+async fn caused(what: &'static str, user: &str, database: &str, cause: impl FnOnce(&World)) -> Row {
+    let world = World::new().await;
+    cause(&world);
+    let pgferry = impatient(&world).await;
+    Row { what, fields: pgferry.refusal(user, database).await }
+}
+
+fn denied(verb: &'static str, resource: &'static str) -> impl FnOnce(&World) {
+    move |world| world.api.deny(None, verb, resource, None)
+}
+
+async fn rows() -> Vec<Row> {
+    let status = |code: u16, reason: &str| {
+        Fault::Status(code, json!({"kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}).to_string())
+    };
+    let html = || Fault::Status(502, "<html>Bad Gateway</html>".to_owned());
+    vec![
+        caused("no cluster of this name", "pgferry", "shpo", |_| ()).await,
+        caused("no context of this name", "pgferry", "shop@fke", |_| ()).await,
+        caused("a database that is never a target", "pgferry", "postgres", |_| ()).await,
+        caused("no login for this role", "nobody-here", "shop", |_| ()).await,
+        caused("the login to Kubernetes has expired", "pgferry", "shop", |world| world.api.revoke(world.api.token())).await,
+        caused("RBAC: no `list` on pods", "pgferry", "shop", denied("list", "pods")).await,
+        caused("RBAC: no `get` on secrets", "pgferry", "shop", denied("get", "secrets")).await,
+        caused("RBAC: no `create` on pods/portforward", "pgferry", "shop", denied("create", "pods/portforward")).await,
+        caused("RBAC: no `get` on pods/portforward", "pgferry", "shop", denied("get", "pods/portforward")).await,
+        caused("the Secret is missing", "pgferry", "shop", |world| world.api.delete("secrets", "prod", "shop-app")).await,
+        caused("the Secret has no password", "pgferry", "shop", |world| {
+            world.api.change("secrets", "prod", "shop-app", |secret| {
+                secret["data"].as_object_mut().unwrap().remove("password");
+            });
+        })
+        .await,
+        caused("the password is refused, twice", "pgferry", "shop", |world| world.cluster().set_password("wrong")).await,
+        caused("no ready primary", "pgferry", "shop", |world| world.cluster().set_ready(1, false)).await,
+        caused("the cluster is hibernated", "pgferry", "shop", |world| world.cluster().annotate("cnpg.io/hibernation", "on")).await,
+        caused("the primary is fenced", "pgferry", "shop", |world| world.cluster().annotate("cnpg.io/fencedInstances", "[\"*\"]")).await,
+        caused("nothing listens in the pod", "pgferry", "shop", |world| world.api.backend("prod", "shop-1", 5432, Backend::Refuse)).await,
+        caused("an intermediary refuses WebSockets", "pgferry", "shop", |world| world.api.without_websockets()).await,
+        caused("something else answers for the API server", "pgferry", "shop", move |world| {
+            world.api.fault("get", "clusters", 99, html());
+        })
+        .await,
+        caused("the API server is overloaded", "pgferry", "shop", move |world| {
+            world.api.fault("get", "clusters", 99, status(503, "ServiceUnavailable"));
+        })
+        .await,
+        caused("the deadline has passed", "pgferry", "shop", |world| {
+            world.api.fault("get", "clusters", 99, Fault::Hold(std::sync::Arc::default()));
+        })
+        .await,
+    ]
+}
+
+/// What each row must say; a message alone must suffice, and a hint is something to type or do.
+#[tokio::test]
+async fn every_failure_says_what_happened_and_what_to_type() {
+    let rows = rows().await;
+    let expected: &[(&str, &str, &str)] = &[
+        ("3D000", "no cluster is called \"shpo\"", "shop.prod"),
+        ("3D000", "no context is called \"fke\"", "kubectl config get-contexts"),
+        ("3D000", "postgres", "user=ROLE@CLUSTER"),
+        ("28000", "no login for role \"nobody-here\"", "app"),
+        ("28000", "expired", "kubectl --context 'fake'"),
+        ("42501", "list pods in namespace", "kubectl auth can-i list pods -n"),
+        ("42501", "get secrets in namespace prod", "verbs: [get]"),
+        ("42501", "create pods/portforward in namespace prod", "kubectl auth can-i create pods/portforward -n prod --context 'fake'"),
+        ("42501", "get pods/portforward in namespace prod", "verbs: [create, get]"),
+        ("28000", "Secret prod/shop-app", "kubectl get secrets -n prod"),
+        ("28000", "Secret prod/shop-app has no key \"password\"", "kubectl describe secret -n prod shop-app"),
+        ("28P01", "password authentication failed", "Secret prod/shop-app"),
+        ("57P03", "no ready primary", "kubectl get pods -n prod"),
+        ("57P03", "hibernated", "kubectl annotate"),
+        ("57P03", "fenced", "kubectl annotate"),
+        ("08001", "pod shop-1", "kubectl logs -n prod shop-1"),
+        ("08006", "WebSockets", "WebSocket"),
+        ("08006", "does not answer like a Kubernetes API server (status 502)", "kubectl config view"),
+        ("08006", "answers 503", ""),
+        ("08006", "took longer", "connect_timeout"),
+    ];
+    assert_eq!(rows.len(), expected.len());
+    for (row, (code, message, hint)) in rows.iter().zip(expected) {
+        let fields = &row.fields;
+        assert!(fields.severity == "FATAL" && fields.code == *code, "{}: {fields:?}", row.what);
+        assert!(fields.message.contains(message) && fields.hint.contains(hint), "{}: {fields:?}", row.what);
+    }
+    let table = rows.iter().fold(String::from("| what happened | SQLSTATE | message |\n| --- | --- | --- |\n"), |mut table, row| {
+        writeln!(table, "| {} | {} | {} |", row.what, row.fields.code, plain(&row.fields.message)).unwrap();
+        table
+    });
+    in_readme("errors", &table);
+}
+
+/// Ports differ from run to run.
+fn plain(message: &str) -> String {
+    let mut words: Vec<String> = message.split(' ').map(str::to_owned).collect();
+    for word in &mut words {
+        if word.starts_with("https://127.0.0.1:") {
+            *word = "https://...".to_owned();
+        }
+    }
+    words.join(" ")
+}
+
+/// The README holds exactly this between its markers. `PGFERRY_WRITE_README=1` puts it there.
+pub(crate) fn in_readme(mark: &str, wanted: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&file).unwrap();
+    let (begin, end) = (format!("<!-- {mark}: generated by the tests -->\n"), format!("<!-- /{mark} -->"));
+    let (before, rest) = text.split_once(&begin).expect("the mark");
+    let (found, after) = rest.split_once(&end).expect("the end mark");
+    if std::env::var_os("PGFERRY_WRITE_README").is_some() {
+        fs::write(&file, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found, wanted, "run the tests once with PGFERRY_WRITE_README=1");
+    }
+}

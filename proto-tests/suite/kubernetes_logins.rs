@@ -1,1 +1,174 @@
-//! kubernetes_logins
+//! Every way a kubeconfig says who we are and how the API server is reached.
+
+use std::fs;
+
+use proto_tests::{
+    kubernetes::{FakeKubernetes, proxies::Proxy},
+    secrets,
+    subject::{Start, Subject},
+};
+use serde_json::{Value, json};
+
+use crate::support::{BINARY, World};
+
+async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
+    Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, json!({}))).await
+}
+
+#[tokio::test]
+async fn tokens_token_files_and_client_certificates() {
+    let world = World::new().await;
+    let api = &world.api;
+    let (certificate, key) = api.authority().client("carol");
+    let file = api.write("token", api.token());
+    let encoded = |text: &str| json!(proto_tests::cnpg::encoded(text));
+    for (user, who) in [
+        (json!({"token": api.token()}), "admin"),
+        (json!({"tokenFile": file}), "admin"),
+        (json!({"client-certificate-data": encoded(&certificate), "client-key-data": encoded(&key)}), "carol"),
+    ] {
+        api.forget_requests();
+        let pgferry = with_user(api, user).await;
+        pgferry.connect("pgferry", "shop").await.unwrap();
+        assert!(api.requests().iter().all(|request| request.user == who), "{who}");
+    }
+}
+
+/// A plugin that gives a token, counts its runs, and can be told to fail.
+fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value {
+    let expiry = if expires.is_empty() { String::new() } else { format!(", \"expirationTimestamp\": \"{expires}\"") };
+    let script = format!(
+        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho run >> runs\n[ ! -e fail ] || {{ echo s3cr3t-plugin-output >&2; exit 7; }}\n\
+         echo '{{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"kind\": \"ExecCredential\", \"status\": {{\"token\": \
+         \"{token}\"{expiry}}}}}'\n"
+    );
+    let file = api.write("fake-login", &script);
+    json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
+}
+
+fn runs(api: &FakeKubernetes) -> usize {
+    fs::read_to_string(api.directory().join("runs")).unwrap_or_default().lines().count()
+}
+
+#[tokio::test]
+async fn a_credential_plugin_runs_once_a_token() {
+    let world = World::new().await;
+    let api = &world.api;
+    let token = api.user("dave");
+    let pgferry = with_user(api, plugin(api, &token, "2099-01-01T00:00:00Z")).await;
+    let connections = (0..10).map(|_| pgferry.connect("pgferry", "shop"));
+    for connected in futures_util::future::join_all(connections).await {
+        connected.unwrap();
+    }
+    assert_eq!(runs(api), 1);
+    // The API server refuses the token before its time: one more run, and no client notices.
+    api.revoke(&token);
+    let fresh = api.user("dave");
+    let _ = plugin(api, &fresh, "2099-01-01T00:00:00Z");
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    assert_eq!(runs(api), 2);
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_says_so_without_its_output() {
+    let world = World::new().await;
+    let api = &world.api;
+    secrets::remember("s3cr3t-plugin-output");
+    let token = api.user("dave");
+    let user = plugin(api, &token, "");
+    let _ = api.write("fail", "");
+    let pgferry = with_user(api, user).await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("fake-login ended with exit status: 7"), "{refusal:?}");
+    assert!(refusal.hint.contains("kubectl --context 'fake'"), "{refusal:?}");
+    fs::remove_file(api.directory().join("fail")).unwrap();
+    pgferry.connect("pgferry", "shop").await.unwrap();
+
+    let hint = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin", "installHint": "brew install it"}});
+    let pgferry = with_user(api, hint).await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert!(refusal.message.contains("no-such-plugin is not installed") && refusal.hint == "brew install it", "{refusal:?}");
+}
+
+#[tokio::test]
+async fn an_expired_login_says_what_to_type() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    world.api.revoke(world.api.token());
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("expired") && refusal.hint.contains("kubectl --context 'fake' get"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn http_and_socks_proxies() {
+    let world = World::new().await;
+    for (proxy, scheme) in [(Proxy::http().await, "http"), (Proxy::socks5().await, "socks5"), (Proxy::socks5().await, "socks5h")] {
+        let cluster = json!({"proxy-url": format!("{scheme}://{}", proxy.address)});
+        let kubeconfig = world.api.kubeconfig_with("fake", None, json!({"token": world.api.token()}), cluster);
+        let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
+        let mut wire = pgferry.connect("pgferry", "shop").await.unwrap_or_else(|error| panic!("{scheme}: {error:?}"));
+        assert_eq!(wire.value("select 1").await.unwrap(), "1");
+        assert!(proxy.count() > 0, "{scheme}");
+    }
+    let proxy = Proxy::http().await;
+    let from_environment = |no_proxy: &str| {
+        let url = format!("http://{}", proxy.address);
+        Start::new(BINARY).env("HTTPS_PROXY", url).env("NO_PROXY", no_proxy)
+    };
+    let pgferry = from_environment("127.0.0.0/8").serve(&world.api.kubeconfig()).await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    assert_eq!(proxy.count(), 0, "NO_PROXY names the API server");
+    let pgferry = from_environment("example.org").serve(&world.api.kubeconfig()).await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    assert!(proxy.count() > 0);
+}
+
+#[tokio::test]
+async fn another_server_name_and_an_untrusted_certificate() {
+    let world = World::new().await;
+    let token = json!({"token": world.api.token()});
+    let kubeconfig = world.api.kubeconfig_with("fake", None, token.clone(), json!({"tls-server-name": "kubernetes.test"}));
+    Start::new(BINARY).serve(&kubeconfig).await.connect("pgferry", "shop").await.unwrap();
+    let stranger = proto_tests::kubernetes::certificates::Authority::new("stranger");
+    let cluster = json!({"certificate-authority-data": proto_tests::cnpg::encoded(stranger.pem())});
+    let kubeconfig = world.api.kubeconfig_with("fake", None, token, cluster);
+    let refusal = Start::new(BINARY).serve(&kubeconfig).await.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "08001");
+    assert!(refusal.message.contains("is not trusted"), "{refusal:?}");
+}
+
+/// As `kind delete cluster && kind create cluster` does: another server, another CA, under the same name.
+#[tokio::test]
+async fn a_replaced_kubeconfig_is_used_without_a_restart() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let other = World::new().await;
+    let file = world.api.directory().join("kubeconfig");
+    fs::copy(other.api.kubeconfig(), &file).unwrap();
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    assert!(other.api.count("get", "pods/portforward") > 0);
+}
+
+#[tokio::test]
+async fn no_kubernetes_at_the_start_is_a_warning() {
+    let world = World::new().await;
+    let kubeconfig = world.api.kubeconfig();
+    world.api.go_down().await;
+    let mut pgferry = Start::new(BINARY).serve(&kubeconfig).await;
+    pgferry.says("Kubernetes does not answer yet").await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "08001");
+    assert!(refusal.message.contains("cannot be reached"), "{refusal:?}");
+    world.api.come_back().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+
+    let missing = world.api.directory().join("nothing");
+    let mut pgferry = Start::new(BINARY).serve(&missing).await;
+    pgferry.says("there is no kubeconfig").await;
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert!(refusal.code == "08001" && refusal.hint.contains("--kubeconfig"), "{refusal:?}");
+}
