@@ -38,7 +38,7 @@ pub fn start(filter: &str, format: Format) -> Result<(), FilterError> {
             .with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false))
             .try_init(),
         Format::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+            registry.with(fmt::layer().json().flatten_event(true).with_target(false).with_writer(io::stderr)).try_init()
         }
     };
     Ok(())

@@ -70,7 +70,7 @@ async fn rows() -> Vec<Row> {
             world.api.fault("get", "clusters", 99, status(503, "ServiceUnavailable"));
         })
         .await,
-        caused("the deadline has passed", "pgferry", "shop", |world| {
+        caused("the API server does not answer", "pgferry", "shop", |world| {
             world.api.fault("get", "clusters", 99, Fault::Hold(std::sync::Arc::default()));
         })
         .await,
@@ -101,7 +101,7 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("08006", "WebSockets", "WebSocket"),
         ("08006", "does not answer like a Kubernetes API server (status 502)", "kubectl config view"),
         ("08006", "answers 503", ""),
-        ("08006", "took longer", "connect_timeout"),
+        ("08006", "did not answer within 3 s", "kubectl version"),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (code, message, hint)) in rows.iter().zip(expected) {

@@ -38,10 +38,11 @@ pub(super) async fn find(context: &Context, name: &str, deadline: Instant) -> Re
     {
         return Ok(Found { view });
     }
-    if let Some((cluster, namespace)) = dotted
-        && let Some(view) = in_namespace(context, &operators::all(), (namespace, cluster), deadline).await?
-    {
-        return Ok(Found { view });
+    if let Some((cluster, namespace)) = dotted {
+        let found = in_namespace(context, &operators::all(), (namespace, cluster), deadline).await?;
+        if let Some(view) = single(found)? {
+            return Ok(Found { view });
+        }
     }
     Err(unknown(context, name, deadline).await.into())
 }
@@ -53,8 +54,15 @@ async fn bare(
     name: &str,
     deadline: Instant,
 ) -> Result<Option<View>, Failure> {
-    if let Some(view) = in_namespace(context, systems, (context.namespace(), name), deadline).await? {
-        return Ok(Some(view));
+    match in_namespace(context, systems, (context.namespace(), name), deadline).await {
+        Ok(found) => {
+            if let Some(view) = single(found)? {
+                return Ok(Some(view));
+            }
+        }
+        // A namespace that the caller may not look into holds nothing for it; others may.
+        Err(error) if error.is_forbidden() => {}
+        Err(error) => return Err(error.into()),
     }
     let (all, _) = everywhere(context, deadline).await?;
     let named = |listed: &&Listed| listed.facts.name == name;
@@ -79,19 +87,22 @@ async fn in_namespace(
     systems: &[&'static dyn Operator],
     (namespace, name): (&str, &str),
     deadline: Instant,
-) -> Result<Option<View>, Failure> {
+) -> Result<Vec<View>, K8sError> {
     let looks = systems.iter().map(|operator| reads::view(context, *operator, (namespace, name), deadline));
     let mut found = Vec::new();
     for look in join_all(looks).await {
         found.extend(look?);
     }
-    if found.len() > 1 {
+    Ok(found)
+}
+
+/// The only one; two of different systems are an error.
+fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
+    if let [one, _, ..] = found.as_slice() {
         let systems: Vec<_> = found.iter().map(|view| view.operator.system()).collect();
-        return Err(Report::fatal(
-            SqlState::UNKNOWN_TARGET,
-            format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of ")),
-        )
-        .into());
+        let (name, namespace) = (&one.facts.name, &one.facts.namespace);
+        let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
+        return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message).into());
     }
     Ok(found.pop())
 }

@@ -78,13 +78,15 @@ impl Sessions {
     ) -> (Over, Option<Ending>) {
         let mut phase = self.phase.clone();
         let mut ending: Option<Ending> = None;
+        let mut drains = None;
         loop {
             let until = if ending.is_some() { Until::Idle } else { Until::Ended };
             let overdue = ending.as_ref().map(|ending| ending.deadline);
             tokio::select! {
                 biased;
                 stopped = pipe.transfer(until) => return (Over::Stopped(stopped), ending),
-                until = drained(&mut phase), if ending.as_ref().is_none_or(|ending| ending.why != "drained") => {
+                until = drained(&mut phase, drains) => {
+                    drains = Some(until);
                     ending = Some(Ending {
                         report: Report::fatal(
                             SqlState::ADMIN_SHUTDOWN,
@@ -204,9 +206,12 @@ async fn goodbye(mut stream: BoxedStream, goodbye: Goodbye) {
     let _ = timeout(LAST_WORDS, stream.shutdown()).await;
 }
 
-async fn drained(phase: &mut watch::Receiver<Phase>) -> Instant {
+/// Waits for a drain whose end is not the `known` one: a second signal brings it forward.
+async fn drained(phase: &mut watch::Receiver<Phase>, known: Option<Instant>) -> Instant {
     loop {
-        if let Phase::Draining { until } = *phase.borrow_and_update() {
+        if let Phase::Draining { until } = *phase.borrow_and_update()
+            && Some(until) != known
+        {
             return until;
         }
         if phase.changed().await.is_err() {

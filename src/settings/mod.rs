@@ -291,7 +291,8 @@ fn collect(key: &str, value: &Value, sources: &Sources, all: &mut Vec<Origin>) {
         (Some(flag), _) => flag,
         (None, None) => "default".to_owned(),
         (None, Some("the environment")) => variable,
-        (None, Some(file)) => file.to_owned(),
+        // The library's own word is relative to where we run.
+        (None, Some(_)) => file(sources).unwrap_or_default().display().to_string(),
     };
     all.push(Origin { key: key.to_owned(), value: shown(value), from });
 }
