@@ -210,8 +210,10 @@ async fn a_restricted_service_account() {
     kubectl(&["create", "role", "-n", "prod", &name, verbs, "--resource=pods"]).await;
     let secrets = format!("{name}-secrets");
     kubectl(&["create", "role", "-n", "prod", &secrets, "--verb=get", "--resource=secrets"]).await;
+    let forward = format!("{name}-forward");
+    kubectl(&["create", "role", "-n", "prod", &forward, "--verb=get", "--resource=pods/portforward"]).await;
     let account = format!("--serviceaccount=prod:{name}");
-    for role in [&name, &secrets] {
+    for role in [&name, &secrets, &forward] {
         kubectl(&["create", "rolebinding", "-n", "prod", role, &format!("--role={role}"), &account]).await;
     }
     let token = kubectl(&["create", "token", "-n", "prod", &name]).await;
@@ -231,8 +233,8 @@ async fn a_restricted_service_account() {
     let (ok, text) = psql(&pgferry, &["shop.prod", "-c", "select 1"]).await;
     assert!(!ok && text.contains("create pods/portforward in namespace prod"), "{text}");
     assert!(text.contains("kubectl auth can-i create pods/portforward -n prod --context 'limited'"), "{text}");
-    kubectl(&["create", "role", "-n", "prod", &format!("{name}-forward"), "--verb=get,create", "--resource=pods/portforward"]).await;
-    kubectl(&["create", "rolebinding", "-n", "prod", &format!("{name}-forward"), &format!("--role={name}-forward"), &account]).await;
+    let both = r#"{"rules": [{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create", "get"]}]}"#;
+    kubectl(&["patch", "role", "-n", "prod", &forward, "--type=merge", "-p", both]).await;
     // RBAC is cached by the API server for a moment.
     let works = async {
         while !psql(&pgferry, &["shop", "-c", "select 1"]).await.0 {}
@@ -246,7 +248,7 @@ async fn a_restricted_service_account() {
     assert!(!ok && text.contains("Secret prod/ledger-app"), "{text}");
     let (code, out, err) = Start::new(BINARY).args(["list", "-o", "name", "--kubeconfig"]).arg(&limited).run().await;
     assert!(code == 0 && out.contains("shop.prod") && err.contains("verbs: [list]"), "{out}{err}");
-    for role in [name.clone(), secrets, format!("{name}-forward")] {
+    for role in [name.clone(), secrets, forward] {
         kubectl(&["delete", "-n", "prod", "role,rolebinding", &role]).await;
     }
     kubectl(&["delete", "-n", "prod", "serviceaccount", &name]).await;

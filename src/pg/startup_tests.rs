@@ -65,7 +65,7 @@ fn requests_are_told_apart() {
 
 #[test]
 fn negotiation_only_when_asked_for() {
-    let with = |minor, body: &[u8]| match first(&mut packet((3 << 16) | minor, body)) {
+    let with = |minor: u32, body: &[u8]| match first(&mut packet((3 << 16) | minor, body)) {
         Ok(Some(First::Startup(startup))) => startup,
         other => panic!("no startup message: {other:?}"),
     };
