@@ -32,7 +32,9 @@ async fn main() -> anyhow::Result<()> {
     let rig = Rig::start(|what| say(&format!("... {what}"))).await?;
     let server = bind(&rig, if check { 0 } else { 10_000 })?;
     let port = server.port().context("a port")?;
-    let (stop, signals) = if check { (watch::channel(Stop::Not).1, None) } else {
+    let (stop, signals) = if check {
+        (watch::channel(Stop::Not).1, None)
+    } else {
         let (stop, signals) = server::signals()?;
         (stop, Some(tokio::spawn(signals)))
     };

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long `pgferry list` may take: a large cluster's lists come in pages.
-const LIST: Duration = Duration::from_secs(60);
+const LIST: Duration = Duration::from_mins(1);
 
 /// A pgferry that listens and does not accept yet.
 pub struct Server {
@@ -66,8 +66,7 @@ impl Server {
             registry: Registry::new(settings.sessions.max_connections),
             phase: watched,
         });
-        let params =
-            server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
+        let params = server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
         Ok(Self { bound, sessions, contexts, phase, params })
     }
 
@@ -80,9 +79,10 @@ impl Server {
     /// Serves until it is told to stop and every session has ended.
     pub async fn run(self, stop: watch::Receiver<Stop>) {
         for bound in &self.bound {
-            match bound.target() {
-                Some(target) => info!("listening on {bound} for {target}"),
-                None => info!("listening on {bound}"),
+            if let Some(target) = bound.target() {
+                info!("listening on {bound} for {target}");
+            } else {
+                info!("listening on {bound}");
             }
         }
         let contexts = self.contexts;

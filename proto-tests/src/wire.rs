@@ -69,7 +69,7 @@ pub struct Wire {
     pub key: Option<(i32, Vec<u8>)>,
     /// ParameterStatus messages.
     pub parameters: Vec<(String, String)>,
-    /// NoticeResponses.
+    /// `NoticeResponses`.
     pub notices: Vec<Fields>,
 }
 
@@ -153,7 +153,8 @@ impl Wire {
                 'E' => error = Some(message.fields()),
                 'N' => self.notices.push(message.fields()),
                 'S' => {
-                    let mut parts = message.body.split(|byte| *byte == 0).map(|s| String::from_utf8_lossy(s).into_owned());
+                    let mut parts =
+                        message.body.split(|byte| *byte == 0).map(|s| String::from_utf8_lossy(s).into_owned());
                     self.parameters.push((parts.next().unwrap(), parts.next().unwrap()));
                 }
                 'K' => {
@@ -169,7 +170,9 @@ impl Wire {
 
     /// Sends a startup message of protocol 3.0 and reads to ReadyForQuery.
     pub async fn start(&mut self, parameters: &[(&str, &str)]) -> Result<Vec<Message>, Fields> {
-        self.send(&startup(3, 0, parameters)).await.map_err(|error| Fields { message: error.to_string(), ..Fields::default() })?;
+        self.send(&startup(3, 0, parameters))
+            .await
+            .map_err(|error| Fields { message: error.to_string(), ..Fields::default() })?;
         self.until_ready().await
     }
 
@@ -276,7 +279,9 @@ fn row(mut body: &[u8]) -> Vec<String> {
     (0..columns)
         .map(|_| {
             let length = body.get_i32();
-            let Ok(length) = usize::try_from(length) else { return "NULL".to_owned() };
+            let Ok(length) = usize::try_from(length) else {
+                return "NULL".to_owned();
+            };
             String::from_utf8_lossy(&body.copy_to_bytes(length)).into_owned()
         })
         .collect()

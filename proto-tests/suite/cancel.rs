@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use proto_tests::{
-
     kubernetes::certificates::Authority,
     postgres::{Hba, Setup},
     wire::{Wire, cancel_request},

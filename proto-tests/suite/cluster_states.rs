@@ -24,7 +24,10 @@ async fn hibernated_and_fenced_clusters_say_so() {
     world.cluster().annotate("cnpg.io/hibernation", "on");
     let refusal = pgferry.refusal("pgferry", "shop").await;
     assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("57P03", "cluster shop.prod is hibernated"));
-    assert!(refusal.hint.contains("kubectl annotate") && refusal.hint.contains("cnpg.io/hibernation=off"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("kubectl annotate") && refusal.hint.contains("cnpg.io/hibernation=off"),
+        "{refusal:?}"
+    );
     world.cluster().annotate("cnpg.io/hibernation", "off");
     for fence in ["[\"*\"]", "[\"shop-1\"]"] {
         world.cluster().annotate("cnpg.io/fencedInstances", fence);
@@ -108,7 +111,8 @@ async fn poolers_and_jobs_are_never_chosen() {
 async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut world = World::new().await;
     let replica = proto_tests::postgres::PostgresServer::replica_of(&mut world.server).await.unwrap();
-    let cluster = Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
+    let cluster =
+        Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
     let pgferry = impatient(&world).await;
     let mut wire = pgferry.connect("pgferry", "pair:ro").await.unwrap();
     assert_eq!(wire.value("select pg_is_in_recovery()").await.unwrap(), "t");

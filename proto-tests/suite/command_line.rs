@@ -1,9 +1,6 @@
 //! `pgferry list`, `pgferry config`, completions and help.
 
-use proto_tests::{
-    cnpg::Cluster,
-    subject::Start,
-};
+use proto_tests::{cnpg::Cluster, subject::Start};
 use serde_json::{Value, json};
 
 use crate::support::{BINARY, World};
@@ -19,15 +16,28 @@ async fn list_shows_what_can_be_reached() {
     asleep.annotate("cnpg.io/hibernation", "on");
     let (code, out, err) = list(&world, &[]).await;
     assert_eq!((code, err.as_str()), (0, ""));
-    for part in ["CLUSTER", "shop", "prod", "cloudnative-pg", "shop-1", "asleep", "hibernated", "Context fake", "psql -h localhost"] {
+    for part in [
+        "CLUSTER",
+        "shop",
+        "prod",
+        "cloudnative-pg",
+        "shop-1",
+        "asleep",
+        "hibernated",
+        "Context fake",
+        "psql -h localhost",
+    ] {
         assert!(out.contains(part), "{part}: {out}");
     }
     let (_, out, _) = list(&world, &["--output", "json"]).await;
     let all: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(all["clusters"][0], json!({
-        "name": "shop", "namespace": "prod", "context": "fake", "system": "cloudnative-pg", "primary": "shop-1",
-        "ready": true, "status": "ready", "replicas": {"ready": 0, "total": 0}, "databases": ["app"], "roles": ["app"],
-    }));
+    assert_eq!(
+        all["clusters"][0],
+        json!({
+            "name": "shop", "namespace": "prod", "context": "fake", "system": "cloudnative-pg", "primary": "shop-1",
+            "ready": true, "status": "ready", "replicas": {"ready": 0, "total": 0}, "databases": ["app"], "roles": ["app"],
+        })
+    );
     assert_eq!(list(&world, &["-o", "name"]).await.1, "shop.prod\nasleep.staging\n");
     assert_eq!(list(&world, &["-o", "name", "-n", "staging"]).await.1, "asleep.staging\n");
     assert_eq!(world.api.count("get", "secrets") + world.api.count("list", "secrets"), 0, "it reads no Secrets");
@@ -42,7 +52,8 @@ async fn list_reads_page_by_page() {
     world.api.page(10);
     let (_, out, _) = list(&world, &["-o", "name"]).await;
     assert_eq!(out.lines().count(), 26);
-    let pages = world.api.requests().into_iter().filter(|request| request.resource == "clusters" && request.status == 200);
+    let pages =
+        world.api.requests().into_iter().filter(|request| request.resource == "clusters" && request.status == 200);
     assert_eq!(pages.count(), 3);
 }
 

@@ -36,7 +36,11 @@ fn denied(verb: &'static str, resource: &'static str) -> impl FnOnce(&World) {
 
 async fn rows() -> Vec<Row> {
     let status = |code: u16, reason: &str| {
-        Fault::Status(code, json!({"kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}).to_string())
+        Fault::Status(
+            code,
+            json!({"kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code})
+                .to_string(),
+        )
     };
     let html = || Fault::Status(502, "<html>Bad Gateway</html>".to_owned());
     vec![
@@ -44,23 +48,35 @@ async fn rows() -> Vec<Row> {
         caused("no context of this name", "pgferry", "shop@fke", |_| ()).await,
         caused("a database that is never a target", "pgferry", "postgres", |_| ()).await,
         caused("no login for this role", "nobody-here", "shop", |_| ()).await,
-        caused("the login to Kubernetes has expired", "pgferry", "shop", |world| world.api.revoke(world.api.token())).await,
+        caused("the login to Kubernetes has expired", "pgferry", "shop", |world| world.api.revoke(world.api.token()))
+            .await,
         caused("RBAC: no `list` on pods", "pgferry", "shop", denied("list", "pods")).await,
         caused("RBAC: no `get` on secrets", "pgferry", "shop", denied("get", "secrets")).await,
         caused("RBAC: no `create` on pods/portforward", "pgferry", "shop", denied("create", "pods/portforward")).await,
         caused("RBAC: no `get` on pods/portforward", "pgferry", "shop", denied("get", "pods/portforward")).await,
-        caused("the Secret is missing", "pgferry", "shop", |world| world.api.delete("secrets", "prod", "shop-app")).await,
+        caused("the Secret is missing", "pgferry", "shop", |world| world.api.delete("secrets", "prod", "shop-app"))
+            .await,
         caused("the Secret has no password", "pgferry", "shop", |world| {
             world.api.change("secrets", "prod", "shop-app", |secret| {
                 secret["data"].as_object_mut().unwrap().remove("password");
             });
         })
         .await,
-        caused("the password is refused, twice", "pgferry", "shop", |world| world.cluster().set_password("wrong")).await,
+        caused("the password is refused, twice", "pgferry", "shop", |world| world.cluster().set_password("wrong"))
+            .await,
         caused("no ready primary", "pgferry", "shop", |world| world.cluster().set_ready(1, false)).await,
-        caused("the cluster is hibernated", "pgferry", "shop", |world| world.cluster().annotate("cnpg.io/hibernation", "on")).await,
-        caused("the primary is fenced", "pgferry", "shop", |world| world.cluster().annotate("cnpg.io/fencedInstances", "[\"*\"]")).await,
-        caused("nothing listens in the pod", "pgferry", "shop", |world| world.api.backend("prod", "shop-1", 5432, Backend::Refuse)).await,
+        caused("the cluster is hibernated", "pgferry", "shop", |world| {
+            world.cluster().annotate("cnpg.io/hibernation", "on");
+        })
+        .await,
+        caused("the primary is fenced", "pgferry", "shop", |world| {
+            world.cluster().annotate("cnpg.io/fencedInstances", "[\"*\"]");
+        })
+        .await,
+        caused("nothing listens in the pod", "pgferry", "shop", |world| {
+            world.api.backend("prod", "shop-1", 5432, Backend::Refuse);
+        })
+        .await,
         caused("an intermediary refuses WebSockets", "pgferry", "shop", |world| world.api.without_websockets()).await,
         caused("something else answers for the API server", "pgferry", "shop", move |world| {
             world.api.fault("get", "clusters", 99, html());
@@ -89,7 +105,11 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("28000", "expired", "kubectl --context 'fake'"),
         ("42501", "list pods in namespace", "kubectl auth can-i list pods -n"),
         ("42501", "get secrets in namespace prod", "verbs: [get]"),
-        ("42501", "create pods/portforward in namespace prod", "kubectl auth can-i create pods/portforward -n prod --context 'fake'"),
+        (
+            "42501",
+            "create pods/portforward in namespace prod",
+            "kubectl auth can-i create pods/portforward -n prod --context 'fake'",
+        ),
         ("42501", "get pods/portforward in namespace prod", "verbs: [create, get]"),
         ("28000", "Secret prod/shop-app", "kubectl get secrets -n prod"),
         ("28000", "Secret prod/shop-app has no key \"password\"", "kubectl describe secret -n prod shop-app"),
@@ -109,10 +129,13 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         assert!(fields.severity == "FATAL" && fields.code == *code, "{}: {fields:?}", row.what);
         assert!(fields.message.contains(message) && fields.hint.contains(hint), "{}: {fields:?}", row.what);
     }
-    let table = rows.iter().fold(String::from("| what happened | SQLSTATE | message |\n| --- | --- | --- |\n"), |mut table, row| {
-        writeln!(table, "| {} | {} | {} |", row.what, row.fields.code, plain(&row.fields.message)).unwrap();
-        table
-    });
+    let table = rows.iter().fold(
+        String::from("| what happened | SQLSTATE | message |\n| --- | --- | --- |\n"),
+        |mut table, row| {
+            writeln!(table, "| {} | {} | {} |", row.what, row.fields.code, plain(&row.fields.message)).unwrap();
+            table
+        },
+    );
     in_readme("errors", &table);
 }
 
@@ -121,7 +144,7 @@ fn plain(message: &str) -> String {
     let mut words: Vec<String> = message.split(' ').map(str::to_owned).collect();
     for word in &mut words {
         if word.starts_with("https://127.0.0.1:") {
-            *word = "https://...".to_owned();
+            "https://...".clone_into(word);
         }
     }
     words.join(" ")

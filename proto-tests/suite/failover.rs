@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use proto_tests::{
-    cnpg::Cluster,
-    postgres::PostgresServer,
-    wire::Wire,
-};
+use proto_tests::{cnpg::Cluster, postgres::PostgresServer, wire::Wire};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -81,7 +77,9 @@ async fn what_ends_no_session() {
     let mut pgferry = cluster_pgferry(&cluster).await;
     let mut wire = pgferry.connect("pgferry", "pair").await.unwrap();
     let label = |role: &str| {
-        cluster.api.change("pods", "prod", "pair-1", |pod| pod["metadata"]["labels"]["cnpg.io/instanceRole"] = json!(role));
+        cluster
+            .api
+            .change("pods", "prod", "pair-1", |pod| pod["metadata"]["labels"]["cnpg.io/instanceRole"] = json!(role));
     };
     label("replica");
     label("primary");

@@ -88,7 +88,10 @@ async fn a_plugin_that_fails_says_so_without_its_output() {
     let hint = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin", "installHint": "brew install it"}});
     let pgferry = with_user(api, hint).await;
     let refusal = pgferry.refusal("pgferry", "shop").await;
-    assert!(refusal.message.contains("no-such-plugin is not installed") && refusal.hint == "brew install it", "{refusal:?}");
+    assert!(
+        refusal.message.contains("no-such-plugin is not installed") && refusal.hint == "brew install it",
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
@@ -99,13 +102,18 @@ async fn an_expired_login_says_what_to_type() {
     world.api.revoke(world.api.token());
     let refusal = pgferry.refusal("pgferry", "shop").await;
     assert_eq!(refusal.code, "28000");
-    assert!(refusal.message.contains("expired") && refusal.hint.contains("kubectl --context 'fake' get"), "{refusal:?}");
+    assert!(
+        refusal.message.contains("expired") && refusal.hint.contains("kubectl --context 'fake' get"),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
 async fn http_and_socks_proxies() {
     let world = World::new().await;
-    for (proxy, scheme) in [(Proxy::http().await, "http"), (Proxy::socks5().await, "socks5"), (Proxy::socks5().await, "socks5h")] {
+    for (proxy, scheme) in
+        [(Proxy::http().await, "http"), (Proxy::socks5().await, "socks5"), (Proxy::socks5().await, "socks5h")]
+    {
         let cluster = json!({"proxy-url": format!("{scheme}://{}", proxy.address)});
         let kubeconfig = world.api.kubeconfig_with("fake", None, json!({"token": world.api.token()}), cluster);
         let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
@@ -130,7 +138,8 @@ async fn http_and_socks_proxies() {
 async fn another_server_name_and_an_untrusted_certificate() {
     let world = World::new().await;
     let token = json!({"token": world.api.token()});
-    let kubeconfig = world.api.kubeconfig_with("fake", None, token.clone(), json!({"tls-server-name": "kubernetes.test"}));
+    let kubeconfig =
+        world.api.kubeconfig_with("fake", None, token.clone(), json!({"tls-server-name": "kubernetes.test"}));
     Start::new(BINARY).serve(&kubeconfig).await.connect("pgferry", "shop").await.unwrap();
     let stranger = proto_tests::kubernetes::certificates::Authority::new("stranger");
     let cluster = json!({"certificate-authority-data": proto_tests::cnpg::encoded(stranger.pem())});

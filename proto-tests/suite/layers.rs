@@ -110,7 +110,9 @@ fn edges(place: &[String], source: &str) -> BTreeSet<String> {
 /// Forbidden edges of one file.
 fn violations(place: &[String], source: &str) -> Vec<String> {
     let layer = place[0].as_str();
-    let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == layer) else { return Vec::new() };
+    let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == layer) else {
+        return Vec::new();
+    };
     let layers: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).chain(["telemetry"]).collect();
     edges(place, source)
         .into_iter()

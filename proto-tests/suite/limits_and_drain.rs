@@ -2,10 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use proto_tests::{
-    subject::Start,
-    wire::Wire,
-};
+use proto_tests::{subject::Start, wire::Wire};
 use rustix::process::Signal;
 use tokio::time::timeout;
 
@@ -22,9 +19,7 @@ async fn too_many_connections() {
     assert_eq!(refusal.code, "53300");
     assert!(refusal.message.contains("2 connections") && refusal.hint.contains("max_connections"), "{refusal:?}");
     drop(first);
-    let again = async {
-        while pgferry.connect("pgferry", "shop").await.is_err() {}
-    };
+    let again = async { while pgferry.connect("pgferry", "shop").await.is_err() {} };
     timeout(Duration::from_secs(20), again).await.expect("a place is free again");
 }
 
@@ -81,7 +76,13 @@ async fn another_user_of_this_machine_is_refused() {
     let config = world.api.write("config.toml", "[listen]\nallowed_uids = [65534]\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let script = script.replace(&port.to_string(), &pgferry.address().port().to_string());
-    let mut child = tokio::process::Command::new("bash").args(["-c", &script]).uid(65534).stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut child = tokio::process::Command::new("bash")
+        .args(["-c", &script])
+        .uid(65534)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
     let mut first = [0; 1];
     tokio::io::AsyncReadExt::read_exact(child.stdout.as_mut().unwrap(), &mut first).await.unwrap();
     assert_eq!(first, [b'R']);
@@ -140,7 +141,13 @@ async fn the_log_has_two_lines_a_session() {
         serde_json::from_str::<serde_json::Value>(line).unwrap()
     };
     let opened = line("session opened");
-    for (name, value) in [("context", "fake"), ("target", "shop"), ("pod", "shop-1"), ("role", "app"), ("application", "te\\u{1b}[31mst")] {
+    for (name, value) in [
+        ("context", "fake"),
+        ("target", "shop"),
+        ("pod", "shop-1"),
+        ("role", "app"),
+        ("application", "te\\u{1b}[31mst"),
+    ] {
         assert_eq!(opened[name], value, "{opened}");
     }
     let ended = line("session ended");

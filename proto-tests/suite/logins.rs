@@ -43,7 +43,8 @@ async fn every_secret_of_cloudnative_pg() {
     Cluster::with_spec(&api, ("prod", "ledger"), spec, &[server.address()]);
     api.put("secrets", secret("prod", "own", &[("username", "clerk\n"), ("password", &clerk)]));
     api.put("secrets", secret("prod", "rep", &[("username", "reporting"), ("password", &reporting)]));
-    let superuser = secret("prod", "ledger-superuser", &[("username", "postgres"), ("password", &admin), ("dbname", "*")]);
+    let superuser =
+        secret("prod", "ledger-superuser", &[("username", "postgres"), ("password", &admin), ("dbname", "*")]);
     api.put("secrets", superuser);
     let pgferry = proto_tests::subject::Start::new(crate::support::BINARY).serve(&api.kubeconfig()).await;
     for (user, who) in [("pgferry", "clerk books"), ("reporting", "reporting books"), ("postgres", "postgres books")] {
@@ -103,7 +104,8 @@ async fn a_cleartext_password_is_never_sent_in_plaintext() {
 
 #[tokio::test]
 async fn passwords_with_every_kind_of_character() {
-    for password in ["  spaces  ", "quote'\"\\", "ünïcödé ✓ 密码", "\u{00AA}\u{2168}", "%40:/@?#", "tab\there"] {
+    for password in ["  spaces  ", "quote'\"\\", "ünïcödé ✓ 密码", "\u{00AA}\u{2168}", "%40:/@?#", "tab\there"]
+    {
         let server = PostgresServer::start(Setup::new(18).application("app", password, "app")).await.unwrap();
         let api = FakeKubernetes::start().await;
         Cluster::new(&api, ("prod", "shop"), password, &[server.address()]);
@@ -122,7 +124,9 @@ async fn a_changed_secret_is_used_by_the_next_login() {
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     wire.query(&format!("ALTER ROLE app PASSWORD '{fresh}'")).await.unwrap();
     // The operator leaves uri and pgpass as they were.
-    world.api.change("secrets", "prod", "shop-app", |secret| secret["data"]["password"] = json!(proto_tests::cnpg::encoded(&fresh)));
+    world.api.change("secrets", "prod", "shop-app", |secret| {
+        secret["data"]["password"] = json!(proto_tests::cnpg::encoded(&fresh));
+    });
     pgferry.connect("pgferry", "shop").await.unwrap();
 }
 
@@ -166,5 +170,8 @@ async fn broken_secrets_name_the_object_and_the_key() {
     assert!(pgferry.refusal("pgferry", "shop").await.message.contains("no UTF-8 text"));
     world.api.delete("secrets", "prod", "shop-app");
     let refusal = pgferry.refusal("pgferry", "shop").await;
-    assert!(refusal.message.contains("Secret prod/shop-app") && refusal.message.contains("does not exist"), "{refusal:?}");
+    assert!(
+        refusal.message.contains("Secret prod/shop-app") && refusal.message.contains("does not exist"),
+        "{refusal:?}"
+    );
 }

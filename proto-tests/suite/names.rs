@@ -1,10 +1,6 @@
 //! What a name means: the README's table, row by row, through the binary.
 
-use proto_tests::{
-    cnpg::Cluster,
-    subject::Start,
-    wire::Wire,
-};
+use proto_tests::{cnpg::Cluster, subject::Start, wire::Wire};
 use serde_json::json;
 
 use crate::support::{BINARY, World};
@@ -14,8 +10,13 @@ async fn a_database_names_a_cluster() {
     let world = World::new().await;
     let pgferry = world.pgferry().await;
     for database in ["shop", "shop.prod", "shop.prod@fake", "shop@fake", "shop:any", "shop/app", "shop.prod:rw/app"] {
-        let mut wire = pgferry.connect("pgferry", database).await.unwrap_or_else(|error| panic!("{database}: {error:?}"));
-        assert_eq!(wire.value("select current_user || ' ' || current_database()").await.unwrap(), "app app", "{database}");
+        let mut wire =
+            pgferry.connect("pgferry", database).await.unwrap_or_else(|error| panic!("{database}: {error:?}"));
+        assert_eq!(
+            wire.value("select current_user || ' ' || current_database()").await.unwrap(),
+            "app app",
+            "{database}"
+        );
     }
     let mut wire = pgferry.connect("app", "shop/postgres").await.unwrap();
     assert_eq!(wire.value("select current_database()").await.unwrap(), "postgres");
@@ -87,7 +88,10 @@ async fn a_bare_name_is_looked_up_in_the_namespace_in_force_then_everywhere() {
     Cluster::new(&world.api, ("finance", "ledger"), &world.password, &[address]);
     let pgferry = world.pgferry().await;
     let refusal = pgferry.refusal("alice", "shop").await;
-    assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("3D000", "\"shop\" names 2 clusters: shop.prod and shop.staging"));
+    assert_eq!(
+        (refusal.code.as_str(), refusal.message.as_str()),
+        ("3D000", "\"shop\" names 2 clusters: shop.prod and shop.staging")
+    );
     assert!(pgferry.connect("pgferry", "ledger").await.is_ok(), "the only one of its name");
     assert!(pgferry.connect("pgferry", "shop.staging").await.is_ok());
     drop(pgferry);

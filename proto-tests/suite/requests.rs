@@ -19,7 +19,8 @@ async fn the_second_connection_costs_one_upgrade_and_one_secret() {
     world.api.forget_requests();
     pgferry.connect("pgferry", "shop").await.unwrap();
     let requests = world.api.requests();
-    let count = |verb: &str, resource: &str| requests.iter().filter(|r| r.verb == verb && r.resource == resource).count();
+    let count =
+        |verb: &str, resource: &str| requests.iter().filter(|r| r.verb == verb && r.resource == resource).count();
     assert_eq!(count("get", "pods/portforward"), 1, "{requests:#?}");
     assert!(count("get", "secrets") <= 1, "{requests:#?}");
     assert_eq!(requests.len(), 1 + count("get", "secrets"), "{requests:#?}");

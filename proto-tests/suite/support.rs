@@ -42,7 +42,8 @@ impl World {
 
     pub(crate) async fn pgferry_with(&self, args: &[&str]) -> Subject {
         let start = Start::new(BINARY);
-        let mut subject = start.args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]).arg(self.api.kubeconfig());
+        let mut subject =
+            start.args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]).arg(self.api.kubeconfig());
         subject = subject.args(args);
         subject.wait().await
     }

@@ -135,7 +135,9 @@ mod table {
         #[tokio::test]
         async fn our_own_connection_is_ours() {
             for address in ["127.0.0.1:0", "[::1]:0"] {
-                let Ok(listener) = tokio::net::TcpListener::bind(address).await else { continue };
+                let Ok(listener) = tokio::net::TcpListener::bind(address).await else {
+                    continue;
+                };
                 let to = listener.local_addr().expect("an address");
                 let client = tokio::net::TcpStream::connect(to).await.expect("connected");
                 let (_accepted, from) = listener.accept().await.expect("accepted");

@@ -261,11 +261,9 @@ fn password<'a>(attempt: &Attempt<'a>) -> Result<&'a [u8], LoginError> {
 fn begin_scram(attempt: &Attempt<'_>, offered: &[String], out: &mut BytesMut) -> Result<Scram, LoginError> {
     let has = |name: &str| offered.iter().any(|mechanism| mechanism == name);
     let (name, binding, method) = match attempt.channel {
-        Channel::Tls { end_point: Some(end_point) } if has(SCRAM_SHA_256_PLUS) => (
-            SCRAM_SHA_256_PLUS,
-            ChannelBinding::tls_server_end_point(end_point.clone()),
-            Method::ScramSha256Plus,
-        ),
+        Channel::Tls { end_point: Some(end_point) } if has(SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point.clone()), Method::ScramSha256Plus)
+        }
         // "y": we could, the server says it cannot. A server that can will notice that somebody cut its offer.
         Channel::Tls { end_point: Some(_) } if has(SCRAM_SHA_256) => {
             (SCRAM_SHA_256, ChannelBinding::unrequested(), Method::ScramSha256)

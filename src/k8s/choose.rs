@@ -56,9 +56,10 @@ impl View {
             Leader::Pod(name) => self.pods.iter().find(|pod| pod.metadata.name == *name),
             Leader::Moving => None,
             Leader::Unsaid => {
-                let mut labelled = self.pods.iter().filter(|pod| {
-                    pod.serves() && self.operator.member(&self.facts, pod) == Member::Primary
-                });
+                let mut labelled = self
+                    .pods
+                    .iter()
+                    .filter(|pod| pod.serves() && self.operator.member(&self.facts, pod) == Member::Primary);
                 // Two that claim it: neither is believed.
                 labelled.next().filter(|_| labelled.next().is_none())
             }
@@ -81,9 +82,11 @@ impl View {
             return Choice::Never(self.fence(format!("all servers of cluster {} are fenced", self.name())));
         }
         match self.primary_pod() {
-            Some(pod) if self.fenced(pod) => Choice::Never(
-                self.fence(format!("the primary of cluster {}, {}, is fenced", self.name(), pod.metadata.name)),
-            ),
+            Some(pod) if self.fenced(pod) => Choice::Never(self.fence(format!(
+                "the primary of cluster {}, {}, is fenced",
+                self.name(),
+                pod.metadata.name
+            ))),
             Some(pod) if pod.serves() => Choice::Pod(pod),
             _ => self.none("primary"),
         }

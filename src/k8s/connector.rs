@@ -1,4 +1,4 @@
-//! The HTTP stack to an API server: kube's own leaves TCP_NODELAY off (40 ms on each new connection and on every
+//! The HTTP stack to an API server: kube's own leaves `TCP_NODELAY` off (40 ms on each new connection and on every
 //! pair of small writes), sends no keepalive, and retries for minutes.
 
 use std::{env, time::Duration};
@@ -23,14 +23,14 @@ use tower::ServiceBuilder;
 use super::{K8sError, no_proxy};
 
 /// Below the API server's 90 s, at which it closes while we may be writing.
-const POOL_IDLE: Duration = Duration::from_secs(60);
+const POOL_IDLE: Duration = Duration::from_mins(1);
 /// NATs and load balancers forget a silent connection after a few minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Three probes at this distance, and the connection is dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Data that nobody acknowledges for this long: the link is dead (Linux).
 #[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Builds the stack that a configuration describes. `connect_timeout` is for TCP alone.
 ///
@@ -46,7 +46,9 @@ pub(super) fn build(config: &Config, connect_timeout: Duration) -> Result<Client
     http.set_connect_timeout(Some(connect_timeout));
     #[cfg(target_os = "linux")]
     http.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    let Some(proxy) = proxy(config) else { return with(config, http) };
+    let Some(proxy) = proxy(config) else {
+        return with(config, http);
+    };
     let unusable = || K8sError::Kubeconfig(format!("the proxy {} is not usable", shown(&proxy)));
     match proxy.scheme_str() {
         // The proxy resolves names in both: SOCKS5 as hyper speaks it sends the name.
@@ -129,7 +131,7 @@ fn shown(proxy: &Uri) -> String {
     format!("{}://{}", proxy.scheme_str().unwrap_or_default(), proxy.host().unwrap_or_default())
 }
 
-/// The proxy for this cluster: the kubeconfig's own, else the environment's unless NO_PROXY names the cluster.
+/// The proxy for this cluster: the kubeconfig's own, else the environment's unless `NO_PROXY` names the cluster.
 fn proxy(config: &Config) -> Option<Uri> {
     // kube has read the environment too, but matches NO_PROXY against the proxy instead of the cluster.
     let from_environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| env::var(name).ok());

@@ -27,7 +27,7 @@ use super::{
 use crate::upstream::{Identity, Progress};
 
 /// A token is renewed this long before it ends: a call under way with it still gets through.
-const EARLY: Duration = Duration::from_secs(60);
+const EARLY: Duration = Duration::from_mins(1);
 
 /// The name of the one context inside a cluster.
 const IN_CLUSTER: &str = "in-cluster";
@@ -132,7 +132,9 @@ impl Contexts {
             return Ok(self.short(name));
         }
         let name = match read(&self.files)? {
-            Some(kubeconfig) => kubeconfig.current_context.filter(|name| !name.is_empty()).ok_or(K8sError::NoContext)?,
+            Some(kubeconfig) => {
+                kubeconfig.current_context.filter(|name| !name.is_empty()).ok_or(K8sError::NoContext)?
+            }
             None if in_cluster() => IN_CLUSTER.to_owned(),
             None => return Err(K8sError::NoKubeconfig),
         };
@@ -227,10 +229,7 @@ impl Shared {
 
     async fn build(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
         let stamps = stamps(&self.files);
-        let mut kubeconfig = match read(&self.files)? {
-            Some(kubeconfig) => kubeconfig,
-            None => return self.build_in_cluster(),
-        };
+        let Some(mut kubeconfig) = read(&self.files)? else { return self.build_in_cluster() };
         let plugin = self.take_plugin(&mut kubeconfig);
         let options = KubeConfigOptions { context: Some(self.real.clone()), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
@@ -253,12 +252,7 @@ impl Shared {
         self.finish(config, None, stamps(&self.files))
     }
 
-    fn finish(
-        &self,
-        config: Config,
-        expires: Option<SystemTime>,
-        stamps: Vec<Stamp>,
-    ) -> Result<Built, K8sError> {
+    fn finish(&self, config: Config, expires: Option<SystemTime>, stamps: Vec<Stamp>) -> Result<Built, K8sError> {
         let client = connector::build(&config, self.params.connect_timeout)?;
         let built = Built {
             client,

@@ -51,7 +51,9 @@ impl Refusals {
     /// Refuses a login that was refused a moment ago.
     fn check(&self, login: &Login) -> Result<(), Report> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(refusal) = all.get(&(login.source.clone(), login.user.clone())) else { return Ok(()) };
+        let Some(refusal) = all.get(&(login.source.clone(), login.user.clone())) else {
+            return Ok(());
+        };
         let rest = LEFT_ALONE.saturating_sub(refusal.at.elapsed());
         if refusal.version != login.version || rest.is_zero() {
             return Ok(());
@@ -90,17 +92,16 @@ impl Kubernetes {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.get(&(ask.identity.clone(), upstream.cluster.clone())).cloned()
         };
-        let view = match seen {
-            Some(view) => view,
-            None => {
-                let operator = super::operators::all().into_iter().find(|known| known.system() == upstream.system);
-                let place = (upstream.cluster.namespace.as_str(), upstream.cluster.name.as_str());
-                let view = match operator {
-                    Some(operator) => reads::view(&context, operator, place, ask.deadline).await?,
-                    None => None,
-                };
-                Arc::new(view.ok_or_else(|| no_login(&upstream.cluster.to_string()))?)
-            }
+        let view = if let Some(view) = seen {
+            view
+        } else {
+            let operator = super::operators::all().into_iter().find(|known| known.system() == upstream.system);
+            let place = (upstream.cluster.namespace.as_str(), upstream.cluster.name.as_str());
+            let view = match operator {
+                Some(operator) => reads::view(&context, operator, place, ask.deadline).await?,
+                None => None,
+            };
+            Arc::new(view.ok_or_else(|| no_login(&upstream.cluster.to_string()))?)
         };
         match &ask.role {
             Role::Default => default_login(&context, &view.facts, ask.deadline).await,
@@ -129,8 +130,12 @@ async fn default_login(context: &Context, facts: &Facts, deadline: Instant) -> R
 /// This role's login, or an error that says which roles have one.
 async fn named_login(context: &Context, view: &View, role: &str, deadline: Instant) -> Result<Login, Failure> {
     let facts = &view.facts;
-    let mut candidates: Vec<LoginSource> =
-        facts.logins.iter().filter(|source| source.role.as_deref().is_none_or(|known| known == role)).cloned().collect();
+    let mut candidates: Vec<LoginSource> = facts
+        .logins
+        .iter()
+        .filter(|source| source.role.as_deref().is_none_or(|known| known == role))
+        .cloned()
+        .collect();
     // One whose Secret names the role itself is looked into last.
     candidates.sort_by_key(|source| source.role.is_none());
     if candidates.iter().all(|source| source.role.is_none()) {
@@ -147,9 +152,9 @@ async fn named_login(context: &Context, view: &View, role: &str, deadline: Insta
                 .hint(format!("Correct its key {}", source.user_key))
                 .into());
             }
-            Some(_) => {}
             None if source.role.is_some() => return Err(no_secret(facts, source).into()),
-            None => {}
+            // A Secret whose role was not known before is another role's, or does not exist.
+            Some(_) | None => {}
         }
     }
     let mut known: Vec<String> = Vec::new();
@@ -165,7 +170,9 @@ async fn named_login(context: &Context, view: &View, role: &str, deadline: Insta
 
 /// Logins that the cluster's own resource does not name.
 async fn more_logins(context: &Context, view: &View, role: &str, deadline: Instant) -> Vec<LoginSource> {
-    let Some(resource) = view.operator.more_logins() else { return Vec::new() };
+    let Some(resource) = view.operator.more_logins() else {
+        return Vec::new();
+    };
     let namespace = Some(view.facts.namespace.as_str());
     // An older operator has none, and a caller may not be allowed to look: then there are no more.
     let found = reads::list::<Custom>(context, resource, namespace, &ListQuery::default(), deadline).await;
@@ -188,7 +195,8 @@ async fn read(
     let password = text(&secret, facts, source, source.password_key)?;
     // `*` is "any database" in a superuser's Secret.
     let database = secret.get(source.database_key).and_then(|value| std::str::from_utf8(value).ok());
-    let database = database.map(|name| name.trim_end_matches(['\r', '\n'])).filter(|name| !name.is_empty() && *name != "*");
+    let database =
+        database.map(|name| name.trim_end_matches(['\r', '\n'])).filter(|name| !name.is_empty() && *name != "*");
     Ok(Some(Login {
         user: user.to_owned(),
         password: Some(SecretString::from(password)),
@@ -202,10 +210,8 @@ async fn read(
 /// A key that must be there, not empty, and text.
 fn text<'a>(secret: &'a Secret, facts: &Facts, source: &LoginSource, key: &str) -> Result<&'a str, Report> {
     let broken = |what: &str| {
-        Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{} {what} \"{key}\"", named(facts, source))).hint(format!(
-            "See which keys it has: kubectl describe secret -n {} {}",
-            facts.namespace, source.secret
-        ))
+        Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{} {what} \"{key}\"", named(facts, source)))
+            .hint(format!("See which keys it has: kubectl describe secret -n {} {}", facts.namespace, source.secret))
     };
     let value = secret.get(key).ok_or_else(|| broken("has no key"))?;
     if value.is_empty() {
@@ -242,5 +248,6 @@ fn no_role(cluster: &str, role: &str, known: &[String]) -> Report {
 }
 
 fn no_login(cluster: &str) -> Report {
-    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a login")).hint("Give a role a passwordSecret in the cluster's resource (spec.managed.roles), or enable superuser access")
+    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a login"))
+        .hint("Give a role a passwordSecret in the cluster's resource (spec.managed.roles), or enable superuser access")
 }

@@ -98,11 +98,7 @@ struct Status {
 }
 
 /// The pod's address now; names come back with another address, uids do not come back.
-async fn address(
-    context: &super::client::Context,
-    upstream: &Upstream,
-    deadline: Instant,
-) -> Result<IpAddr, Failure> {
+async fn address(context: &super::client::Context, upstream: &Upstream, deadline: Instant) -> Result<IpAddr, Failure> {
     let pod = &upstream.pod;
     let access =
         Access { verb: "get", group: "", resource: "pods", namespace: Some(&pod.namespace), name: Some(&pod.name) };

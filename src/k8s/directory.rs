@@ -111,11 +111,7 @@ impl Kubernetes {
                     let upstream = Upstream {
                         cluster: id.clone(),
                         system: operator.system(),
-                        pod: PodId {
-                            namespace: id.namespace.clone(),
-                            name: pod.metadata.name,
-                            uid: pod.metadata.uid,
-                        },
+                        pod: PodId { namespace: id.namespace.clone(), name: pod.metadata.name, uid: pod.metadata.uid },
                         port: view.facts.port,
                         mode: ask.target.mode,
                         standby_cluster: view.facts.standby,
@@ -152,8 +148,7 @@ impl Kubernetes {
         let full = format!("{}.{}", facts.name, facts.namespace);
         let configured = self.params.tls.get(&full).or_else(|| self.params.tls.get(&facts.name));
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls);
-        let mut tls =
-            TlsFacts { mode, server_name: facts.server_name.clone(), ca_pem: None, client_identity: None };
+        let mut tls = TlsFacts { mode, server_name: facts.server_name.clone(), ca_pem: None, client_identity: None };
         if !matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
             return Ok(tls);
         }
@@ -187,15 +182,13 @@ impl Directory for Kubernetes {
     }
 
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
-        let context =
-            self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
-        let view = match self.remembered(ask, &context) {
-            Some(view) => view,
-            None => {
-                let Found { view } = lookup::find(&context, &ask.target.name, ask.deadline).await?;
-                self.remember(ask, &context, &view);
-                view
-            }
+        let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
+        let view = if let Some(view) = self.remembered(ask, &context) {
+            view
+        } else {
+            let Found { view } = lookup::find(&context, &ask.target.name, ask.deadline).await?;
+            self.remember(ask, &context, &view);
+            view
         };
         self.settle(ask, &context, view).await
     }
@@ -204,7 +197,9 @@ impl Directory for Kubernetes {
         let id = &stale.cluster;
         let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
         let operator = super::operators::all().into_iter().find(|operator| operator.system() == stale.system);
-        let Some(operator) = operator else { return Err(vanished(id).into()) };
+        let Some(operator) = operator else {
+            return Err(vanished(id).into());
+        };
         let view = reads::view(&context, operator, (&id.namespace, &id.name), ask.deadline).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         self.settle(ask, &context, view).await

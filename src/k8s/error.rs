@@ -169,7 +169,9 @@ impl K8sError {
                 format!("Did you mean {}? All of them: kubectl config get-contexts", nearest.join(" or "))
             }
             Self::UnknownContext { .. } => "See which there are: kubectl config get-contexts".to_owned(),
-            Self::NoContext => "Choose one: kubectl config use-context NAME, or pgferry serve --context NAME".to_owned(),
+            Self::NoContext => {
+                "Choose one: kubectl config use-context NAME, or pgferry serve --context NAME".to_owned()
+            }
             Self::Plugin { hint: Some(hint), .. } => hint.clone(),
             Self::Plugin { context, .. } | Self::Unauthorized { context } => {
                 format!("Log in again, and see that this works: kubectl --context '{context}' get namespaces")
@@ -202,7 +204,9 @@ impl K8sError {
 
     /// How to check a missing right, and the RBAC rule that gives it.
     fn rule(&self) -> Option<String> {
-        let Self::Forbidden { context, verb, resource, group, namespace } = self else { return None };
+        let Self::Forbidden { context, verb, resource, group, namespace } = self else {
+            return None;
+        };
         let scope = namespace.as_ref().map_or_else(|| "-A".to_owned(), |namespace| format!("-n {namespace}"));
         let qualified = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
         let verbs = if resource == "pods/portforward" {

@@ -96,11 +96,7 @@ pub(super) async fn run(
     if status.token.is_none() && certificate.is_none() {
         return Err(failed("answered without a token or certificate".to_owned()));
     }
-    Ok(Credential {
-        token: status.token,
-        certificate,
-        expires: status.expiration_timestamp.map(|time| time.0.into()),
-    })
+    Ok(Credential { token: status.token, certificate, expires: status.expiration_timestamp.map(|time| time.0.into()) })
 }
 
 fn command(exec: &ExecConfig, cluster: Option<&Cluster>) -> Command {

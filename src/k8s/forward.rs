@@ -44,7 +44,7 @@ impl Default for Liveness {
         Self {
             ping_after: Duration::from_secs(25),
             dead_after: Duration::from_secs(90),
-            remind_after: Duration::from_secs(30 * 60),
+            remind_after: Duration::from_mins(30),
         }
     }
 }
@@ -242,11 +242,11 @@ fn node_says(pod: &PodId, text: &str) -> Failure {
     let name = &pod.name;
     let logs = || format!("See what the server logged: kubectl logs -n {} {name}", pod.namespace);
     let report = if text.contains("connection refused") {
-        Report::fatal(SqlState::UNABLE_TO_CONNECT, format!("nothing listens on the port in pod {name} (connection refused)"))
-            .hint(format!(
-                "{}. In pods of gVisor or Kata containers a port-forward cannot reach the server",
-                logs()
-            ))
+        Report::fatal(
+            SqlState::UNABLE_TO_CONNECT,
+            format!("nothing listens on the port in pod {name} (connection refused)"),
+        )
+        .hint(format!("{}. In pods of gVisor or Kata containers a port-forward cannot reach the server", logs()))
     } else if text.contains("reset by peer") || text.contains("broken pipe") {
         Report::fatal(SqlState::CONNECTION_FAILURE, format!("the server in pod {name} broke the connection off"))
             .hint(logs())

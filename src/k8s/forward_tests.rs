@@ -1,0 +1,173 @@
+//! The tunnel against a WebSocket peer in memory.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::*;
+
+const PORT: u16 = 5432;
+
+type Node = WebSocketStream<DuplexStream>;
+
+fn message(channel: u8, payload: &[u8]) -> Message {
+    Message::Binary([&[channel], payload].concat().into())
+}
+
+/// Both ends, port checks sent.
+async fn connected() -> (Tunnel<DuplexStream>, Node) {
+    let (ours, theirs) = duplex(256 * 1024);
+    let ws = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+    let mut node = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+    for channel in [0, 1] {
+        node.send(message(channel, &PORT.to_le_bytes())).await.expect("sent");
+    }
+    let pod = PodId { namespace: "prod".to_owned(), name: "shop-1".to_owned(), uid: "u".to_owned() };
+    (Tunnel::new(ws, pod, PORT, Liveness::default()), node)
+}
+
+fn failure(error: &io::Error) -> Failure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
+    inner.cloned().expect("a failure inside")
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_in_one_message_each() {
+    let (mut tunnel, mut node) = connected().await;
+    tunnel.write_all(b"question").await.expect("written");
+    tunnel.flush().await.expect("flushed");
+    assert_eq!(node.next().await.expect("a message").expect("valid"), message(0, b"question"));
+    node.send(message(0, b"answer")).await.expect("sent");
+    let mut answer = [0; 6];
+    tunnel.read_exact(&mut answer).await.expect("read");
+    assert_eq!(&answer, b"answer");
+    let large = vec![7; 200_000];
+    let (sent, received) = tokio::join!(
+        async {
+            tunnel.write_all(&large).await.expect("written");
+            tunnel.flush().await
+        },
+        async {
+            let mut sizes = Vec::new();
+            while sizes.iter().sum::<usize>() < large.len() {
+                let Some(Ok(Message::Binary(bytes))) = node.next().await else { panic!("a message") };
+                sizes.push(bytes.len() - 1);
+            }
+            sizes
+        },
+    );
+    sent.expect("flushed");
+    assert!(received.iter().all(|size| *size <= MAX_PAYLOAD), "{received:?}");
+}
+
+#[tokio::test]
+async fn a_close_is_the_servers_end_and_a_break_is_a_failure() {
+    let (mut tunnel, mut node) = connected().await;
+    node.send(message(0, b"last")).await.expect("sent");
+    node.close(None).await.expect("closed");
+    let mut all = Vec::new();
+    tunnel.read_to_end(&mut all).await.expect("an orderly end");
+    assert_eq!(all, b"last");
+
+    let (mut tunnel, node) = connected().await;
+    drop(node);
+    let error = tunnel.read_u8().await.expect_err("lost");
+    let failure = failure(&error);
+    assert_eq!(failure.report.sqlstate, SqlState::CONNECTION_FAILURE);
+    assert!(failure.report.message.contains("tunnel to pod shop-1 was lost"), "{failure}");
+}
+
+#[tokio::test]
+async fn the_nodes_words_are_told_apart() {
+    for (text, code, part) in [
+        ("dial tcp4 127.0.0.1:5432: connect: connection refused", SqlState::UNABLE_TO_CONNECT, "nothing listens"),
+        ("read: connection reset by peer", SqlState::CONNECTION_FAILURE, "broke the connection off"),
+        ("network namespace for sandbox \"x\" is closed", SqlState::CONNECTION_FAILURE, "pod shop-1 is gone"),
+        ("something else", SqlState::CONNECTION_FAILURE, "the port-forward to pod shop-1 failed"),
+    ] {
+        let (mut tunnel, mut node) = connected().await;
+        node.send(message(1, text.as_bytes())).await.expect("sent");
+        let failure = failure(&tunnel.read_u8().await.expect_err("a failure"));
+        assert_eq!(failure.report.sqlstate, code, "{text}");
+        assert!(failure.report.message.contains(part), "{failure}");
+        assert_eq!(failure.retry, Retry::Resolve);
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_the_framing_ends_the_tunnel() {
+    for hostile in [message(2, b"x"), Message::Binary(Bytes::new())] {
+        let (mut tunnel, mut node) = connected().await;
+        node.send(hostile).await.expect("sent");
+        assert!(tunnel.read_u8().await.is_err());
+        assert_eq!(tunnel.read(&mut [0; 1]).await.expect("ended"), 0);
+    }
+}
+
+/// Silence brings a ping after 25 s; an answer keeps the tunnel, none ends it after 90.
+#[tokio::test(start_paused = true)]
+async fn a_silent_link_is_pinged_and_a_dead_one_found() {
+    let (mut tunnel, mut node) = connected().await;
+    let started = Instant::now();
+    let answering = async {
+        // A peer that reads answers pings by itself; three of them, then it stops reading.
+        for _ in 0..3 {
+            let pinged = node.next().await.expect("a message").expect("valid");
+            assert!(matches!(pinged, Message::Ping(_)), "{pinged:?}");
+            node.flush().await.expect("the pong leaves");
+        }
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        read = tunnel.read_u8() => read.expect_err("dead"),
+        () = answering => unreachable!(),
+    };
+    let elapsed = started.elapsed();
+    assert!(failure(&error).report.message.contains("nothing was heard for 90 s"), "{error}");
+    assert!(elapsed >= Duration::from_secs(3 * 25 + 90) && elapsed < Duration::from_secs(3 * 25 + 120), "{elapsed:?}");
+}
+
+/// A COPY that waits for a lock cannot answer a ping: the node does not read on. As long as bytes of ours are unsent
+/// that is no sign of death.
+#[tokio::test(start_paused = true)]
+async fn a_blocked_writer_is_not_a_dead_link() {
+    let (tunnel, mut node) = connected().await;
+    let (mut reading, mut writing) = tokio::io::split(tunnel);
+    let blocked = vec![0; 1024 * 1024];
+    let write = async {
+        writing.write_all(&blocked).await.expect("written");
+        writing.flush().await.expect("flushed");
+    };
+    let unblock = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let mut received = 0;
+        while received < blocked.len() {
+            if let Message::Binary(bytes) = node.next().await.expect("a message").expect("valid") {
+                received += bytes.len() - 1;
+            }
+        }
+    };
+    tokio::select! {
+        read = reading.read_u8() => panic!("ended: {read:?}"),
+        _ = async { tokio::join!(write, unblock) } => {}
+    }
+}
+
+/// The node ends streams without data after four hours; pings do not count for it.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_session_reminds_the_node() {
+    let (mut tunnel, mut node) = connected().await;
+    let reminded = async {
+        loop {
+            if node.next().await.expect("a message").expect("valid") == Message::Binary(keepalive()) {
+                return;
+            }
+        }
+    };
+    let started = Instant::now();
+    tokio::select! {
+        read = tunnel.read_u8() => panic!("ended: {read:?}"),
+        () = reminded => {}
+    }
+    assert!(started.elapsed() >= Duration::from_secs(30 * 60), "{:?}", started.elapsed());
+}

@@ -20,11 +20,7 @@ use crate::{
 };
 
 /// Lists one namespace, or all; falls back to the namespace in force where the caller may not list all.
-pub(super) async fn list(
-    context: &Context,
-    namespace: Option<&str>,
-    deadline: Instant,
-) -> Result<Listing, K8sError> {
+pub(super) async fn list(context: &Context, namespace: Option<&str>, deadline: Instant) -> Result<Listing, K8sError> {
     let systems = operators::all().into_iter().map(|operator| of_system(context, operator, namespace, deadline));
     let mut listing = Listing::default();
     for found in join_all(systems).await {

@@ -109,7 +109,8 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
 
 /// All clusters that the caller may list, and what it may not.
 async fn everywhere(context: &Context, deadline: Instant) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
-    let lists = operators::all().into_iter().map(|operator| async move { (operator, list(context, operator, deadline).await) });
+    let lists =
+        operators::all().into_iter().map(|operator| async move { (operator, list(context, operator, deadline).await) });
     let (mut all, mut refused) = (Vec::new(), Vec::new());
     for (operator, listed) in join_all(lists).await {
         match listed {

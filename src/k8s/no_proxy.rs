@@ -1,4 +1,4 @@
-//! NO_PROXY, as curl and Go read it: `*`, host names, domain suffixes, addresses, address ranges.
+//! `NO_PROXY`, as curl and Go read it: `*`, host names, domain suffixes, addresses, address ranges.
 
 use std::net::IpAddr;
 
@@ -28,13 +28,17 @@ fn without_port(entry: &str) -> &str {
 }
 
 fn in_network(address: IpAddr, network: &str, bits: &str) -> bool {
-    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return false;
+    };
     let (address, network, width) = match (address, network) {
         (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits()), u128::from(n.to_bits()), 32_u32),
         (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits(), n.to_bits(), 128),
         _ => return false,
     };
-    let Some(shift) = width.checked_sub(bits) else { return false };
+    let Some(shift) = width.checked_sub(bits) else {
+        return false;
+    };
     address.checked_shr(shift).unwrap_or_default() == network.checked_shr(shift).unwrap_or_default()
 }
 

@@ -140,9 +140,10 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let secret: Secret =
-            serde_json::from_value(serde_json::json!({"metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}))
-                .expect("a Secret");
+        let secret: Secret = serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}),
+        )
+        .expect("a Secret");
         assert_eq!(secret.get("password"), Some(&b"hunter2"[..]));
         assert!(!format!("{secret:?}").contains("hunter2"));
     }

@@ -50,7 +50,7 @@ pub struct WatchParams {
 
 impl Default for WatchParams {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(600), poll: Duration::from_secs(5) }
+        Self { idle: Duration::from_mins(10), poll: Duration::from_secs(5) }
     }
 }
 
@@ -122,7 +122,9 @@ impl Watches {
         operator: &'static dyn Operator,
         longest: Duration,
     ) {
-        let Some(watched) = self.find(id, identity, operator) else { return sleep(longest).await };
+        let Some(watched) = self.find(id, identity, operator) else {
+            return sleep(longest).await;
+        };
         let mut state = watched.state.subscribe();
         state.mark_unchanged();
         // However it ends, the cluster is looked at again.
@@ -137,15 +139,13 @@ impl Watches {
         operator: &'static dyn Operator,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
-        let Some(watched) = self.open(id, identity, operator) else { return watch::Sender::new(None).subscribe() };
+        let Some(watched) = self.open(id, identity, operator) else {
+            return watch::Sender::new(None).subscribe();
+        };
         watched.touch();
         watched.wanted.send_if_modified(|wanted| wanted.insert(id.name.clone()));
-        let guarded = Guarded {
-            cluster: id.name.clone(),
-            pod: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            mode,
-        };
+        let guarded =
+            Guarded { cluster: id.name.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
         let mut guards = watched.guards.lock().unwrap_or_else(PoisonError::into_inner);
         guards.retain(|_, sender| sender.receiver_count() > 0);
         // One that has fired is spent: the same pod may be the primary again.

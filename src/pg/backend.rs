@@ -141,7 +141,9 @@ fn each_field(frame: &Frame, mut see: impl FnMut(u8, &[u8])) -> Result<(), Packe
 pub fn append_hint(frame: &Frame, hint: &str) -> Bytes {
     let mut hinted = false;
     let whole = each_field(frame, |field, _| hinted |= field == b'H');
-    let Some(body) = frame.body().strip_suffix(&[0]) else { return frame.raw.clone() };
+    let Some(body) = frame.body().strip_suffix(&[0]) else {
+        return frame.raw.clone();
+    };
     if hinted || whole.is_err() {
         return frame.raw.clone();
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use zeroize::Zeroizing;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::PacketError;
 
@@ -12,7 +12,7 @@ use super::PacketError;
 const SECRET: std::ops::RangeInclusive<usize> = 4..=256;
 
 /// The request code of CancelRequest, in the place of a protocol version.
-pub(super) const CANCEL_REQUEST: u32 = (1234 << 16) | 5678;
+pub(super) const CANCEL_REQUEST: u32 = 0x04d2_162e;
 
 /// A cancel key. Whoever holds it can cancel the session's queries, so it is never shown.
 #[derive(Clone)]

@@ -24,7 +24,8 @@ fn startup_packets() {
             match packet {
                 startup::First::TlsHello => break,
                 startup::First::Startup(startup) => {
-                    let _ = (startup.negotiation(), startup.get("options").map(|given| options::take_option(given, "x")));
+                    let _ =
+                        (startup.negotiation(), startup.get("options").map(|given| options::take_option(given, "x")));
                 }
                 _ => {}
             }
@@ -39,7 +40,11 @@ fn backend_messages() {
         let mut buf = BytesMut::from(bytes);
         while let Ok(Some(frame)) = next_frame(&mut buf, 64 * 1024) {
             let _ = (backend::authentication(&frame), backend::parameter_status(&frame), backend::error_fields(&frame));
-            let _ = (backend::backend_key_data(&frame), backend::ready_for_query(&frame), backend::append_hint(&frame, "h"));
+            let _ = (
+                backend::backend_key_data(&frame),
+                backend::ready_for_query(&frame),
+                backend::append_hint(&frame, "h"),
+            );
         }
     });
 }

@@ -29,7 +29,9 @@ impl Frame {
 /// # Errors
 /// Where the length is below 4, or the body longer than `max_body`: known from the header, before it is buffered.
 pub fn next_frame(buf: &mut BytesMut, max_body: usize) -> Result<Option<Frame>, PacketError> {
-    let (Some(tag), Some(length)) = (buf.first().copied(), u32_at(buf, 1)) else { return Ok(None) };
+    let (Some(tag), Some(length)) = (buf.first().copied(), u32_at(buf, 1)) else {
+        return Ok(None);
+    };
     let length = usize::try_from(length).map_err(|_| PacketError::Length)?;
     let body = length.checked_sub(4).ok_or(PacketError::Length)?;
     if body > max_body {

@@ -15,8 +15,8 @@ pub const MAX_STARTUP: usize = 10_000;
 /// Length and code.
 const MIN_STARTUP: usize = 8;
 
-const SSL_REQUEST: u32 = (1234 << 16) | 5679;
-const GSSENC_REQUEST: u32 = (1234 << 16) | 5680;
+const SSL_REQUEST: u32 = 0x04d2_162f;
+const GSSENC_REQUEST: u32 = 0x04d2_1630;
 /// The first byte of a TLS record that carries a handshake (RFC 8446, 5.1). As a length it would be 369 million.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Names that begin so are protocol extensions, negotiated and never forwarded.

@@ -57,7 +57,9 @@ fn requests_are_told_apart() {
     assert!(matches!(first(&mut packet(SSL_REQUEST, b"")), Ok(Some(First::SslRequest))));
     assert!(matches!(first(&mut packet(GSSENC_REQUEST, b"")), Ok(Some(First::GssEncRequest))));
     assert!(matches!(first(&mut BytesMut::from(&[0x16, 3][..])), Ok(Some(First::TlsHello))));
-    assert!(matches!(first(&mut packet(CANCEL_REQUEST, &[0; 8])), Ok(Some(First::Cancel(key))) if key.secret_len() == 4));
+    assert!(
+        matches!(first(&mut packet(CANCEL_REQUEST, &[0; 8])), Ok(Some(First::Cancel(key))) if key.secret_len() == 4)
+    );
     assert!(matches!(first(&mut packet(CANCEL_REQUEST, &[0; 7])), Err(PacketError::CancelKey)));
     assert!(matches!(first(&mut packet(CANCEL_REQUEST, &[0; 261])), Err(PacketError::CancelKey)));
     assert!(matches!(first(&mut packet(2 << 16, b"user\0a\0\0")), Err(PacketError::Version { major: 2, .. })));

@@ -166,7 +166,7 @@ mod tests {
 
     fn stream() -> BytesMut {
         let mut out = BytesMut::new();
-        encode::message(b'D', &[7; 70_000], &mut out);
+        encode::message(b'D', &vec![7; 70_000], &mut out);
         encode::message(b'Z', b"T", &mut out);
         encode::report(&Report::fatal(SqlState::ADMIN_SHUTDOWN, "m".repeat(500)), &mut out);
         encode::message(b'1', b"", &mut out);

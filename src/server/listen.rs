@@ -23,7 +23,7 @@ use crate::{
 const BACKLOG: i32 = 1024;
 /// GUIs idle for hours behind a laptop's lid: two minutes of silence, then a probe each half minute.
 const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30));
+    TcpKeepalive::new().with_time(Duration::from_mins(2)).with_interval(Duration::from_secs(30));
 
 /// A listener that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ fn by(holder: Option<&str>) -> String {
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener),
 }
 
 /// Removes the socket's file at the end.
@@ -82,6 +82,8 @@ pub struct Bound {
     kind: Kind,
     name: String,
     target: Option<Target>,
+    /// Goes with the listener.
+    _file: Option<SocketFile>,
 }
 
 impl fmt::Display for Bound {
@@ -102,7 +104,7 @@ impl Bound {
     pub fn port(&self) -> Option<u16> {
         match &self.kind {
             Kind::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
-            Kind::Unix(..) => None,
+            Kind::Unix(_) => None,
         }
     }
 
@@ -120,7 +122,7 @@ impl Bound {
                 let peer = Peer::Tcp { peer, local: socket.local_addr()? };
                 Ok(Accepted { socket: Socket::Tcp(socket), peer, bound })
             }
-            Kind::Unix(listener, _) => {
+            Kind::Unix(listener) => {
                 let (socket, _) = listener.accept().await?;
                 Ok(Accepted { socket: Socket::Unix(socket), peer: Peer::Unix, bound })
             }
@@ -142,7 +144,12 @@ pub fn tcp(addresses: &[IpAddr], port: u16, target: Option<&Target>) -> Result<V
             Ok(listener) => {
                 let name = listener.local_addr().map_err(|source| failed(address, source))?;
                 port = name.port();
-                all.push(Bound { kind: Kind::Tcp(listener), name: name.to_string(), target: target.cloned() });
+                all.push(Bound {
+                    kind: Kind::Tcp(listener),
+                    name: name.to_string(),
+                    target: target.cloned(),
+                    _file: None,
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 return Err(ListenError::Taken { port, holder: holder(port) });
@@ -202,12 +209,14 @@ pub fn unix(directory: &Path, port: u16, target: Option<&Target>) -> Result<Boun
     let _ = fs::remove_dir_all(&private);
     let listener = bound.map_err(failed)?;
     let name = path.display().to_string();
-    Ok(Bound { kind: Kind::Unix(listener, SocketFile(path)), name, target: target.cloned() })
+    Ok(Bound { kind: Kind::Unix(listener), name, target: target.cloned(), _file: Some(SocketFile(path)) })
 }
 
 /// Removes the socket of a process that is gone.
 fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !found.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }

@@ -113,7 +113,9 @@ fn reaped(ended: Result<(), tokio::task::JoinError>) {
 
 async fn accept(bound: Bound, places: Arc<Semaphore>, arrivals: mpsc::Sender<Arrival>) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         match bound.accept().await {
             Ok(connection) => {
                 if arrivals.send((connection, place)).await.is_err() {

@@ -52,7 +52,7 @@ pub enum Socket {
 pub enum ClientStream {
     /// No TLS.
     Plain(Socket),
-    /// TLS; the prefix holds a ClientHello that was read while sniffing.
+    /// TLS; the prefix holds a `ClientHello` that was read while sniffing.
     Tls(Box<TlsStream<Prefixed<Socket>>>),
 }
 

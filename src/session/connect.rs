@@ -217,12 +217,7 @@ impl Connector {
     }
 
     /// A stream to the server, inside TLS where it is known to be wanted.
-    async fn open(
-        &self,
-        ask: &Ask,
-        upstream: &Upstream,
-        habit: Option<Habit>,
-    ) -> Result<(BoxedStream, Channel), Miss> {
+    async fn open(&self, ask: &Ask, upstream: &Upstream, habit: Option<Habit>) -> Result<(BoxedStream, Channel), Miss> {
         let stream = self.dial.dial(&ask.identity, upstream, ask.deadline).await?;
         let mut facts = upstream.tls.clone();
         if facts.mode == TlsMode::Allow && habit == Some(Habit::NeedsTls) {
@@ -232,9 +227,7 @@ impl Connector {
             return Ok((stream, Channel::Plaintext));
         }
         match tls::connect::connect(stream, &facts).await {
-            Ok(encrypted) => {
-                Ok((Box::new(encrypted.stream), Channel::Tls { end_point: encrypted.end_point }))
-            }
+            Ok(encrypted) => Ok((Box::new(encrypted.stream), Channel::Tls { end_point: encrypted.end_point })),
             Err(error) => Err(match failure_inside(&error) {
                 Some(failure) => failure.into(),
                 None => Miss::Final(Refusal::Report(error.report())),
@@ -242,14 +235,7 @@ impl Connector {
         }
     }
 
-    fn missed(
-        &self,
-        key: &HabitKey,
-        upstream: &Upstream,
-        login: Login,
-        channel: &Channel,
-        error: LoginError,
-    ) -> Miss {
+    fn missed(&self, key: &HabitKey, upstream: &Upstream, login: Login, channel: &Channel, error: LoginError) -> Miss {
         let plaintext = matches!(channel, Channel::Plaintext);
         if plaintext && error.needs_tls() && upstream.tls.mode == TlsMode::Allow {
             self.remember(key, Habit::NeedsTls);
@@ -337,7 +323,9 @@ pub(super) fn failure_inside(error: &(dyn std::error::Error + 'static)) -> Optio
 
 /// The server's refusal of a password, with where the password comes from.
 fn explained(refusal: Refusal, login: &Login) -> Refusal {
-    let Refusal::Server { frame, fields } = refusal else { return refusal };
+    let Refusal::Server { frame, fields } = refusal else {
+        return refusal;
+    };
     let hint = format!(
         "pgferry logged in as {} with the password in {}, and read it again after the refusal. If the role's password \
          was changed in the database, change it in the Secret too",

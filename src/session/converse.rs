@@ -125,9 +125,7 @@ impl Sessions {
             (Over::Stopped(Stopped::Fatal), _) => ("server ended it", Farewell::Close),
             (Over::Stopped(Stopped::ServerClosed), _) => ("server closed", Farewell::Say(server_closed(upstream))),
             (Over::Stopped(Stopped::Lost(error)), _) => ("tunnel lost", Farewell::Say(tunnel_lost(upstream, error))),
-            (Over::Stopped(Stopped::Idle) | Over::Overdue, Some(ending)) => {
-                (ending.why, Farewell::Say(ending.report))
-            }
+            (Over::Stopped(Stopped::Idle) | Over::Overdue, Some(ending)) => (ending.why, Farewell::Say(ending.report)),
             (Over::Stopped(Stopped::Idle) | Over::Overdue, None) => ("ended", Farewell::Close),
         };
         let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone));

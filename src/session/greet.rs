@@ -102,7 +102,9 @@ pub(super) async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Accepto
                 };
                 client = encrypt(acceptor, socket, std::mem::take(&mut buf), Handshake::Direct).await?;
             }
-            Some(First::Startup(startup)) => return Ok(Greeting::Startup(Greeted { client, startup, early: buf })),
+            Some(First::Startup(startup)) => {
+                return Ok(Greeting::Startup(Greeted { client, startup, early: buf }));
+            }
             Some(First::Cancel(key)) => return Ok(Greeting::Cancel(client, key)),
             Some(First::SslRequest | First::GssEncRequest) => {
                 let report = Report::fatal(SqlState::PROTOCOL_VIOLATION, "encryption was asked for twice");
@@ -127,11 +129,9 @@ fn refused(client: ClientStream, error: &PacketError) -> GreetError {
 }
 
 fn injected(client: ClientStream) -> GreetError {
-    let report = Report::fatal(
-        SqlState::PROTOCOL_VIOLATION,
-        "received unencrypted data after the request for encryption",
-    )
-    .detail("Either the client has a bug, or somebody between it and pgferry is injecting bytes.");
+    let report =
+        Report::fatal(SqlState::PROTOCOL_VIOLATION, "received unencrypted data after the request for encryption")
+            .detail("Either the client has a bug, or somebody between it and pgferry is injecting bytes.");
     GreetError::Refused(Box::new(client), report)
 }
 

@@ -4,13 +4,13 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use zeroize::Zeroize as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
+use zeroize::Zeroize as _;
 
 use crate::{
     auth::{
@@ -155,9 +155,7 @@ impl Sessions {
                 Ok(credentials) => peer::unix(credentials, &self.allowed),
                 Err(error) => return debug!(session = %id, %error, "the peer of a Unix socket is unknown"),
             },
-            (Socket::Tcp(_), Peer::Tcp { peer, local }) => {
-                peer::tcp_loopback(*local, *peer, &self.allowed).await
-            }
+            (Socket::Tcp(_), Peer::Tcp { peer, local }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
             (Socket::Tcp(_), Peer::Unix) => return,
         };
         let greeted = timeout(self.params.startup_deadline, greet(socket, &peer, self.acceptor.as_ref())).await;
@@ -383,7 +381,7 @@ impl Reply {
     }
 
     /// Ends a connection that never got its server. 57P03 stands before AuthenticationOk, so that libpq goes to its
-    /// next host and pg_isready understands; all else behind it, as PostgreSQL does with 3D000, or else libpq with
+    /// next host and `pg_isready` understands; all else behind it, as PostgreSQL does with 3D000, or else libpq with
     /// sslmode=prefer would try the same again in plaintext.
     async fn refuse(mut self, id: SessionId, peer: &Peer, refusal: &Refusal) {
         let mut out = if refusal.is_cannot_connect_now() {
@@ -432,6 +430,5 @@ fn strip_own_options(startup: &mut Startup) {
 }
 
 fn draining() -> Report {
-    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "pgferry is shutting down")
-        .hint("Start it again with: pgferry serve")
+    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "pgferry is shutting down").hint("Start it again with: pgferry serve")
 }

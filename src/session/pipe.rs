@@ -254,7 +254,7 @@ impl Pipe {
                 if matches!(seen, Seen::Error { sqlstate, .. } if sqlstate == *b"57014") {
                     cancelled.send_modify(|count| *count += 1);
                 }
-                turns.from_server(&seen);
+                turns.server_sends(seen);
             });
             self.unflushed_down = true;
             self.bytes_down += written as u64;
@@ -271,7 +271,7 @@ fn walk_up(walker: &mut Walker, turns: &mut Turns, bytes: &[u8]) {
     // As above: what cannot be walked is the server's to refuse.
     let _ = walker.feed(bytes, |seen| {
         if let Seen::Message { tag, .. } = seen {
-            turns.from_client(tag);
+            turns.client_sends(tag);
         }
     });
 }

@@ -72,9 +72,8 @@ impl ClientFacing for RouteError {
                  @CLUSTER {database}. For the list of clusters type: pgferry list"
             )),
             Self::Replication => report.hint("Write user=ROLE@CLUSTER, such as user=streaming@shop"),
-            Self::Alias { alias, .. } => {
-                report.hint(format!("Correct names.aliases.{alias} in the configuration; to see it type: pgferry config"))
-            }
+            Self::Alias { alias, .. } => report
+                .hint(format!("Correct names.aliases.{alias} in the configuration; to see it type: pgferry config")),
         }
     }
 }
@@ -154,8 +153,8 @@ pub fn route(
         return Ok(Route { target, database: beside_user(), role });
     }
     // PostgreSQL's own default: no database means the one named like the user.
-    let named = database.unwrap_or_else(|| Bytes::copy_from_slice(user.as_bytes()));
-    by_database(&String::from_utf8_lossy(&named), user, is_replication(startup), names)
+    let meant = database.unwrap_or_else(|| Bytes::copy_from_slice(user.as_bytes()));
+    by_database(&String::from_utf8_lossy(&meant), user, is_replication(startup), names)
 }
 
 fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Result<Route, RouteError> {

@@ -53,10 +53,7 @@ fn a_bound_listener_passes_database_and_role_through() {
 
 #[test]
 fn a_user_with_a_target_passes_the_database_through() {
-    assert_eq!(
-        go("app@shop.prod", "other"),
-        ("shop.prod".into(), Some("other".into()), Role::Named("app".into()))
-    );
+    assert_eq!(go("app@shop.prod", "other"), ("shop.prod".into(), Some("other".into()), Role::Named("app".into())));
     assert_eq!(go("app@shop", "postgres").1.as_deref(), Some("postgres"));
     assert_eq!(go("app@shop", "app@shop").1, None, "libpq's default database is the whole user string");
     assert_eq!(go("@shop", "app").2, Role::Default);
@@ -72,7 +69,8 @@ fn the_leftmost_at_with_a_known_context_divides() {
 
 #[test]
 fn an_option_names_the_target() {
-    let route = routed(&[("user", "app"), ("database", "orders"), ("options", "-c pgferry.target=shop.prod:ro -c x=y")]);
+    let route =
+        routed(&[("user", "app"), ("database", "orders"), ("options", "-c pgferry.target=shop.prod:ro -c x=y")]);
     let route = route.expect("a route");
     assert_eq!(route.target.to_string(), "shop.prod:ro");
     assert_eq!(route.database.as_deref(), Some(&b"orders"[..]));
@@ -129,7 +127,8 @@ fn replication_needs_the_target_elsewhere() {
 
 #[test]
 fn shapes_that_are_no_targets() {
-    for bad in ["", "Shop", "shop:", "shop:write", "shop@", "a..b", ".a", "a.", "-a", "a-", "shop prod", "shöp", "a_b"] {
+    for bad in ["", "Shop", "shop:", "shop:write", "shop@", "a..b", ".a", "a.", "-a", "a-", "shop prod", "shöp", "a_b"]
+    {
         assert_eq!(parse_target(bad), None, "{bad}");
     }
     for good in ["shop", "shop.prod", "a.b.c", "shop@x/y", "shop.prod@arn:ro", "0", "shop@a@b:any"] {

@@ -12,32 +12,31 @@ pub(super) struct Turns {
     last_was_sync: bool,
     unsynced: bool,
     status: TransactionStatus,
-    terminated: bool,
-    fatal: bool,
+    goodbye: Option<Side>,
+}
+
+/// Who has ended the conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
 }
 
 impl Turns {
     /// After the ReadyForQuery that ends the startup phase.
     pub(super) fn new() -> Self {
-        Self {
-            unanswered: 0,
-            last_was_sync: false,
-            unsynced: false,
-            status: TransactionStatus::Idle,
-            terminated: false,
-            fatal: false,
-        }
+        Self { unanswered: 0, last_was_sync: false, unsynced: false, status: TransactionStatus::Idle, goodbye: None }
     }
 
     /// A message of the client's begins.
-    pub(super) fn from_client(&mut self, tag: u8) {
+    pub(super) fn client_sends(&mut self, tag: u8) {
         match tag {
             b'Q' | b'F' | b'S' => {
                 self.unanswered = self.unanswered.saturating_add(1);
                 self.last_was_sync = tag == b'S';
                 self.unsynced = false;
             }
-            b'X' => self.terminated = true,
+            b'X' => self.goodbye = self.goodbye.or(Some(Side::Client)),
             // CopyData, CopyDone and CopyFail continue a turn that is counted already.
             b'd' | b'c' | b'f' => {}
             _ => self.unsynced = true,
@@ -45,8 +44,8 @@ impl Turns {
     }
 
     /// Something of the server's has passed.
-    pub(super) fn from_server(&mut self, seen: &Seen) {
-        match *seen {
+    pub(super) fn server_sends(&mut self, seen: Seen) {
+        match seen {
             Seen::Ready(status) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
                 self.status = status;
@@ -55,19 +54,19 @@ impl Turns {
             Seen::Message { tag: b'G', .. } if self.last_was_sync => {
                 self.unanswered = self.unanswered.saturating_sub(1);
             }
-            Seen::Error { fatal: true, .. } => self.fatal = true,
+            Seen::Error { fatal: true, .. } => self.goodbye = self.goodbye.or(Some(Side::Server)),
             Seen::Message { .. } | Seen::Error { .. } => {}
         }
     }
 
     /// The client has said goodbye.
     pub(super) fn terminated(&self) -> bool {
-        self.terminated
+        self.goodbye == Some(Side::Client)
     }
 
     /// The server has said a FATAL: it closes.
     pub(super) fn fatal(&self) -> bool {
-        self.fatal
+        self.goodbye == Some(Side::Server)
     }
 
     /// Everything sent is answered and no transaction is open.
@@ -86,18 +85,18 @@ mod tests {
     use super::*;
 
     fn ready(turns: &mut Turns, status: TransactionStatus) {
-        turns.from_server(&Seen::Ready(status));
+        turns.server_sends(Seen::Ready(status));
     }
 
     #[test]
     fn a_simple_query_is_one_turn() {
         let mut turns = Turns::new();
         assert!(turns.idle());
-        turns.from_client(b'Q');
+        turns.client_sends(b'Q');
         assert!(turns.running() && !turns.idle());
         ready(&mut turns, TransactionStatus::InTransaction);
         assert!(!turns.running() && !turns.idle(), "a transaction is open");
-        turns.from_client(b'Q');
+        turns.client_sends(b'Q');
         ready(&mut turns, TransactionStatus::Idle);
         assert!(turns.idle());
     }
@@ -106,13 +105,13 @@ mod tests {
     fn pipelined_turns_are_counted() {
         let mut turns = Turns::new();
         for tag in *b"PBESPBES" {
-            turns.from_client(tag);
+            turns.client_sends(tag);
         }
         ready(&mut turns, TransactionStatus::Idle);
         assert!(!turns.idle(), "the second Sync is not answered");
         ready(&mut turns, TransactionStatus::Idle);
         assert!(turns.idle());
-        turns.from_client(b'P');
+        turns.client_sends(b'P');
         assert!(!turns.idle() && !turns.running(), "parsed, and no Sync yet");
     }
 
@@ -120,11 +119,11 @@ mod tests {
     fn a_sync_before_copy_data_is_not_answered() {
         let mut turns = Turns::new();
         for tag in *b"BES" {
-            turns.from_client(tag);
+            turns.client_sends(tag);
         }
-        turns.from_server(&Seen::Message { tag: b'G', len: 7 });
+        turns.server_sends(Seen::Message { tag: b'G', len: 7 });
         for tag in *b"ddcS" {
-            turns.from_client(tag);
+            turns.client_sends(tag);
         }
         ready(&mut turns, TransactionStatus::Idle);
         assert!(turns.idle());
@@ -133,10 +132,10 @@ mod tests {
     #[test]
     fn a_simple_copy_is_one_turn() {
         let mut turns = Turns::new();
-        turns.from_client(b'Q');
-        turns.from_server(&Seen::Message { tag: b'G', len: 7 });
+        turns.client_sends(b'Q');
+        turns.server_sends(Seen::Message { tag: b'G', len: 7 });
         for tag in *b"ddc" {
-            turns.from_client(tag);
+            turns.client_sends(tag);
         }
         assert!(turns.running());
         ready(&mut turns, TransactionStatus::Idle);

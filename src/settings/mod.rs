@@ -376,7 +376,9 @@ fn uids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<u32>, E> {
-            text.split(',').map(|uid| uid.trim().parse().map_err(|_| E::custom(format!("\"{uid}\" is no uid")))).collect()
+            text.split(',')
+                .map(|uid| uid.trim().parse().map_err(|_| E::custom(format!("\"{uid}\" is no uid"))))
+                .collect()
         }
 
         fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u32>, A::Error> {

@@ -123,10 +123,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 fn from_files(certificate: &Path, key: &Path) -> Result<Current, TlsError> {
     let stamp = stamps(certificate, key);
     let read = |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
-    let unusable = |path: &Path, why: &dyn ToString| TlsError::Material {
-        what: path.display().to_string(),
-        why: why.to_string(),
-    };
+    let unusable =
+        |path: &Path, why: &dyn ToString| TlsError::Material { what: path.display().to_string(), why: why.to_string() };
     let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unusable(certificate, &error))?;
@@ -141,7 +139,8 @@ fn from_files(certificate: &Path, key: &Path) -> Result<Current, TlsError> {
 fn self_signed() -> Result<Current, TlsError> {
     let unusable =
         |error: rcgen::Error| TlsError::Material { what: "the self-signed certificate".into(), why: error.to_string() };
-    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "*.localhost".to_owned()]).map_err(unusable)?;
+    let mut params =
+        CertificateParams::new(vec!["localhost".to_owned(), "*.localhost".to_owned()]).map_err(unusable)?;
     params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
     params.subject_alt_names.push(SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()));
     params.distinguished_name = DistinguishedName::new();

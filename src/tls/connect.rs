@@ -59,8 +59,10 @@ where
 
 fn server_name(facts: &TlsFacts) -> Result<ServerName<'static>, TlsError> {
     match (&facts.server_name, facts.mode) {
-        (Some(name), _) => ServerName::try_from(name.clone())
-            .map_err(|error| TlsError::Material { what: format!("the server name \"{name}\""), why: error.to_string() }),
+        (Some(name), _) => ServerName::try_from(name.clone()).map_err(|error| TlsError::Material {
+            what: format!("the server name \"{name}\""),
+            why: error.to_string(),
+        }),
         (None, TlsMode::VerifyFull) => Err(TlsError::Material {
             what: "sslmode verify-full".to_owned(),
             why: "the name that the server's certificate carries is not known".to_owned(),
@@ -112,12 +114,11 @@ fn material(what: &str, why: &dyn ToString) -> TlsError {
 
 /// What rustls says about a certificate, as an error of its own.
 fn refined(error: io::Error, facts: &TlsFacts) -> TlsError {
-    let certificate = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(|inner| {
-        match inner {
+    let certificate =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(|inner| match inner {
             rustls::Error::InvalidCertificate(problem) => Some(problem.clone()),
             _ => None,
-        }
-    });
+        });
     match certificate {
         Some(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
             TlsError::WrongName(facts.server_name.clone().unwrap_or_default())

@@ -64,4 +64,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
-

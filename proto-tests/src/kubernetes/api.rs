@@ -49,7 +49,7 @@ impl Target {
         match parts.next()? {
             "api" => parts.next()?,
             "apis" => {
-                target.group = parts.next()?.to_owned();
+                parts.next()?.clone_into(&mut target.group);
                 parts.next()?
             }
             _ => return None,
@@ -87,7 +87,7 @@ fn respond(code: u16, text: String) -> Response<Body> {
         .unwrap()
 }
 
-fn status(code: u16, reason: &str, message: &str, details: Value) -> Response<Body> {
+fn status(code: u16, reason: &str, message: &str, details: &Value) -> Response<Body> {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "details": details, "code": code,
@@ -110,7 +110,10 @@ fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
         String::from_utf8_lossy(&out).into_owned()
     };
     let pairs = request.uri().query().unwrap_or("").split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
 }
 
 /// Answers one request.
@@ -122,14 +125,15 @@ pub(crate) async fn answer(
     let path = request.uri().path().to_owned();
     let query = query(&request);
     let get = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-    let user = match user(&shared.store(), certificate, &request) {
-        Some(user) => user,
-        None => return Ok(status(401, "Unauthorized", "Unauthorized", json!({}))),
+    let Some(user) = user(&shared.store(), certificate, &request) else {
+        return Ok(status(401, "Unauthorized", "Unauthorized", &json!({})));
     };
     if path == "/version" {
         return Ok(respond(200, json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0"}).to_string()));
     }
-    let Some(target) = Target::parse(&path) else { return Ok(respond(404, "404 page not found\n".to_owned())) };
+    let Some(target) = Target::parse(&path) else {
+        return Ok(respond(404, "404 page not found\n".to_owned()));
+    };
     let verb = match (request.method().as_str(), target.name.is_some(), get("watch").is_some()) {
         ("POST", ..) => "create",
         (_, _, true) => "watch",
@@ -151,7 +155,7 @@ pub(crate) async fn answer(
     let response = match fault {
         Some(Fault::Status(code, text)) => respond(code, text),
         Some(Fault::RetryAfter(code, seconds)) => {
-            status(code, "TooManyRequests", "try later", json!({"retryAfterSeconds": seconds}))
+            status(code, "TooManyRequests", "try later", &json!({"retryAfterSeconds": seconds}))
         }
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
@@ -209,12 +213,11 @@ async fn serve(
             let store = shared.store();
             let name = target.name.clone().unwrap_or_default();
             let key = (target.plural.clone(), target.namespace.clone().unwrap_or_default(), name.clone());
-            match store.objects.get(&key) {
-                Some(object) => respond(200, object.to_string()),
-                None => {
-                    let message = format!("{} \"{name}\" not found", target.plural);
-                    status(404, "NotFound", &message, json!({"name": name, "kind": target.plural}))
-                }
+            if let Some(object) = store.objects.get(&key) {
+                respond(200, object.to_string())
+            } else {
+                let message = format!("{} \"{name}\" not found", target.plural);
+                status(404, "NotFound", &message, &json!({"name": name, "kind": target.plural}))
             }
         }
         "watch" => watch(shared, target, get),
@@ -248,7 +251,7 @@ fn forbidden(user: &str, verb: &str, target: &Target) -> Response<Body> {
         "{}{name} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {place}",
         target.plural
     );
-    status(403, "Forbidden", &message, json!({"kind": target.plural}))
+    status(403, "Forbidden", &message, &json!({"kind": target.plural}))
 }
 
 fn matching<'a>(
@@ -313,8 +316,14 @@ fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<St
         });
         async move { keep }
     });
-    let lines = stream::iter(missed).chain(live).map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
-    Response::builder().status(200).header("content-type", "application/json").body(StreamBody::new(Box::pin(lines)).boxed_unsync_ok()).unwrap()
+    let lines = stream::iter(missed)
+        .chain(live)
+        .map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
+    Response::builder()
+        .status(200)
+        .header("content-type", "application/json")
+        .body(StreamBody::new(Box::pin(lines)).boxed_unsync_ok())
+        .unwrap()
 }
 
 trait BoxedUnsync {
@@ -347,10 +356,10 @@ impl<B: hyper::body::Body<Data = Bytes, Error = Infallible>> hyper::body::Body f
 }
 
 async fn create(shared: &Arc<Shared>, user: &str, target: &Target, request: HyperRequest<Incoming>) -> Response<Body> {
-    let bytes = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let bytes = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let asked: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     if target.plural != "selfsubjectaccessreviews" {
-        return status(StatusCode::METHOD_NOT_ALLOWED.as_u16(), "MethodNotAllowed", "not here", json!({}));
+        return status(StatusCode::METHOD_NOT_ALLOWED.as_u16(), "MethodNotAllowed", "not here", &json!({}));
     }
     let about = &asked["spec"]["resourceAttributes"];
     let text = |name: &str| about[name].as_str().unwrap_or_default().to_owned();

@@ -56,6 +56,8 @@ impl Authority {
 pub(crate) fn common_name(der: &[u8]) -> String {
     const OID: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
     let at = der.windows(OID.len()).rposition(|window| window == OID).map(|at| at + OID.len());
-    let Some([_, length, rest @ ..]) = at.map(|at| &der[at..]) else { return String::new() };
+    let Some([_, length, rest @ ..]) = at.map(|at| &der[at..]) else {
+        return String::new();
+    };
     String::from_utf8_lossy(&rest[..usize::from(*length).min(rest.len())]).into_owned()
 }

@@ -49,10 +49,13 @@ pub(super) fn upgrade(
         return text(404, &status.to_string());
     };
     let uid = object["metadata"]["uid"].as_str().unwrap_or("").to_owned();
-    let Some(port) = ports.and_then(|ports| ports.parse().ok()) else { return text(400, "no port") };
+    let Some(port) = ports.and_then(|ports| ports.parse().ok()) else {
+        return text(400, "no port");
+    };
     let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
     drop(store);
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let header =
+        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let offered = header("sec-websocket-protocol");
     assert!(offered.split(',').any(|name| name.trim() == "v4.channel.k8s.io"), "offered: {offered}");
     let accept = derive_accept_key(header("sec-websocket-key").as_bytes());

@@ -193,7 +193,9 @@ impl FakeKubernetes {
         let (shared, acceptor) = (Arc::clone(&self.shared), self.acceptor.clone());
         let task = tokio::spawn(async move {
             loop {
-                let Ok((socket, _)) = listener.accept().await else { return };
+                let Ok((socket, _)) = listener.accept().await else {
+                    return;
+                };
                 let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
                 tokio::spawn(async move {
                     let _ = socket.set_nodelay(true);

@@ -51,18 +51,15 @@ impl Proxy {
             socket.write_all(&[5, 0]).await.ok()?;
             let mut head = [0; 4];
             socket.read_exact(&mut head).await.ok()?;
-            let host = match head[3] {
-                1 => {
-                    let mut ip = [0; 4];
-                    socket.read_exact(&mut ip).await.ok()?;
-                    std::net::Ipv4Addr::from(ip).to_string()
-                }
-                _ => {
-                    let length = socket.read_u8().await.ok()?;
-                    let mut name = vec![0; usize::from(length)];
-                    socket.read_exact(&mut name).await.ok()?;
-                    String::from_utf8(name).ok()?
-                }
+            let host = if head[3] == 1 {
+                let mut ip = [0; 4];
+                socket.read_exact(&mut ip).await.ok()?;
+                std::net::Ipv4Addr::from(ip).to_string()
+            } else {
+                let length = socket.read_u8().await.ok()?;
+                let mut name = vec![0; usize::from(length)];
+                socket.read_exact(&mut name).await.ok()?;
+                String::from_utf8(name).ok()?
             };
             let port = socket.read_u16().await.ok()?;
             let server = TcpStream::connect((host, port)).await.ok()?;

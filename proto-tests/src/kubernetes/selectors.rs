@@ -53,12 +53,11 @@ fn split(selector: &str) -> Vec<String> {
 /// Whether an object's fields match: `metadata.name=x`, `status.phase!=y`, `type=z`.
 pub(crate) fn fields(object: &Value, selector: &str) -> bool {
     split(selector).iter().all(|term| {
-        let (path, value, wanted) = match term.split_once("!=") {
-            Some((path, value)) => (path, value, false),
-            None => {
-                let (path, value) = term.split_once('=').unwrap_or((term, ""));
-                (path, value.trim_start_matches('='), true)
-            }
+        let (path, value, wanted) = if let Some((path, value)) = term.split_once("!=") {
+            (path, value, false)
+        } else {
+            let (path, value) = term.split_once('=').unwrap_or((term, ""));
+            (path, value.trim_start_matches('='), true)
         };
         let pointer = format!("/{}", path.trim().replace('.', "/"));
         (object.pointer(&pointer).and_then(Value::as_str) == Some(value.trim())) == wanted
@@ -74,7 +73,9 @@ mod tests {
     #[test]
     fn every_operator() {
         let object = json!({"metadata": {"name": "x", "labels": {"a": "1", "b": "2"}}});
-        for yes in ["a=1", "a==1,b=2", "a in (1,3)", "a notin (2)", "c notin (2)", "a", "!c", "a!=2", "a in (1),b in (2)"] {
+        for yes in
+            ["a=1", "a==1,b=2", "a in (1,3)", "a notin (2)", "c notin (2)", "a", "!c", "a!=2", "a in (1),b in (2)"]
+        {
             assert!(labels(&object, yes), "{yes}");
         }
         for no in ["a=2", "a in (2,3)", "a notin (1)", "!a", "c", "a!=1", "a=1,b=1"] {

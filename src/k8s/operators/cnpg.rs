@@ -156,10 +156,7 @@ impl Cnpg {
     }
 
     fn unfence(&self, namespace: &str, name: &str) -> String {
-        format!(
-            "Lift the fence with: kubectl annotate clusters.{} {name} -n {namespace} {}-",
-            self.group, self.fenced
-        )
+        format!("Lift the fence with: kubectl annotate clusters.{} {name} -n {namespace} {}-", self.group, self.fenced)
     }
 }
 

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn cluster(spec: Value, status: Value, annotations: Value) -> Facts {
+fn cluster(spec: &Value, status: &Value, annotations: &Value) -> Facts {
     let object = json!({
         "metadata": {"name": "shop", "namespace": "prod", "annotations": annotations,
                      "labels": {"argocd.argoproj.io/instance": "webshop"}},
@@ -12,13 +12,13 @@ fn cluster(spec: Value, status: Value, annotations: Value) -> Facts {
     CLOUDNATIVE_PG.read(&serde_json::from_value(object).expect("a Cluster"))
 }
 
-fn pod(name: &str, labels: Value) -> Pod {
+fn pod(name: &str, labels: &Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a pod")
 }
 
 #[test]
 fn the_status_decides_who_leads() {
-    let leader = |status: Value| cluster(json!({}), status, json!({})).leader;
+    let leader = |status: Value| cluster(&json!({}), &status, &json!({})).leader;
     let of = |name: &str| Leader::Pod(name.to_owned());
     assert_eq!(leader(json!({"currentPrimary": "shop-1", "targetPrimary": "shop-1"})), of("shop-1"));
     assert_eq!(leader(json!({"currentPrimary": "shop-1", "targetPrimary": "shop-2"})), Leader::Moving);
@@ -30,7 +30,7 @@ fn the_status_decides_who_leads() {
 #[test]
 fn the_application_secret_has_an_order() {
     let secret = |bootstrap: Value| {
-        let facts = cluster(json!({"bootstrap": bootstrap}), json!({}), json!({}));
+        let facts = cluster(&json!({"bootstrap": bootstrap}), &json!({}), &json!({}));
         facts.logins.first().map(|login| (login.secret.clone(), login.role.clone(), login.database.clone()))
     };
     let some = |secret: &str, role: &str, database: &str| {
@@ -51,7 +51,7 @@ fn the_application_secret_has_an_order() {
 #[test]
 fn managed_roles_with_a_password_have_logins() {
     let facts = cluster(
-        json!({
+        &json!({
             "bootstrap": {"initdb": {"database": "app", "owner": "app"}},
             "enableSuperuserAccess": true,
             "superuserSecret": {"name": "admin"},
@@ -64,10 +64,11 @@ fn managed_roles_with_a_password_have_logins() {
                 {"name": 7, "login": "yes"},
             ]},
         }),
-        json!({}),
-        json!({}),
+        &json!({}),
+        &json!({}),
     );
-    let logins: Vec<_> = facts.logins.iter().map(|l| (l.role.as_deref().unwrap_or(""), l.secret.as_str(), l.kind)).collect();
+    let logins: Vec<_> =
+        facts.logins.iter().map(|l| (l.role.as_deref().unwrap_or(""), l.secret.as_str(), l.kind)).collect();
     assert_eq!(
         logins,
         [
@@ -82,21 +83,21 @@ fn managed_roles_with_a_password_have_logins() {
 
 #[test]
 fn hibernated_fenced_and_replica_clusters() {
-    let facts = cluster(json!({}), json!({}), json!({"cnpg.io/hibernation": "on"}));
+    let facts = cluster(&json!({}), &json!({}), &json!({"cnpg.io/hibernation": "on"}));
     assert!(facts.halt.expect("halted").hint.contains("cnpg.io/hibernation=off"));
-    let facts = cluster(json!({}), json!({}), json!({"cnpg.io/fencedInstances": "[\"shop-1\"]"}));
+    let facts = cluster(&json!({}), &json!({}), &json!({"cnpg.io/fencedInstances": "[\"shop-1\"]"}));
     assert!(facts.is_fenced("shop-1") && !facts.is_fenced("shop-2"));
-    assert!(cluster(json!({}), json!({}), json!({"cnpg.io/fencedInstances": "[\"*\"]"})).is_fenced("shop-9"));
-    assert!(!cluster(json!({}), json!({}), json!({"cnpg.io/fencedInstances": "not json"})).is_fenced("shop-1"));
-    assert!(cluster(json!({"replica": {"enabled": true}}), json!({}), json!({})).standby);
-    assert!(cluster(json!({"replica": {"primary": "a", "self": "b"}}), json!({}), json!({})).standby);
-    assert!(!cluster(json!({"replica": {"primary": "a", "self": "a"}}), json!({}), json!({})).standby);
+    assert!(cluster(&json!({}), &json!({}), &json!({"cnpg.io/fencedInstances": "[\"*\"]"})).is_fenced("shop-9"));
+    assert!(!cluster(&json!({}), &json!({}), &json!({"cnpg.io/fencedInstances": "not json"})).is_fenced("shop-1"));
+    assert!(cluster(&json!({"replica": {"enabled": true}}), &json!({}), &json!({})).standby);
+    assert!(cluster(&json!({"replica": {"primary": "a", "self": "b"}}), &json!({}), &json!({})).standby);
+    assert!(!cluster(&json!({"replica": {"primary": "a", "self": "a"}}), &json!({}), &json!({})).standby);
 }
 
 #[test]
 fn labels_propose() {
     let facts = CLOUDNATIVE_PG.guess("prod", "shop");
-    let member = |labels: Value| CLOUDNATIVE_PG.member(&facts, &pod("shop-1", labels));
+    let member = |labels: Value| CLOUDNATIVE_PG.member(&facts, &pod("shop-1", &labels));
     assert_eq!(member(json!({"cnpg.io/instanceRole": "primary"})), Member::Primary);
     assert_eq!(member(json!({"role": "primary"})), Member::Primary);
     assert_eq!(member(json!({"cnpg.io/instanceRole": "unhealthy", "role": "primary"})), Member::Other);
