@@ -19,11 +19,17 @@ use tokio::{
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
+/// A line for the person who reads the test's output.
+#[expect(clippy::print_stderr, reason = "what a test prints is its report")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
 /// Where the tests run; `None` where they do not.
 fn kubeconfig() -> Option<PathBuf> {
     static SAID: OnceLock<()> = OnceLock::new();
     if std::env::var_os("PGFERRY_E2E").is_none_or(|value| value != "1") {
-        SAID.get_or_init(|| eprintln!("PGFERRY_E2E is not 1: nothing is run against a real Kubernetes"));
+        SAID.get_or_init(|| say("PGFERRY_E2E is not 1: nothing is run against a real Kubernetes"));
         return None;
     }
     Some(std::env::var_os("KUBECONFIG").map(PathBuf::from).expect("KUBECONFIG"))
@@ -197,7 +203,7 @@ async fn ctrl_c_is_as_quick_as_directly() {
     let mut through = Command::new("psql");
     through.args(["-XAt", "-h", "localhost", "-p", &pgferry.address().port().to_string(), "ledger"]);
     let through = interrupted(through).await;
-    eprintln!("Ctrl-C to the end: directly {direct:.3} s, through pgferry {through:.3} s");
+    say(&format!("Ctrl-C to the end: directly {direct:.3} s, through pgferry {through:.3} s"));
     assert!(through <= direct + 0.5, "directly {direct} s, through pgferry {through} s");
 }
 
@@ -308,5 +314,5 @@ async fn a_deleted_primary_is_an_error_and_the_next_login_works() {
     };
     let mut wire: Wire = timeout(Duration::from_mins(2), again).await.expect("the pod comes back");
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
-    eprintln!("a single instance's pod deleted: the next login after {:.1} s", started.elapsed().as_secs_f32());
+    say(&format!("a single instance's pod deleted: the next login after {:.1} s", started.elapsed().as_secs_f32()));
 }

@@ -139,7 +139,7 @@ async fn a_blocked_writer_is_not_a_dead_link() {
         writing.flush().await.expect("flushed");
     };
     let unblock = async {
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
         let mut received = 0;
         while received < blocked.len() {
             if let Message::Binary(bytes) = node.next().await.expect("a message").expect("valid") {
@@ -169,5 +169,5 @@ async fn a_quiet_session_reminds_the_node() {
         read = tunnel.read_u8() => panic!("ended: {read:?}"),
         () = reminded => {}
     }
-    assert!(started.elapsed() >= Duration::from_secs(30 * 60), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_mins(30), "{:?}", started.elapsed());
 }
