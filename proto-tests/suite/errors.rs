@@ -3,9 +3,10 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use proto_tests::{
+    cnpg::Cluster,
     kubernetes::{Backend, Fault},
     subject::Subject,
-    wire::Fields,
+    wire::{Fields, Wire, startup},
 };
 use serde_json::json;
 
@@ -93,10 +94,61 @@ async fn rows() -> Vec<Row> {
     ]
 }
 
+/// Those that take more than a wrong name or a changed object.
+async fn staged() -> Vec<Row> {
+    let ambiguous = World::new().await;
+    Cluster::new(&ambiguous.api, ("staging", "shop"), &ambiguous.password, &[ambiguous.server.address()]);
+    let two = impatient(&ambiguous).await.refusal("pgferry", "shop").await;
+
+    let offline = World::new().await;
+    let pgferry = impatient(&offline).await;
+    offline.api.go_down().await;
+    let unreachable = pgferry.refusal("pgferry", "shop").await;
+
+    let world = World::new().await;
+    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\n");
+    let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let mut open = pgferry.connect("pgferry", "shop").await.unwrap();
+    let full = pgferry.refusal("pgferry", "shop").await;
+    world.api.cut_tunnels("prod", "shop-1");
+    let cut = open.next().await.unwrap().unwrap().fields();
+    drop(open);
+    let said = |bytes: Vec<u8>| {
+        let address = pgferry.address();
+        async move {
+            let mut wire = Wire::tcp(address).await.unwrap();
+            wire.send(&bytes).await.unwrap();
+            wire.next().await.unwrap().unwrap().fields()
+        }
+    };
+    let bad = said(startup(3, 0, &[("user", "a"), ("user", "b")])).await;
+    let oversized = said(10_001_u32.to_be_bytes().to_vec()).await;
+    pgferry.says("session ended").await;
+    let mut open = loop {
+        // The place of the session that was cut is free in a moment.
+        if let Ok(open) = pgferry.connect("pgferry", "shop").await {
+            break open;
+        }
+    };
+    world.cluster().begin_deleting(1);
+    let deleted = open.next().await.unwrap().unwrap().fields();
+    let rows = [
+        ("two clusters of this name", two),
+        ("the API server cannot be reached", unreachable),
+        ("too many connections", full),
+        ("the tunnel is lost", cut),
+        ("a broken startup packet", bad),
+        ("an oversized startup packet", oversized),
+        ("the primary's pod is deleted under a session", deleted),
+    ];
+    rows.into_iter().map(|(what, fields)| Row { what, fields }).collect()
+}
+
 /// What each row must say; a message alone must suffice, and a hint is something to type or do.
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_type() {
-    let rows = rows().await;
+    let mut rows = rows().await;
+    rows.extend(staged().await);
     let expected: &[(&str, &str, &str)] = &[
         ("3D000", "no cluster is called \"shpo\"", "shop.prod"),
         ("3D000", "no context is called \"fke\"", "kubectl config get-contexts"),
@@ -122,6 +174,13 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("08006", "does not answer like a Kubernetes API server (status 502)", "kubectl config view"),
         ("08006", "answers 503", ""),
         ("08006", "did not answer within 3 s", "kubectl version"),
+        ("3D000", "shop.prod and shop.staging", "psql -h localhost shop.prod"),
+        ("08001", "cannot be reached", "kubectl version"),
+        ("53300", "1 connections already", "max_connections"),
+        ("08006", "tunnel to pod shop-1 was lost", "Connect again"),
+        ("08P01", "given twice", ""),
+        ("08P01", "invalid length", "psql"),
+        ("57P01", "pod shop-1 is being deleted", "Connect again"),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (code, message, hint)) in rows.iter().zip(expected) {

@@ -94,6 +94,30 @@ async fn a_plugin_that_fails_says_so_without_its_output() {
     );
 }
 
+/// While a person logs in, the client is told what it waits for.
+#[tokio::test]
+async fn a_login_that_takes_long_is_announced() {
+    let world = World::new().await;
+    let api = &world.api;
+    let token = api.user("dave");
+    let fifo = api.directory().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let answer =
+        json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": token}});
+    // The plugin ends when somebody writes into the pipe.
+    let script = format!("#!/bin/sh\nread line < '{}'\necho '{answer}'\n", fifo.display());
+    let file = api.write("slow-login", &script);
+    let pgferry =
+        with_user(api, json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file}})).await;
+    let mut wire = proto_tests::wire::Wire::tcp(pgferry.address()).await.unwrap();
+    wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
+    assert_eq!(wire.next().await.unwrap().unwrap().tag, 'R');
+    let notice = wire.next().await.unwrap().unwrap().fields();
+    assert!(notice.message.contains("a login to Kubernetes (context fake)"), "{notice:?}");
+    tokio::task::spawn_blocking(move || fs::write(fifo, "done\n")).await.unwrap().unwrap();
+    wire.until_ready().await.unwrap();
+}
+
 #[tokio::test]
 async fn an_expired_login_says_what_to_type() {
     let world = World::new().await;

@@ -59,6 +59,8 @@ pub struct Contexts {
     /// The current context of the first kubeconfig that could be read.
     fixed: Mutex<Option<String>>,
     open: Mutex<HashMap<String, Arc<Shared>>>,
+    /// Parsing a large kubeconfig takes longer than all else in a connection.
+    names: Mutex<Option<(Vec<Stamp>, Vec<String>)>>,
 }
 
 /// What changes when a file is replaced or rewritten.
@@ -103,7 +105,13 @@ impl Contexts {
     pub fn new(params: ClientParams) -> Self {
         let files = files(params.kubeconfig.as_ref());
         let fixed = params.context.clone();
-        Self { params: Arc::new(params), files, fixed: Mutex::new(fixed), open: Mutex::default() }
+        Self {
+            params: Arc::new(params),
+            files,
+            fixed: Mutex::new(fixed),
+            open: Mutex::default(),
+            names: Mutex::default(),
+        }
     }
 
     /// Whether a context, or a short name of one, is called so.
@@ -115,6 +123,15 @@ impl Contexts {
     /// All contexts of the kubeconfig.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
+        let stamps = stamps(&self.files);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match names.as_ref() {
+            Some((of, names)) if *of == stamps => names.clone(),
+            _ => names.insert((stamps, self.read_names())).1.clone(),
+        }
+    }
+
+    fn read_names(&self) -> Vec<String> {
         match read(&self.files) {
             Ok(Some(kubeconfig)) => kubeconfig.contexts.into_iter().map(|context| context.name).collect(),
             Ok(None) if in_cluster() => vec![IN_CLUSTER.to_owned()],
@@ -200,7 +217,15 @@ impl Shared {
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
-        let mut login = self.login.lock().await;
+        let mut login = match self.login.try_lock() {
+            Ok(login) => login,
+            Err(_) => {
+                if let Some(progress) = progress {
+                    progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
+                }
+                self.login.lock().await
+            }
+        };
         // Somebody else may have renewed it while we waited.
         if let Some(built) = self.fresh() {
             return Ok(built);
@@ -292,7 +317,7 @@ impl Shared {
             return Ok(credential.clone());
         }
         if let Some(progress) = progress {
-            progress.waiting_for(format!("a login to Kubernetes by {} (context {})", exec::program(exec), self.shown));
+            progress.waiting_for(format!("a login to Kubernetes (context {}) by {}", self.shown, exec::program(exec)));
         }
         let limit = self.params.exec_timeout;
         // On a task of its own: it goes on when the client that asked first leaves, and others wait for it.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -79,7 +79,22 @@ struct Watched {
     wanted: watch::Sender<BTreeSet<String>>,
     state: watch::Sender<State>,
     used: Mutex<Instant>,
-    guards: Mutex<HashMap<Guarded, watch::Sender<Option<Lost>>>>,
+    guards: Mutex<Guards>,
+}
+
+/// The servers that sessions rely on, and whether anybody still looks after them.
+#[derive(Debug, Default)]
+struct Guards {
+    ended: bool,
+    all: HashMap<Guarded, watch::Sender<Option<Lost>>>,
+}
+
+impl Guards {
+    /// Forgets those whose sessions have ended.
+    fn tidy(&mut self) -> &mut HashMap<Guarded, watch::Sender<Option<Lost>>> {
+        self.all.retain(|_, sender| sender.receiver_count() > 0);
+        &mut self.all
+    }
 }
 
 /// A server that sessions rely on.
@@ -139,21 +154,16 @@ impl Watches {
         operator: &'static dyn Operator,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
-        let Some(watched) = self.open(id, identity, operator) else {
-            return watch::Sender::new(None).subscribe();
-        };
-        watched.touch();
-        watched.wanted.send_if_modified(|wanted| wanted.insert(id.name.clone()));
         let guarded =
             Guarded { cluster: id.name.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
-        let mut guards = watched.guards.lock().unwrap_or_else(PoisonError::into_inner);
-        guards.retain(|_, sender| sender.receiver_count() > 0);
-        // One that has fired is spent: the same pod may be the primary again.
-        let sender = guards.entry(guarded).or_insert_with(|| watch::Sender::new(None));
-        if sender.borrow().is_some() {
-            *sender = watch::Sender::new(None);
+        loop {
+            let Some(watched) = self.open(id, identity, operator) else { return watch::Sender::new(None).subscribe() };
+            // One that has ended meanwhile is replaced by the next `open`.
+            if let Some(receiver) = watched.guard(guarded.clone()) {
+                watched.wanted.send_if_modified(|wanted| wanted.insert(id.name.clone()));
+                return receiver;
+            }
         }
-        sender.subscribe()
     }
 
     fn key(id: &ClusterId, identity: &Identity, operator: &dyn Operator) -> Key {
@@ -173,7 +183,7 @@ impl Watches {
     /// The watch for a cluster, begun if need be; `None` where there are too many.
     fn open(&self, id: &ClusterId, identity: &Identity, operator: &'static dyn Operator) -> Option<Arc<Watched>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, watched| !watched.state.is_closed_for_good());
+        all.retain(|_, watched| !watched.guards().ended);
         let key = Self::key(id, identity, operator);
         if let Some(watched) = all.get(&key) {
             return Some(Arc::clone(watched));
@@ -199,20 +209,6 @@ impl Watches {
     }
 }
 
-/// Whether the task behind a watch has ended.
-trait Ended {
-    fn is_closed_for_good(&self) -> bool;
-}
-
-impl Ended for watch::Sender<State> {
-    fn is_closed_for_good(&self) -> bool {
-        self.borrow().covers.contains(ENDED)
-    }
-}
-
-/// No cluster is called so: the mark of a watch that has ended.
-const ENDED: &str = "";
-
 impl State {
     fn view(&self, operator: &'static dyn Operator, namespace: &str, name: &str) -> Option<View> {
         if !self.covers.contains(name) || self.mark.is_none_or(|mark| mark.jumped()) {
@@ -234,15 +230,45 @@ impl Watched {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    fn guards(&self) -> MutexGuard<'_, Guards> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The receiver for a server; `None` where this watch has ended.
+    fn guard(&self, guarded: Guarded) -> Option<watch::Receiver<Option<Lost>>> {
+        self.touch();
+        let mut guards = self.guards();
+        if guards.ended {
+            return None;
+        }
+        let sender = guards.tidy().entry(guarded).or_insert_with(|| watch::Sender::new(None));
+        // One that has fired is spent: the same pod may be the primary again.
+        if sender.borrow().is_some() {
+            *sender = watch::Sender::new(None);
+        }
+        Some(sender.subscribe())
+    }
+
     /// Nobody has connected for a while, and no session relies on it.
     fn unused(&self) -> bool {
-        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= self.params.idle;
-        idle && guards.values().all(|sender| sender.receiver_count() == 0)
+        idle && !self.relied_on()
+    }
+
+    fn relied_on(&self) -> bool {
+        !self.guards().tidy().is_empty()
+    }
+
+    /// Ends for good, if nobody needs it: checked and marked in one step, so that no guard is added in between.
+    fn retire(&self) -> bool {
+        let unused = self.unused();
+        let mut guards = self.guards();
+        guards.ended = unused && guards.tidy().is_empty();
+        guards.ended
     }
 
     async fn run(&self, contexts: &Contexts) {
-        while !self.unused() {
+        while !self.retire() {
             let pause = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
                 Ok(context) => self.follow(&context).await,
                 Err(error) => Err(error),
@@ -253,7 +279,6 @@ impl Watched {
                 sleep(BACKOFF).await;
             }
         }
-        self.state.send_modify(|state| state.covers = BTreeSet::from([ENDED.to_owned()]));
     }
 
     fn distrust(&self) {
@@ -313,11 +338,15 @@ impl Watched {
     /// themselves.
     async fn poll(&self, joined: &mut watch::Receiver<BTreeSet<String>>) -> Result<(), K8sError> {
         self.distrust();
-        tokio::select! {
-            () = sleep(self.params.poll) => {}
-            _ = joined.changed() => {}
+        loop {
+            tokio::select! {
+                () = sleep(self.params.poll) => {}
+                _ = joined.changed() => return Ok(()),
+            }
+            if self.relied_on() || self.unused() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn list(
@@ -400,9 +429,8 @@ impl Watched {
     /// Looks whether servers that sessions rely on are lost. What seems so is read once more before it is said.
     async fn look(&self, context: &Context) {
         let guarded: Vec<Guarded> = {
-            let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
-            guards.retain(|_, sender| sender.receiver_count() > 0);
-            let unsaid = guards.iter().filter(|(_, sender)| sender.borrow().is_none());
+            let mut guards = self.guards();
+            let unsaid = guards.tidy().iter().filter(|(_, sender)| sender.borrow().is_none());
             unsaid.map(|(guarded, _)| guarded.clone()).collect()
         };
         for guarded in guarded {
@@ -441,8 +469,7 @@ impl Watched {
 
     fn announce(&self, guarded: &Guarded, lost: Lost) {
         debug!(pod = guarded.pod, cluster = guarded.cluster, "a server in use {}", lost.as_str());
-        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = guards.get(guarded) {
+        if let Some(sender) = self.guards().all.get(guarded) {
             sender.send_replace(Some(lost));
         }
     }
