@@ -217,15 +217,10 @@ impl Shared {
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
-        let mut login = match self.login.try_lock() {
-            Ok(login) => login,
-            Err(_) => {
-                if let Some(progress) = progress {
-                    progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
-                }
-                self.login.lock().await
-            }
-        };
+        if let Some(progress) = progress.filter(|_| self.login.try_lock().is_err()) {
+            progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
+        }
+        let mut login = self.login.lock().await;
         // Somebody else may have renewed it while we waited.
         if let Some(built) = self.fresh() {
             return Ok(built);
