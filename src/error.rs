@@ -104,7 +104,7 @@ pub struct Report {
 impl Report {
     /// A failure that ends the connection.
     pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Fatal, sqlstate, message: message.into(), detail: None, hint: None }
+        Self { severity: Severity::Fatal, sqlstate, message: printable(&message.into()), detail: None, hint: None }
     }
 
     /// Information that ends nothing.
@@ -121,16 +121,22 @@ impl Report {
     /// Adds facts.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(printable(&detail.into()));
         self
     }
 
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(printable(&hint.into()));
         self
     }
+}
+
+/// Reports repeat names that a client sent, and end in terminals and logs: no line breaks, no escape sequences.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 impl fmt::Display for Report {

@@ -123,8 +123,12 @@ async fn unknown_names_come_with_near_misses() {
     assert!(refusal.hint.contains("shop.prod") && refusal.hint.contains("pgferry list"), "{refusal:?}");
     let refusal = pgferry.refusal("alice", "shop@fke").await;
     assert!(refusal.message.contains("no context is called \"fke\"") && refusal.hint.contains("fake"), "{refusal:?}");
-    let refusal = pgferry.refusal("alice", "Not A Name").await;
-    assert_eq!(refusal.code, "3D000");
+    // A name that would draw in a terminal, or forge a line of the log.
+    let refusal = pgferry.refusal("alice", "Not\nA \u{1b}[31mName").await;
+    assert_eq!(
+        (refusal.code.as_str(), refusal.message.as_str()),
+        ("3D000", "\"Not\u{fffd}A \u{fffd}[31mName\" does not name a cluster")
+    );
 }
 
 #[tokio::test]

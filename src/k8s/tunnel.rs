@@ -113,6 +113,16 @@ mod tests {
         assert_eq!(receive(&mut Demultiplexer::new(1), &[0, 1]), Err(TunnelError::Port));
     }
 
+    #[test]
+    fn the_corpus_of_fuzzing() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-tests/corpus/tunnel");
+        let files: Vec<_> = std::fs::read_dir(folder).expect("the corpus").collect();
+        assert!(!files.is_empty());
+        for file in files {
+            fuzz(&std::fs::read(file.expect("an entry").path()).expect("a file"));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

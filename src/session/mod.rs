@@ -17,7 +17,7 @@ use crate::{
         Authenticated,
         peer::{self, AllowedUids},
     },
-    error::{ClientFacing, Report, SqlState},
+    error::{ClientFacing, Report, SqlState, printable},
     pg::{encode, options, startup::Startup},
     tls::accept::Acceptor,
     upstream::{Ask, Credentials, Dial, Directory, Mode, Progress, Target},
@@ -391,7 +391,8 @@ impl Reply {
         };
         match refusal {
             Refusal::Server { frame, fields } => {
-                info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {}", fields.message);
+                let said = printable(&fields.message);
+                info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {said}");
                 out.extend_from_slice(frame);
             }
             Refusal::Report(report) => {

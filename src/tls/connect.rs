@@ -12,10 +12,7 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{
-    ALPN, TlsError, end_point,
-    verify::{AnyCertificate, Pinned},
-};
+use super::{ALPN, TlsError, end_point, verify::Verifier};
 use crate::{
     pg::startup::encode_ssl_request,
     upstream::{ClientIdentity, TlsFacts, TlsMode},
@@ -77,9 +74,9 @@ fn client_config(facts: &TlsFacts) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier: Arc<dyn ServerCertVerifier> = match facts.mode {
         TlsMode::VerifyCa | TlsMode::VerifyFull => {
             let pem = facts.ca_pem.as_deref().ok_or(TlsError::NoCa)?;
-            Pinned::new(pem, facts.mode, &provider)?
+            Verifier::given(pem, facts.mode, &provider)?
         }
-        TlsMode::Disable | TlsMode::Allow | TlsMode::Require => Arc::new(AnyCertificate::new(&provider)),
+        TlsMode::Disable | TlsMode::Allow | TlsMode::Require => Verifier::any(&provider),
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
