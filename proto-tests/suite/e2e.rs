@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt as _,
     process::Command,
+    sync::RwLock,
     time::{Instant, timeout},
 };
 
@@ -24,6 +25,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 fn say(line: &str) {
     eprintln!("{line}");
 }
+
+/// Tests that delete pods have the clusters to themselves.
+static CLUSTERS: RwLock<()> = RwLock::const_new(());
 
 /// Where the tests run; `None` where they do not.
 fn kubeconfig() -> Option<PathBuf> {
@@ -69,6 +73,7 @@ async fn value(pgferry: &Subject, args: &[&str]) -> String {
 #[tokio::test]
 async fn names_and_logins_as_a_person_types_them() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     let who = "select current_user || ' ' || current_database() || ' ' || pg_is_in_recovery()";
     assert_eq!(value(&pgferry, &["ledger", "-c", who]).await, "clerk books false");
@@ -100,6 +105,7 @@ async fn names_and_logins_as_a_person_types_them() {
 #[tokio::test]
 async fn list_shows_the_three_clusters() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let (code, out, err) = Start::new(BINARY).args(["list", "-o", "name", "--kubeconfig"]).arg(kubeconfig).run().await;
     assert_eq!((code, err.as_str()), (0, ""));
     for name in ["ledger.prod", "shop.prod", "shop.staging"] {
@@ -111,6 +117,7 @@ async fn list_shows_the_three_clusters() {
 #[tokio::test]
 async fn dump_and_restore() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     let sql = "drop schema if exists dumped cascade; create schema dumped; \
                create table dumped.t as select n as id, repeat('x', 500) as text from generate_series(1, 20000) n; \
@@ -147,6 +154,7 @@ async fn dump_and_restore() {
 #[tokio::test]
 async fn copy_both_ways_and_notifications() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     value(&pgferry, &["shop.prod", "-c", "drop table if exists copied; create table copied (id int, text text)"]).await;
     let rows = pgferry.home().join("rows");
@@ -184,6 +192,7 @@ async fn interrupted(mut psql: Command) -> f32 {
 #[tokio::test]
 async fn ctrl_c_is_as_quick_as_directly() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     let pod = kubectl(&["get", "pod", "-n", "prod", "ledger-1", "-o", "jsonpath={.status.podIP}"]).await;
     let password = kubectl(&[
@@ -211,6 +220,7 @@ async fn ctrl_c_is_as_quick_as_directly() {
 #[tokio::test]
 async fn the_habits_of_migration_tools() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     let mut lock = pgferry.connect("app", "shop.prod").await.unwrap();
     let mut work = pgferry.connect("app", "shop.prod").await.unwrap();
@@ -235,6 +245,7 @@ async fn the_habits_of_migration_tools() {
 #[tokio::test]
 async fn a_restricted_service_account() {
     let Some(admin) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
     let name = format!("pgferry-e2e-{}", std::process::id());
     let verbs = "--verb=get,list,watch";
     kubectl(&["create", "serviceaccount", "-n", "prod", &name]).await;
@@ -293,10 +304,86 @@ async fn a_restricted_service_account() {
     drop(admin);
 }
 
+/// The primary of `shop.prod`, as its operator says.
+async fn primary() -> String {
+    kubectl(&["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.currentPrimary}"]).await
+}
+
+/// Waits until both instances of `shop.prod` are healthy.
+async fn healthy() {
+    let phase = ["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.phase} {.status.readyInstances}"];
+    while kubectl(&phase).await != "Cluster in healthy state 2" {}
+}
+
+/// PostgreSQL waits for idle sessions when its pod is deleted, and the operator for PostgreSQL: with one idle psql
+/// through kubectl's port-forward the cluster has no primary for three minutes. Through pgferry it has one at once.
+#[tokio::test]
+async fn an_idle_session_holds_up_no_failover() {
+    let Some(kubeconfig) = kubeconfig() else { return };
+    let _alone = CLUSTERS.write().await;
+    timeout(Duration::from_mins(2), healthy()).await.expect("both instances");
+    let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
+    let mut idle = pgferry.connect("app", "shop.prod").await.unwrap();
+    let before = primary().await;
+    let started = Instant::now();
+    kubectl(&["delete", "pod", "-n", "prod", &before, "--wait=false"]).await;
+    let said = timeout(Duration::from_secs(10), idle.next()).await.expect("an end").unwrap().expect("a word");
+    assert_eq!(said.fields().code, "57P01", "{:?}", said.fields());
+    let next = async {
+        loop {
+            if let Ok(mut wire) = pgferry.connect("app", "shop.prod").await
+                && wire.value("select pg_is_in_recovery()").await.as_deref() == Ok("f")
+            {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(30), next).await.expect("a new primary");
+    let through = started.elapsed();
+    assert_ne!(primary().await, before);
+    say(&format!(
+        "an idle session and a deleted primary: the next login on the new one after {:.1} s",
+        through.as_secs_f32()
+    ));
+    assert!(through < Duration::from_secs(10), "{through:?}");
+    drop(pgferry);
+
+    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
+    let before = primary().await;
+    let mut forward = Command::new("kubectl");
+    forward
+        .args(["port-forward", "-n", "prod", &format!("pod/{before}"), ":5432"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut forward = forward.spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(forward.stdout.take().unwrap());
+    let mut line = String::new();
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();
+    let port: u16 = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+    let password =
+        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
+            .await;
+    let mut idle = Wire::tcp(("127.0.0.1", port)).await.unwrap();
+    idle.start_with_password(&[("user", "app"), ("database", "app")], &password).await.unwrap();
+    kubectl(&["delete", "pod", "-n", "prod", &before, "--wait=false"]).await;
+    let promoted = async {
+        let labelled =
+            ["get", "pod", "-n", "prod", "-l", "cnpg.io/cluster=shop,cnpg.io/instanceRole=primary", "-o", "name"];
+        while kubectl(&labelled).await.lines().all(|name| name == format!("pod/{before}")) {}
+    };
+    let control = timeout(Duration::from_secs(30), promoted).await;
+    assert!(control.is_err(), "the control: with kubectl's port-forward nothing is promoted for 30 s");
+    say("the control, an idle session through kubectl port-forward: no new primary after 30 s");
+    drop(idle);
+    drop(forward);
+    timeout(Duration::from_mins(4), healthy()).await.expect("both instances");
+}
+
 /// One idle session and one in a transaction, and the primary's pod is deleted under them.
 #[tokio::test]
 async fn a_deleted_primary_is_an_error_and_the_next_login_works() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let _alone = CLUSTERS.write().await;
     let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
     let mut idle = pgferry.connect("app", "shop.staging").await.unwrap();
     kubectl(&["delete", "pod", "-n", "staging", "-l", "cnpg.io/cluster=shop", "--wait=false"]).await;

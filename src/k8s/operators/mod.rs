@@ -1,6 +1,6 @@
 //! How each system lays out a cluster. One file a system: data first, code only where systems differ; no I/O.
 //!
-//! To add one: write its file, and add it to [`all`].
+//! To add one: write its file, and add it to `all`.
 
 use std::fmt;
 
