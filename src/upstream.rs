@@ -102,7 +102,14 @@ impl Progress {
 
     /// States what is waited for now, such as `waiting for a primary of shop.prod`.
     pub fn waiting_for(&self, what: impl Into<String>) {
-        self.0.send_replace(what.into());
+        let what = what.into();
+        // Whoever looks again and again waits for the same thing; it is told once.
+        self.0.send_if_modified(|known| {
+            *known != what && {
+                known.clone_from(&what);
+                true
+            }
+        });
     }
 }
 

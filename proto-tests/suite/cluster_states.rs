@@ -51,6 +51,7 @@ async fn a_missing_primary_is_waited_for() {
     assert!(notice.fields().message.contains("waiting for a ready primary of shop.prod"), "{:?}", notice.fields());
     world.cluster().set_ready(1, true);
     wire.until_ready().await.unwrap();
+    assert!(wire.notices.is_empty(), "it is said once: {:?}", wire.notices);
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
 }
 

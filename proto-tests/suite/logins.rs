@@ -56,6 +56,33 @@ async fn every_secret_of_cloudnative_pg() {
     assert!(refusal.hint.contains("clerk, reporting, postgres"), "{refusal:?}");
 }
 
+/// Roles of their own resource, which operators have since 1.30.
+#[tokio::test]
+async fn a_database_role_has_a_login() {
+    let late = secrets::make("late");
+    let role = format!("CREATE ROLE late LOGIN PASSWORD '{late}'");
+    let world = World::with(|mut setup| {
+        setup.sql.push(role);
+        setup
+    })
+    .await;
+    let pgferry = world.pgferry().await;
+    assert_eq!(pgferry.refusal("late", "shop").await.code, "28000");
+    world.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles", "DatabaseRole");
+    for (object, cluster, name) in [("other", "elsewhere", "late"), ("ours", "shop", "late")] {
+        world.api.put(
+            "databaseroles",
+            json!({
+                "metadata": {"namespace": "prod", "name": object},
+                "spec": {"cluster": {"name": cluster}, "name": name, "login": true, "passwordSecret": {"name": "late-login"}},
+            }),
+        );
+    }
+    world.api.put("secrets", secret("prod", "late-login", &[("username", "late"), ("password", &late)]));
+    let mut wire = pgferry.connect("late", "shop").await.unwrap();
+    assert_eq!(wire.value("select current_user || ' ' || current_database()").await.unwrap(), "late app");
+}
+
 #[tokio::test]
 async fn a_superuser_is_used_unasked_only_where_there_is_no_other() {
     let admin = secrets::make("admin");

@@ -2,7 +2,28 @@
 
 use std::sync::Arc;
 
+use proto_tests::kubernetes::Fault;
+
 use crate::support::World;
+
+/// An API server that is busy for a moment, a node that fails one upgrade, a connection that is cut: none of them is
+/// the client's business.
+#[tokio::test]
+async fn passing_faults_are_not_passed_on() {
+    let world = World::new().await;
+    let unavailable =
+        || Fault::Status(500, "{\"kind\": \"Status\", \"status\": \"Failure\", \"code\": 500}".to_owned());
+    for (verb, resource, fault) in [
+        ("get", "clusters", Fault::RetryAfter(429, 1)),
+        ("get", "secrets", Fault::RetryAfter(503, 1)),
+        ("get", "pods/portforward", Fault::RetryAfter(429, 1)),
+        ("get", "pods/portforward", unavailable()),
+    ] {
+        let pgferry = world.pgferry().await;
+        world.api.fault(verb, resource, 1, fault);
+        pgferry.connect("pgferry", "shop.prod").await.unwrap_or_else(|error| panic!("{verb} {resource}: {error:?}"));
+    }
+}
 
 #[tokio::test]
 async fn the_second_connection_costs_one_upgrade_and_one_secret() {
