@@ -15,6 +15,7 @@ pub mod dial;
 pub mod directory;
 mod error;
 mod exec;
+mod explain;
 pub mod forward;
 mod list;
 mod lookup;

@@ -11,11 +11,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    About, LAST_WORDS, Phase, Reply, Sessions, cancel,
+    About, Phase, Sessions, cancel,
     connect::{Connected, failure_inside},
-    last_words,
     pipe::{Pipe, Stopped, Until},
     registry::{Live, Registered},
+    reply::{LAST_WORDS, Reply, last_words},
 };
 use crate::{
     error::{Report, SqlState},

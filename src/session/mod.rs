@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last, one struct a state:
 //! Greeted (said what it wants), Authenticated, Connected (the server has said ReadyForQuery), Piping.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -10,15 +10,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
-use zeroize::Zeroize as _;
 
 use crate::{
     auth::{
         Authenticated,
         peer::{self, AllowedUids},
     },
-    error::{ClientFacing, Report, SqlState, printable},
-    pg::{encode, options, startup::Startup},
+    error::{ClientFacing, Report, SqlState},
+    pg::{options, startup::Startup},
     tls::accept::Acceptor,
     upstream::{Ask, Credentials, Dial, Directory, Mode, Progress, Target},
 };
@@ -30,13 +29,15 @@ mod converse;
 mod greet;
 mod pipe;
 pub mod registry;
+mod reply;
 pub mod route;
 mod turns;
 
 use client::{ClientStream, Peer, Socket};
 use connect::{Connected, Connector, Refusal, Wanted};
-use greet::{GreetError, Greeted, Greeting, close_with, greet};
+use greet::{GreetError, Greeted, Greeting, greet};
 use registry::{Registry, SessionId};
+use reply::{Reply, tell};
 use route::{Names, Route, is_replication, route};
 
 /// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
@@ -46,9 +47,6 @@ const HOLD: Duration = Duration::from_secs(2);
 /// What a client may send before the server is ready. A well-behaved one sends nothing; a pipelining one its first
 /// queries.
 const MAX_EARLY: usize = 64 * 1024;
-
-/// How long the last words may take to reach a client that does not read.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The settings of sessions.
 #[derive(Clone, Debug)]
@@ -332,88 +330,6 @@ impl About {
     fn follows_the_primary(&self) -> bool {
         self.wanted.ask.target.mode != Mode::Any && !is_replication(&self.startup)
     }
-}
-
-/// The client's side until the server takes over: knows whether AuthenticationOk is out.
-struct Reply {
-    client: ClientStream,
-    /// NegotiateProtocolVersion, where the client asked for something that needs it; it stands before AuthenticationOk.
-    negotiation: Option<Bytes>,
-    opened: bool,
-}
-
-impl Reply {
-    fn prelude(&mut self) -> BytesMut {
-        let mut out = BytesMut::new();
-        if !self.opened {
-            self.opened = true;
-            out.extend_from_slice(&self.negotiation.take().unwrap_or_default());
-            encode::authentication_ok(&mut out);
-        }
-        out
-    }
-
-    /// AuthenticationOk where it is not out yet, and notices.
-    async fn open(&mut self, notices: &[Report]) -> io::Result<()> {
-        let mut out = self.prelude();
-        for notice in notices {
-            encode::report(notice, &mut out);
-        }
-        self.send(&out).await
-    }
-
-    /// AuthenticationOk where it is not out yet, notices, and the server's own greeting, in one piece.
-    async fn hand_over(&mut self, notices: &[Report], greeting: &[u8]) -> io::Result<()> {
-        let mut out = self.prelude();
-        for notice in notices {
-            encode::report(notice, &mut out);
-        }
-        out.extend_from_slice(greeting);
-        let sent = self.send(&out).await;
-        // The server's BackendKeyData is among it.
-        out.as_mut().zeroize();
-        sent
-    }
-
-    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.client.write_all(bytes).await?;
-        self.client.flush().await
-    }
-
-    /// Ends a connection that never got its server. 57P03 stands before AuthenticationOk, so that libpq goes to its
-    /// next host and `pg_isready` understands; all else behind it, as PostgreSQL does with 3D000, or else libpq with
-    /// sslmode=prefer would try the same again in plaintext.
-    async fn refuse(mut self, id: SessionId, peer: &Peer, refusal: &Refusal) {
-        let mut out = if refusal.is_cannot_connect_now() {
-            BytesMut::from(self.negotiation.take().unwrap_or_default().as_ref())
-        } else {
-            self.prelude()
-        };
-        match refusal {
-            Refusal::Server { frame, fields } => {
-                let said = printable(&fields.message);
-                info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {said}");
-                out.extend_from_slice(frame);
-            }
-            Refusal::Report(report) => {
-                info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
-                encode::report(report, &mut out);
-            }
-        }
-        last_words(&mut self.client, &out).await;
-    }
-}
-
-/// Writes a report and closes.
-async fn tell(client: &mut ClientStream, report: &Report) {
-    let mut out = BytesMut::new();
-    encode::report(report, &mut out);
-    last_words(client, &out).await;
-}
-
-async fn last_words(client: &mut ClientStream, words: &[u8]) {
-    // A client that does not read them, or is gone, ends all the same.
-    let _ = timeout(LAST_WORDS, close_with(client, words)).await;
 }
 
 /// `pgferry.*` is ours alone: a server would refuse it, or keep it as a setting.
