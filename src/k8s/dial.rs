@@ -58,9 +58,10 @@ impl Dial for Dialer {
         match self.transport {
             Transport::PortForward => {
                 let raw = context.upgrade(&upstream.pod, upstream.port, deadline).await?;
-                // The upgrade has used up an idle connection; the next client finds another.
+                // The upgrade has used up an idle connection, and the next client needs two at the same time: one for
+                // its Secret, one for its upgrade. One request would reuse what is there; two open what is missing.
                 let warm = context.clone();
-                tokio::spawn(async move { warm.touch().await });
+                tokio::spawn(async move { tokio::join!(warm.touch(), warm.touch()) });
                 Ok(Box::new(Tunnel::new(raw, upstream.pod.clone(), upstream.port, self.liveness)))
             }
             Transport::Direct => {
