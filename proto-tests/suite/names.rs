@@ -95,9 +95,9 @@ async fn a_bare_name_is_looked_up_in_the_namespace_in_force_then_everywhere() {
     assert!(pgferry.connect("pgferry", "ledger").await.is_ok(), "the only one of its name");
     assert!(pgferry.connect("pgferry", "shop.staging").await.is_ok());
     drop(pgferry);
-    let here = world.pgferry_with(&["--namespace", "staging"]).await;
+    let mut here = world.pgferry_with(&["--namespace", "staging"]).await;
     assert!(here.connect("pgferry", "shop").await.is_ok());
-    assert!(here.output().contains("namespace=staging"), "{}", here.output());
+    here.says("namespace=\"staging\"").await;
 }
 
 #[tokio::test]

@@ -183,7 +183,9 @@ impl Directory for Kubernetes {
 
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
         let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
-        let view = if let Some(view) = self.remembered(ask, &context) {
+        // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
+        let serves = |view: &View| matches!(view.choose(ask.target.mode, 0), Choice::Pod(_));
+        let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
             view
         } else {
             let Found { view } = lookup::find(&context, &ask.target.name, ask.deadline).await?;

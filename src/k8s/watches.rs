@@ -308,8 +308,9 @@ impl Watched {
             }
             None => futures_util::stream::pending().boxed(),
         };
+        // When it is looked whether servers are lost: soon after a change, and after what else comes with it.
+        let mut due: Option<Instant> = None;
         loop {
-            let settle = Instant::now() + SETTLE;
             tokio::select! {
                 event = pods.next() => match event {
                     Some(event) => self.pod(event?)?,
@@ -320,17 +321,16 @@ impl Watched {
                     None => return Ok(()),
                 },
                 _ = joined.changed() => return Ok(()),
-                () = sleep(self.params.idle) => if self.unused() { return Ok(()) } else { continue },
+                () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
+                    if due.take().is_some() {
+                        self.look(context).await;
+                    } else if self.unused() {
+                        return Ok(());
+                    }
+                    continue;
+                }
             }
-            // What else has arrived by then is looked at together.
-            sleep_until(settle).await;
-            while let Some(Some(event)) = futures_util::FutureExt::now_or_never(pods.next()) {
-                self.pod(event?)?;
-            }
-            while let Some(Some(event)) = futures_util::FutureExt::now_or_never(resources.next()) {
-                self.resource(event?)?;
-            }
-            self.look(context).await;
+            due.get_or_insert_with(|| Instant::now() + SETTLE);
         }
     }
 

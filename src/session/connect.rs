@@ -154,7 +154,8 @@ impl Connector {
         let mut upstream = self.directory.resolve(ask).await?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
-        let mut not_before = Instant::now();
+        // What a watch remembers may be old: one more look is always taken, and at once.
+        let mut not_before: Option<Instant> = None;
         // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
         let mut other_ways = 2;
         loop {
@@ -175,12 +176,12 @@ impl Connector {
                 }
                 Err(Miss::Login { refused, refusal }) => return Err(explained(refusal, &refused)),
                 Err(Miss::Stale(refusal)) => {
-                    if not_before > ask.wait_until {
+                    if not_before.is_some_and(|not_before| not_before > ask.wait_until) {
                         return Err(refusal);
                     }
                     ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
-                    sleep_until(not_before).await;
-                    not_before = Instant::now() + PACE;
+                    sleep_until(not_before.unwrap_or_else(Instant::now)).await;
+                    not_before = Some(Instant::now() + PACE);
                     upstream = self.directory.resolve_again(ask, &upstream).await?;
                 }
             }
