@@ -14,6 +14,7 @@ use crate::{
         dial::{Dialer, Transport},
         directory::{DirectoryParams, Kubernetes, TlsOverride},
         forward::Liveness,
+        operators::{Layout, SystemsParams, ZalandoParams},
         watches::WatchParams,
     },
     server::{self, Stop, descriptors, listen},
@@ -22,7 +23,7 @@ use crate::{
         registry::Registry,
         route::{Names, parse_target},
     },
-    settings::{self, Settings, SslMode, Tls},
+    settings::{self, Authority, Settings, SslMode, Tls},
     tls::accept::{Acceptor, ClientTls},
     upstream::{Directory, Failure, Identity, ListAsk, Listing, TlsMode},
 };
@@ -189,10 +190,56 @@ fn client_params(settings: &Settings) -> ClientParams {
 
 fn directory_params(settings: &Settings) -> DirectoryParams {
     let tls = settings.clusters.iter().map(|(name, cluster)| {
-        let mode = cluster.sslmode.map(tls_mode);
-        (name.clone(), TlsOverride { mode, ca_file: cluster.sslrootcert.clone() })
+        let (ca_file, ca_config_map) = match cluster.authority() {
+            Some(Authority::File(file)) => (Some(file), None),
+            Some(Authority::ConfigMap { name, key }) => (None, Some((name, key))),
+            None => (None, None),
+        };
+        let server_name = cluster.sslservername.clone();
+        (name.clone(), TlsOverride { mode: cluster.sslmode.map(tls_mode), ca_file, ca_config_map, server_name })
     });
-    DirectoryParams { tls: tls.collect(), watches: WatchParams::default() }
+    DirectoryParams {
+        tls: tls.collect(),
+        watches: WatchParams::default(),
+        systems: systems_params(settings),
+        external: settings.kubernetes.external,
+    }
+}
+
+fn systems_params(settings: &Settings) -> SystemsParams {
+    let zalando = settings.zalando.clone();
+    let configured = settings.systems.iter().map(|system| {
+        let (plural, group) = system.resource.split_once('.').unwrap_or((&system.resource, ""));
+        let system = system.clone();
+        Layout {
+            resource: (group.to_owned(), system.version, plural.to_owned()),
+            name: system.name,
+            cluster_label: system.cluster_label,
+            pod_labels: system.pod_labels.into_iter().collect(),
+            role_label: system.role_label,
+            primary: system.primary,
+            replica: system.replica,
+            secret: system.secret,
+            user_key: system.user_key,
+            password_key: system.password_key,
+            database_key: system.database_key,
+            user: system.user,
+            database: system.database,
+            port: system.port,
+            tls: system.sslmode.map(tls_mode).unwrap_or_default(),
+            superuser: system.superuser,
+        }
+    });
+    SystemsParams {
+        configured: configured.collect(),
+        zalando: ZalandoParams {
+            secret_name_template: zalando.secret_name_template,
+            cluster_labels: zalando.cluster_labels.into_iter().collect(),
+            cluster_name_label: zalando.cluster_name_label,
+            pod_role_label: zalando.pod_role_label,
+            super_username: zalando.super_username,
+        },
+    }
 }
 
 fn tls_mode(mode: SslMode) -> TlsMode {

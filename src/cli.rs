@@ -258,7 +258,7 @@ fn list_table(clusters: &[ClusterInfo]) -> Table {
         table.add_row([
             cluster.id.name.clone(),
             cluster.id.namespace.clone(),
-            cluster.system.to_owned(),
+            cluster.system.to_string(),
             cluster.primary.clone().unwrap_or_else(|| "-".to_owned()),
             format!("{}/{}", cluster.replicas.0, cluster.replicas.1),
             cluster.status.clone(),
@@ -275,7 +275,7 @@ fn list_json(listing: &Listing) -> serde_json::Value {
             "name": cluster.id.name,
             "namespace": cluster.id.namespace,
             "context": cluster.id.context,
-            "system": cluster.system,
+            "system": &*cluster.system,
             "primary": cluster.primary,
             "ready": cluster.ready,
             "status": cluster.status,

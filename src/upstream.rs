@@ -160,6 +160,56 @@ pub struct PodId {
     pub uid: String,
 }
 
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// In a pod.
+    Pod(PodId),
+    /// Outside Kubernetes.
+    External {
+        /// A name or an address.
+        host: String,
+    },
+}
+
+impl Server {
+    /// The pod's name, or the host.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pod(pod) => &pod.name,
+            Self::External { host } => host,
+        }
+    }
+
+    /// The pod's namespace; empty outside.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Pod(pod) => &pod.namespace,
+            Self::External { .. } => "",
+        }
+    }
+
+    /// How to read what it logged.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        match self {
+            Self::Pod(pod) => format!("kubectl logs -n {} {}", pod.namespace, pod.name),
+            Self::External { host } => format!("the log of {host}"),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(pod) => write!(f, "pod {}", pod.name),
+            Self::External { host } => write!(f, "host {host}"),
+        }
+    }
+}
+
 /// What is known about TLS on a server, before it is asked.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFacts {
@@ -227,10 +277,10 @@ pub struct Upstream {
     /// The cluster.
     pub cluster: ClusterId,
     /// The system that runs it, as `pgferry list` prints it (`cloudnative-pg`, ...).
-    pub system: &'static str,
-    /// The pod.
-    pub pod: PodId,
-    /// PostgreSQL's port in the pod.
+    pub system: Arc<str>,
+    /// Where it is.
+    pub server: Server,
+    /// PostgreSQL's port there.
     pub port: u16,
     /// What was asked for.
     pub mode: Mode,
@@ -366,7 +416,7 @@ pub struct ClusterInfo {
     /// Its full name.
     pub id: ClusterId,
     /// The system that runs it.
-    pub system: &'static str,
+    pub system: Arc<str>,
     /// The primary pod, where there is one.
     pub primary: Option<String>,
     /// Replicas that answer, and all that should.

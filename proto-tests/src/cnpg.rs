@@ -57,7 +57,7 @@ impl<'a> Cluster<'a> {
         spec: Value,
         servers: &[SocketAddr],
     ) -> Self {
-        api.serve_crd(GROUP, "v1", "clusters", "Cluster");
+        api.serve_crd(GROUP, "v1", "clusters");
         let it = Self { api, namespace: namespace.to_owned(), name: name.to_owned() };
         for (index, address) in servers.iter().enumerate() {
             it.instance(index + 1, if index == 0 { "primary" } else { "replica" }, *address);

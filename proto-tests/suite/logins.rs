@@ -68,7 +68,7 @@ async fn a_database_role_has_a_login() {
     .await;
     let pgferry = world.pgferry().await;
     assert_eq!(pgferry.refusal("late", "shop").await.code, "28000");
-    world.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles", "DatabaseRole");
+    world.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles");
     for (object, cluster, name) in [("other", "elsewhere", "late"), ("ours", "shop", "late")] {
         world.api.put(
             "databaseroles",

@@ -76,6 +76,12 @@ impl ListQuery {
         Self { labels: Some(selector.into()), fields: None }
     }
 
+    /// By fields.
+    #[must_use]
+    pub fn fields(selector: impl Into<String>) -> Self {
+        Self { labels: None, fields: Some(selector.into()) }
+    }
+
     fn write(&self, query: &mut Vec<(&'static str, String)>) {
         query.extend(self.labels.iter().map(|selector| ("labelSelector", selector.clone())));
         query.extend(self.fields.iter().map(|selector| ("fieldSelector", selector.clone())));
@@ -110,6 +116,10 @@ pub struct Context {
 impl Context {
     pub(super) fn new(shared: Arc<Shared>, built: Built, identity: Identity) -> Self {
         Self { shared, built, identity }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// As the person writes it.
@@ -164,6 +174,22 @@ impl Context {
         query: &ListQuery,
         deadline: Instant,
     ) -> Result<(Vec<K>, String), K8sError> {
+        self.filter_objects(access, path, query, deadline, Some).await
+    }
+
+    /// As [`Self::list_objects`], but each page is cut down to what `keep` makes of its objects before the next is
+    /// fetched: what is not kept takes no memory.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`].
+    pub async fn filter_objects<K: DeserializeOwned, T>(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        query: &ListQuery,
+        deadline: Instant,
+        keep: impl Fn(K) -> Option<T>,
+    ) -> Result<(Vec<T>, String), K8sError> {
         let mut all = Vec::new();
         let mut from: Option<String> = None;
         let mut restarted = false;
@@ -182,7 +208,7 @@ impl Context {
                 }
                 Err(error) => return Err(error),
             };
-            all.extend(page.items);
+            all.extend(page.items.into_iter().filter_map(&keep));
             from = page.metadata.r#continue.filter(|token| !token.is_empty());
             if from.is_none() {
                 return Ok((all, page.metadata.resource_version));

@@ -21,6 +21,7 @@ use super::{
     client::Context,
     clock::Mark,
     connector,
+    discovery::Discovered,
     exec::{self, Credential},
     nearest::nearest,
 };
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     current: Mutex<Option<Built>>,
     /// Held while a login is under way, so that one plugin runs for all who wait.
     login: tokio::sync::Mutex<Option<Credential>>,
+    /// Which API groups the server has.
+    pub(super) discovered: Mutex<Discovered>,
 }
 
 /// A client, and what it was built from.
@@ -205,6 +208,7 @@ impl Contexts {
             files: self.files.clone(),
             current: Mutex::default(),
             login: tokio::sync::Mutex::default(),
+            discovered: Mutex::default(),
         });
         open.insert(real.to_owned(), Arc::clone(&shared));
         Ok(shared)
@@ -273,6 +277,8 @@ impl Shared {
     }
 
     fn finish(&self, config: Config, expires: Option<SystemTime>, stamps: Vec<Stamp>) -> Result<Built, K8sError> {
+        // It may be another server now.
+        *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let client = connector::build(&config, self.params.connect_timeout)?;
         let built = Built {
             client,

@@ -14,8 +14,8 @@ use super::{
     choose::View,
     client::{Context, ListQuery},
     directory::Kubernetes,
-    objects::{Custom, Secret},
-    operators::{Facts, LoginKind, LoginSource},
+    objects::{Data, Object},
+    operators::{Facts, Keys, LoginKind, LoginSource, Part, SECRETS, connection, marked},
     reads,
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
+
+/// PostgreSQL reads passwords of up to 64 KiB (`PG_MAX_AUTH_TOKEN_LENGTH`).
+const LONGEST: usize = 65_535;
 
 /// A login, as a key of what is remembered.
 type Refused = (String, String);
@@ -95,145 +98,318 @@ impl Kubernetes {
         let view = if let Some(view) = seen {
             view
         } else {
-            let operator = super::operators::all().into_iter().find(|known| known.system() == upstream.system);
             let place = (upstream.cluster.namespace.as_str(), upstream.cluster.name.as_str());
-            let view = match operator {
-                Some(operator) => reads::view(&context, operator, place, ask.deadline).await?,
+            let view = match self.systems.named(&upstream.system) {
+                Some(system) => reads::view(&context, &self.systems, system, place, ask.deadline).await?,
                 None => None,
             };
             Arc::new(view.ok_or_else(|| no_login(&upstream.cluster.to_string()))?)
         };
+        let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
         match &ask.role {
-            Role::Default => default_login(&context, &view.facts, ask.deadline).await,
-            Role::Named(role) => named_login(&context, &view, role, ask.deadline).await,
+            Role::Default => logins.default().await,
+            Role::Named(role) => logins.named(role).await,
         }
     }
 }
 
-/// The application's login; where there is none, another role's; a superuser's last.
-async fn default_login(context: &Context, facts: &Facts, deadline: Instant) -> Result<Login, Failure> {
-    let mut sources: Vec<&LoginSource> = facts.logins.iter().collect();
-    sources.sort_by_key(|source| source.kind);
-    let mut missing: Option<Failure> = None;
-    for source in sources {
-        match read(context, facts, source, deadline).await {
-            Ok(Some(login)) => return Ok(login),
-            // A Secret that should be there and is not: the next kind of login is looked for, and if there is none,
-            // the first is what is reported.
-            Ok(None) => missing = missing.or_else(|| Some(no_secret(facts, source).into())),
-            Err(failure) => return Err(missing.unwrap_or(failure)),
-        }
-    }
-    Err(missing.unwrap_or_else(|| no_login(&full(facts)).into()))
-}
-
-/// This role's login, or an error that says which roles have one.
-async fn named_login(context: &Context, view: &View, role: &str, deadline: Instant) -> Result<Login, Failure> {
-    let facts = &view.facts;
-    let mut candidates: Vec<LoginSource> = facts
-        .logins
-        .iter()
-        .filter(|source| source.role.as_deref().is_none_or(|known| known == role))
-        .cloned()
-        .collect();
-    // One whose Secret names the role itself is looked into last.
-    candidates.sort_by_key(|source| source.role.is_none());
-    if candidates.iter().all(|source| source.role.is_none()) {
-        candidates.extend(more_logins(context, view, role, deadline).await);
-    }
-    for source in &candidates {
-        match read(context, facts, source, deadline).await? {
-            Some(login) if login.user == role => return Ok(login),
-            Some(login) if source.role.as_deref() == Some(role) => {
-                return Err(Report::fatal(
-                    SqlState::INVALID_AUTHORIZATION,
-                    format!("{} holds the login of \"{}\", not of \"{role}\"", login.source, login.user),
-                )
-                .hint(format!("Correct its key {}", source.user_key))
-                .into());
-            }
-            None if source.role.is_some() => return Err(no_secret(facts, source).into()),
-            // A Secret whose role was not known before is another role's, or does not exist.
-            Some(_) | None => {}
-        }
-    }
-    let mut known: Vec<String> = Vec::new();
-    for source in &facts.logins {
-        match &source.role {
-            Some(role) => known.push(role.clone()),
-            None => known.extend(read(context, facts, source, deadline).await.ok().flatten().map(|login| login.user)),
-        }
-    }
-    known.retain(|known| known != role);
-    Err(no_role(&full(facts), role, &known).into())
-}
-
-/// Logins that the cluster's own resource does not name.
-async fn more_logins(context: &Context, view: &View, role: &str, deadline: Instant) -> Vec<LoginSource> {
-    let Some(resource) = view.operator.more_logins() else {
-        return Vec::new();
-    };
-    let namespace = Some(view.facts.namespace.as_str());
-    // An older operator has none, and a caller may not be allowed to look: then there are no more.
-    let found = reads::list::<Custom>(context, resource, namespace, &ListQuery::default(), deadline).await;
-    let objects = found.map(|(objects, _)| objects).unwrap_or_default();
-    let sources = objects.iter().filter_map(|object| view.operator.more_login(&view.facts, object));
-    sources.filter(|source| source.role.as_deref() == Some(role)).collect()
-}
-
-/// Reads one Secret; `None` where it does not exist.
-async fn read(
-    context: &Context,
-    facts: &Facts,
-    source: &LoginSource,
+/// The logins of one cluster.
+struct Logins<'a> {
+    context: &'a Context,
+    view: &'a View,
     deadline: Instant,
-) -> Result<Option<Login>, Failure> {
-    let Some(secret) = reads::get_secret(context, &facts.namespace, &source.secret, deadline).await? else {
-        return Ok(None);
-    };
-    let user = text(&secret, facts, source, source.user_key)?.trim_end_matches(['\r', '\n']);
-    let password = text(&secret, facts, source, source.password_key)?;
-    // `*` is "any database" in a superuser's Secret.
-    let database = secret.get(source.database_key).and_then(|value| std::str::from_utf8(value).ok());
-    let database =
-        database.map(|name| name.trim_end_matches(['\r', '\n'])).filter(|name| !name.is_empty() && *name != "*");
-    Ok(Some(Login {
-        user: user.to_owned(),
-        password: Some(SecretString::from(password)),
-        database: database.unwrap_or(&source.database).to_owned(),
-        superuser: source.kind == LoginKind::Superuser,
-        source: named(facts, source),
-        version: format!("{}/{}", secret.metadata.uid, secret.metadata.resource_version),
-    }))
 }
 
-/// A key that must be there, not empty, and text.
-fn text<'a>(secret: &'a Secret, facts: &Facts, source: &LoginSource, key: &str) -> Result<&'a str, Report> {
-    let broken = |what: &str| {
-        Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{} {what} \"{key}\"", named(facts, source)))
-            .hint(format!("See which keys it has: kubectl describe secret -n {} {}", facts.namespace, source.secret))
-    };
-    let value = secret.get(key).ok_or_else(|| broken("has no key"))?;
-    if value.is_empty() {
-        return Err(broken("has nothing in its key"));
+impl Logins<'_> {
+    /// The application's login; where there is none, another role's; a superuser's last.
+    async fn default(&self) -> Result<Login, Failure> {
+        let facts = &self.view.facts;
+        let mut sources: Vec<&LoginSource> = facts.logins.iter().collect();
+        sources.sort_by_key(|source| source.kind);
+        let mut missing: Option<Failure> = None;
+        let mut listed = false;
+        for source in sources {
+            // Where the resource could not be read, Secrets that nothing names come before a superuser's.
+            if source.kind == LoginKind::Superuser && facts.guessed && !listed {
+                listed = true;
+                if let Some(login) = self.any_listed().await {
+                    return Ok(login);
+                }
+            }
+            match self.read(source).await {
+                Ok(Some(login)) => return Ok(login),
+                // A Secret that should be there and is not: the next kind of login is looked for, and if there is
+                // none, the first is what is reported.
+                Ok(None) => missing = missing.or_else(|| Some(no_secret(facts, source).into())),
+                Err(failure) => return Err(missing.unwrap_or(failure)),
+            }
+        }
+        if !listed && let Some(login) = self.any_listed().await {
+            return Ok(login);
+        }
+        Err(missing.unwrap_or_else(|| no_login(&facts.full()).into()))
     }
-    std::str::from_utf8(value).map_err(|_| broken("has something that is no UTF-8 text in its key"))
+
+    /// This role's login, or an error that says which roles have one.
+    async fn named(&self, role: &str) -> Result<Login, Failure> {
+        let facts = &self.view.facts;
+        let declared: Vec<&LoginSource> =
+            facts.logins.iter().filter(|source| source.role.as_deref().is_none_or(|known| known == role)).collect();
+        let mut candidates: Vec<LoginSource> = declared.into_iter().cloned().collect();
+        // One whose Secret names the role itself is looked into last.
+        candidates.sort_by_key(|source| source.role.is_none());
+        let mut absent: Option<Report> = None;
+        if candidates.iter().all(|source| source.role.is_none()) {
+            candidates.extend(self.more(role).await);
+        }
+        for source in &candidates {
+            match self.read(source).await? {
+                Some(login) if is_role(&login.user, role, source) => return Ok(login),
+                Some(login) if source.role.as_deref() == Some(role) => {
+                    return Err(Report::fatal(
+                        SqlState::INVALID_AUTHORIZATION,
+                        format!("{} holds the login of \"{}\", not of \"{role}\"", login.source, login.user),
+                    )
+                    .hint("Correct its key of the user's name")
+                    .into());
+                }
+                None if source.role.is_some() => absent = absent.or_else(|| Some(no_secret(facts, source))),
+                // A Secret whose role was not known before is another role's, or does not exist.
+                Some(_) | None => {}
+            }
+        }
+        // What the cluster's resource does not name: by the Secret's usual name, then by labels.
+        if let Some(source) = self.view.system.login_of(facts, role)
+            && !candidates.contains(&source)
+            && let Ok(Some(login)) = self.read(&source).await
+            && is_role(&login.user, role, &source)
+        {
+            return Ok(login);
+        }
+        let listed = self.listed().await;
+        for (source, object) in &listed {
+            if let Ok(login) = self.login(source, &object.data, &object.metadata.resource_version)
+                && is_role(&login.user, role, source)
+            {
+                return Ok(login);
+            }
+        }
+        match absent {
+            Some(absent) => Err(absent.into()),
+            None => Err(no_role(&facts.full(), role, &self.known(role, &listed).await).into()),
+        }
+    }
+
+    /// The roles that have a login, but for this one.
+    async fn known(&self, role: &str, listed: &[(LoginSource, Object)]) -> Vec<String> {
+        let mut known: Vec<String> = Vec::new();
+        for source in &self.view.facts.logins {
+            match &source.role {
+                Some(role) => known.push(role.clone()),
+                None => known.extend(self.read(source).await.ok().flatten().map(|login| login.user)),
+            }
+        }
+        for (source, object) in listed {
+            known.extend(self.login(source, &object.data, "").ok().map(|login| login.user));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        known.retain(|known| known != role && seen.insert(known.clone()));
+        known
+    }
+
+    /// Logins that the cluster's own resource does not name, and another of the operator's does.
+    async fn more(&self, role: &str) -> Vec<LoginSource> {
+        let View { system, facts, .. } = self.view;
+        let Some(resource) = system.more_logins() else {
+            return Vec::new();
+        };
+        let namespace = Some(facts.namespace.as_str());
+        // An older operator has none, and a caller may not be allowed to look: then there are no more.
+        let query = ListQuery::default();
+        let found = reads::list::<Object>(self.context, &resource, namespace, &query, self.deadline).await;
+        let objects = found.map(|(objects, _)| objects).unwrap_or_default();
+        let sources = objects.iter().filter_map(|object| system.more_login(facts, object));
+        sources.filter(|source| source.role.as_deref() == Some(role)).collect()
+    }
+
+    /// All Secrets that labels say belong to the cluster; none where the caller may not list them.
+    async fn listed(&self) -> Vec<(LoginSource, Object)> {
+        let View { system, facts, .. } = self.view;
+        let mut found = Vec::new();
+        if let Some((selector, source)) = system.login_secrets(facts) {
+            let named = |object: &Object| LoginSource { secret: object.metadata.name.clone(), ..source.clone() };
+            found.extend(self.list(selector).await.into_iter().map(|object| (named(&object), object)));
+        }
+        let database = facts.logins.first().map_or("postgres", |login| login.database.as_str());
+        let marked = self.list(marked::secrets_of(&facts.name)).await;
+        found.extend(marked.into_iter().map(|object| (marked::login(&object, database), object)));
+        found
+    }
+
+    async fn list(&self, selector: String) -> Vec<Object> {
+        let namespace = Some(self.view.facts.namespace.as_str());
+        let query = ListQuery::labels(selector);
+        let found = reads::list::<Object>(self.context, &SECRETS, namespace, &query, self.deadline).await;
+        found.map(|(objects, _)| objects).unwrap_or_default()
+    }
+
+    /// The first listed login that is an application's.
+    async fn any_listed(&self) -> Option<Login> {
+        let View { system, facts, .. } = self.view;
+        let mut logins: Vec<Login> = self
+            .listed()
+            .await
+            .iter()
+            .filter_map(|(source, object)| self.login(source, &object.data, &object.metadata.resource_version).ok())
+            .filter(|login| !system.is_own_role(&login.user) && !login.superuser)
+            .filter(|login| system.login_of(facts, &login.user).is_none_or(|known| known.kind != LoginKind::Superuser))
+            .collect();
+        // The one that is called as the cluster, else the first by name.
+        logins.sort_by_key(|login| (login.user != facts.name, login.user.clone()));
+        logins.into_iter().next()
+    }
+
+    /// Reads one Secret; `None` where it does not exist.
+    async fn read(&self, source: &LoginSource) -> Result<Option<Login>, Failure> {
+        if source.secret.is_empty() {
+            return Ok(Some(self.other_user(source, self.login(source, &Data::default(), "")?).await?));
+        }
+        let namespace = source.namespace.as_deref().unwrap_or(&self.view.facts.namespace);
+        let Some(secret) = reads::get_secret(self.context, namespace, &source.secret, self.deadline).await? else {
+            return Ok(None);
+        };
+        let version = format!("{}/{}", secret.metadata.uid, secret.metadata.resource_version);
+        let login = self.login(source, &secret.data, &version)?;
+        Ok(Some(self.other_user(source, login).await?))
+    }
+
+    /// The user's name may be in another Secret than the password.
+    async fn other_user(&self, source: &LoginSource, login: Login) -> Result<Login, Failure> {
+        let Keys::Named { user: Part::Other(secret, key), .. } = &source.keys else {
+            return Ok(login);
+        };
+        let facts = &self.view.facts;
+        let other = LoginSource { secret: secret.clone(), ..source.clone() };
+        let found = reads::get_secret(self.context, &facts.namespace, secret, self.deadline).await?;
+        let found = found.ok_or_else(|| no_secret(facts, &other))?;
+        let about = About { facts, source: &other };
+        Ok(Login { user: name(about.text(&found.data, key)?).to_owned(), ..login })
+    }
+
+    /// The login that a Secret's data hold.
+    fn login(&self, source: &LoginSource, data: &Data, version: &str) -> Result<Login, Report> {
+        let about = About { facts: &self.view.facts, source };
+        let (user, password, database) = match &source.keys {
+            Keys::Connection => about.connection(data)?,
+            Keys::Named { user, password, database } => {
+                let user = about.part(data, user)?.map(|user| name(&user).to_owned()).unwrap_or_default();
+                let password = match password {
+                    Part::Plain(hidden) => Some(hidden.0.clone()),
+                    password => about.part(data, password)?.map(SecretString::from),
+                };
+                (user, password, about.optional(data, database))
+            }
+        };
+        Ok(Login {
+            user,
+            password,
+            database: database.unwrap_or_else(|| source.database.clone()),
+            superuser: source.kind == LoginKind::Superuser,
+            source: about.named(),
+            version: version.to_owned(),
+        })
+    }
 }
 
-fn named(facts: &Facts, source: &LoginSource) -> String {
-    format!("Secret {}/{}", facts.namespace, source.secret)
+/// Whether a login is a role's. An operator that rotates users puts the date, six digits, behind the name.
+fn is_role(user: &str, role: &str, source: &LoginSource) -> bool {
+    let digits = |rest: &str| rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_digit());
+    user == role || (source.rotates && user.strip_prefix(role).is_some_and(digits))
 }
 
-fn full(facts: &Facts) -> String {
-    format!("{}.{}", facts.name, facts.namespace)
+/// A name without the line break that `echo` leaves behind.
+fn name(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
+}
+
+/// One Secret of one cluster.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    facts: &'a Facts,
+    source: &'a LoginSource,
+}
+
+impl About<'_> {
+    fn part(self, data: &Data, part: &Part) -> Result<Option<String>, Report> {
+        match part {
+            Part::Fixed(value) => Ok(Some(value.clone())),
+            Part::Keys(keys) => {
+                let present = keys.iter().find(|key| data.get(key).is_some());
+                let key = present.or_else(|| keys.first()).map_or("password", |key| key);
+                self.text(data, key).map(|text| Some(text.to_owned()))
+            }
+            Part::Absent | Part::Other(..) | Part::Plain(_) => Ok(None),
+        }
+    }
+
+    /// The database, where a key names one. `*` is "any" in a superuser's Secret.
+    fn optional(self, data: &Data, part: &Part) -> Option<String> {
+        let Part::Keys(keys) = part else { return None };
+        let found = keys.iter().find_map(|key| std::str::from_utf8(data.get(key)?).ok());
+        found.map(name).filter(|name| !name.is_empty() && *name != "*").map(str::to_owned)
+    }
+
+    fn connection(self, data: &Data) -> Result<(String, Option<SecretString>, Option<String>), Report> {
+        let found = connection::read(data)
+            .map_err(|broken| self.broken(&format!("has a key \"{}\" that {}", broken.key, broken.why)))?;
+        let user = found.user.or_else(|| self.source.role.clone());
+        let user = user.ok_or_else(|| self.broken("has no key that names the user"))?;
+        Ok((user, found.password, found.database))
+    }
+
+    /// A key that must be there, not empty, and text.
+    fn text<'d>(self, data: &'d Data, key: &str) -> Result<&'d str, Report> {
+        let value = data.get(key).ok_or_else(|| self.broken(&format!("has no key \"{key}\"")))?;
+        if value.is_empty() {
+            return Err(self.broken(&format!("has nothing in its key \"{key}\"")));
+        }
+        if value.len() > LONGEST {
+            return Err(self.broken(&format!("has more than {LONGEST} bytes in its key \"{key}\"")));
+        }
+        std::str::from_utf8(value)
+            .map_err(|_| self.broken(&format!("has something that is no UTF-8 text in its key \"{key}\"")))
+    }
+
+    fn broken(self, what: &str) -> Report {
+        Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{} {what}", self.named())).hint(format!(
+            "See which keys it has: kubectl describe secret -n {} {}",
+            self.namespace(),
+            self.source.secret
+        ))
+    }
+
+    fn namespace(&self) -> &str {
+        self.source.namespace.as_deref().unwrap_or(&self.facts.namespace)
+    }
+
+    fn named(self) -> String {
+        if self.source.secret.is_empty() {
+            return format!("the environment of {}", self.facts.full());
+        }
+        format!("Secret {}/{}", self.namespace(), self.source.secret)
+    }
 }
 
 fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
     Report::fatal(
         SqlState::INVALID_AUTHORIZATION,
-        format!("{}, which holds the login for cluster {}, does not exist", named(facts, source), full(facts)),
+        format!(
+            "{}, which holds the login for cluster {}, does not exist",
+            About { facts, source }.named(),
+            facts.full()
+        ),
     )
-    .hint(format!("See which there are: kubectl get secrets -n {}", facts.namespace))
+    .hint(format!("See which there are: kubectl get secrets -n {}", About { facts, source }.namespace()))
 }
 
 fn no_role(cluster: &str, role: &str, known: &[String]) -> Report {
@@ -248,6 +424,8 @@ fn no_role(cluster: &str, role: &str, known: &[String]) -> Report {
 }
 
 fn no_login(cluster: &str) -> Report {
-    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a login"))
-        .hint("Give a role a passwordSecret in the cluster's resource (spec.managed.roles), or enable superuser access")
+    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a login")).hint(
+        "Give the operator a user to make (its documentation says where), or mark a Secret that has a user and a \
+             password: kubectl label secret NAME pgferry.dev/cluster=CLUSTER",
+    )
 }

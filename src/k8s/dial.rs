@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use tokio::{
     io::BufStream,
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs},
     time::{Instant, timeout_at},
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Report, SqlState},
-    upstream::{BoxedStream, Dial, Failure, Identity, Retry, Upstream},
+    upstream::{BoxedStream, Dial, Failure, Identity, PodId, Retry, Server, Upstream},
 };
 
 /// What a plain TCP stream reads at a time: measured, this is where larger buffers stop saving CPU.
@@ -54,28 +54,43 @@ impl Dialer {
 #[async_trait]
 impl Dial for Dialer {
     async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure> {
+        let pod = match &upstream.server {
+            Server::External { host } => return self.tcp(upstream, (host.as_str(), upstream.port), deadline).await,
+            Server::Pod(pod) => pod,
+        };
         let context = self.contexts.get(Some(&upstream.cluster.context), identity, None).await?;
         match self.transport {
             Transport::PortForward => {
-                let raw = context.upgrade(&upstream.pod, upstream.port, deadline).await?;
+                let raw = context.upgrade(pod, upstream.port, deadline).await?;
                 // The upgrade has used up an idle connection, and the next client needs two at the same time: one for
                 // its Secret, one for its upgrade. One request would reuse what is there; two open what is missing.
                 let warm = context.clone();
                 tokio::spawn(async move { tokio::join!(warm.touch(), warm.touch()) });
-                Ok(Box::new(Tunnel::new(raw, upstream.pod.clone(), upstream.port, self.liveness)))
+                Ok(Box::new(Tunnel::new(raw, pod.clone(), upstream.port, self.liveness)))
             }
             Transport::Direct => {
-                let address = address(&context, upstream, deadline).await?;
-                let deadline = deadline.min(Instant::now() + self.connect_timeout);
-                let stream = match timeout_at(deadline, TcpStream::connect((address, upstream.port))).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return Err(unreachable(upstream, address, &error.kind().to_string())),
-                    Err(_) => return Err(unreachable(upstream, address, "no answer in time")),
-                };
-                stream.set_nodelay(true).map_err(|error| unreachable(upstream, address, &error.to_string()))?;
-                Ok(Box::new(BufStream::with_capacity(TCP_BUFFER, 0, stream)))
+                let address = address(&context, pod, deadline).await?;
+                self.tcp(upstream, (address, upstream.port), deadline).await
             }
         }
+    }
+}
+
+impl Dialer {
+    async fn tcp(
+        &self,
+        upstream: &Upstream,
+        to: impl ToSocketAddrs + Send,
+        deadline: Instant,
+    ) -> Result<BoxedStream, Failure> {
+        let deadline = deadline.min(Instant::now() + self.connect_timeout);
+        let stream = match timeout_at(deadline, TcpStream::connect(to)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(unreachable(upstream, &error.to_string())),
+            Err(_) => return Err(unreachable(upstream, "no answer in time")),
+        };
+        stream.set_nodelay(true).map_err(|error| unreachable(upstream, &error.to_string()))?;
+        Ok(Box::new(BufStream::with_capacity(TCP_BUFFER, 0, stream)))
     }
 }
 
@@ -99,8 +114,7 @@ struct Status {
 }
 
 /// The pod's address now; names come back with another address, uids do not come back.
-async fn address(context: &super::client::Context, upstream: &Upstream, deadline: Instant) -> Result<IpAddr, Failure> {
-    let pod = &upstream.pod;
+async fn address(context: &super::client::Context, pod: &PodId, deadline: Instant) -> Result<IpAddr, Failure> {
     let access =
         Access { verb: "get", group: "", resource: "pods", namespace: Some(&pod.namespace), name: Some(&pod.name) };
     let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
@@ -110,13 +124,16 @@ async fn address(context: &super::client::Context, upstream: &Upstream, deadline
     address.ok_or_else(|| K8sError::NotFound { what: format!("pod {} with an address", pod.name) }.into())
 }
 
-fn unreachable(upstream: &Upstream, address: IpAddr, why: &str) -> Failure {
-    Failure {
-        report: Report::fatal(
-            SqlState::UNABLE_TO_CONNECT,
-            format!("pod {} at {address} cannot be reached directly: {why}", upstream.pod.name),
-        )
-        .hint("Where pod addresses are not reachable, use kubernetes.transport = \"port-forward\""),
-        retry: Retry::Resolve,
+fn unreachable(upstream: &Upstream, why: &str) -> Failure {
+    let report = Report::fatal(
+        SqlState::UNABLE_TO_CONNECT,
+        format!("{} cannot be reached directly on port {}: {why}", upstream.server, upstream.port),
+    );
+    match &upstream.server {
+        Server::Pod(_) => Failure {
+            report: report.hint("Where pod addresses are not reachable, use kubernetes.transport = \"port-forward\""),
+            retry: Retry::Resolve,
+        },
+        Server::External { .. } => report.hint("See whether the network or VPN leads there").into(),
     }
 }

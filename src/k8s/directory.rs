@@ -11,21 +11,24 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use secrecy::SecretString;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    choose::{Choice, View},
+    choose::{Choice, Preference, View},
     client::Context,
     contexts::Contexts,
-    lookup::{self, Found},
-    operators::Operator,
+    lookup::Lookup,
+    objects::{ConfigMap, Object, Secret},
+    operators::{CONFIG_MAPS, CaSource, CertificateName, Facts, Members, SECRETS, System, Systems, SystemsParams},
     reads,
     watches::{WatchParams, Watches},
 };
 use crate::{
     error::{Report, SqlState},
     upstream::{
-        Ask, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Mode, PodId, Retry, TlsFacts, TlsMode, Upstream,
+        Ask, ClientIdentity, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry,
+        Server, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -39,6 +42,10 @@ pub struct TlsOverride {
     pub mode: Option<TlsMode>,
     /// A PEM file with the CA.
     pub ca_file: Option<PathBuf>,
+    /// A ConfigMap in the cluster's namespace with the CA, and its key.
+    pub ca_config_map: Option<(String, String)>,
+    /// The name that the server's certificate carries.
+    pub server_name: Option<String>,
 }
 
 /// The settings of the directory.
@@ -48,15 +55,20 @@ pub struct DirectoryParams {
     pub tls: BTreeMap<String, TlsOverride>,
     /// How clusters in use are watched.
     pub watches: WatchParams,
+    /// What the configuration says about systems.
+    pub systems: SystemsParams,
+    /// Whether servers outside Kubernetes may be dialled.
+    pub external: bool,
 }
 
 /// Where a name led last time; believed only while a watch confirms it.
-type Known = HashMap<(Identity, String, String), (ClusterId, &'static dyn Operator)>;
+type Known = HashMap<(Identity, String, String), (ClusterId, System)>;
 
 /// Kubernetes, as the seam sees it.
 #[derive(Debug)]
 pub struct Kubernetes {
     pub(super) contexts: Arc<Contexts>,
+    pub(super) systems: Arc<Systems>,
     pub(super) watches: Watches,
     params: DirectoryParams,
     known: Mutex<Known>,
@@ -64,6 +76,8 @@ pub struct Kubernetes {
     pub(super) seen: Mutex<HashMap<(Identity, ClusterId), Arc<View>>>,
     pub(super) refusals: super::credentials::Refusals,
     turn: AtomicUsize,
+    /// Which pod was the primary the last time, of clusters where only the servers know.
+    asked: Mutex<HashMap<ClusterId, String>>,
     warmed: Mutex<Option<Instant>>,
 }
 
@@ -71,14 +85,17 @@ impl Kubernetes {
     /// Over these contexts.
     #[must_use]
     pub fn new(contexts: Arc<Contexts>, params: DirectoryParams) -> Self {
+        let systems = Arc::new(Systems::new(&params.systems));
         Self {
-            watches: Watches::new(Arc::clone(&contexts), params.watches),
+            watches: Watches::new(Arc::clone(&contexts), Arc::clone(&systems), params.watches),
+            systems,
             contexts,
             params,
             known: Mutex::default(),
             seen: Mutex::default(),
             refusals: super::credentials::Refusals::default(),
             turn: AtomicUsize::new(0),
+            asked: Mutex::default(),
             warmed: Mutex::default(),
         }
     }
@@ -86,41 +103,46 @@ impl Kubernetes {
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
         let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let (id, operator) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
-        self.watches.view(&id, &ask.identity, operator)
+        let (id, system) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
+        self.watches.view(&id, &ask.identity, &system)
     }
 
     fn remember(&self, ask: &Ask, context: &Context, view: &View) {
         let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let value = (view.id(context.name()), view.operator);
+        let value = (view.id(context.name()), view.system.clone());
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
     }
 
-    /// Looks until the cluster has a server for the ask, or `wait_until` has passed.
-    async fn settle(&self, ask: &Ask, context: &Context, view: View) -> Result<Upstream, Failure> {
+    /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
+    /// not the one.
+    async fn settle(&self, ask: &Ask, context: &Context, view: View, stale: Option<&str>) -> Result<Upstream, Failure> {
         let id = view.id(context.name());
-        let operator = view.operator;
+        let system = view.system.clone();
+        let mode = ask.target.mode;
         let mut view = view;
         loop {
+            if let Members::External { host, port } = &view.facts.members
+                && view.facts.broken.is_none()
+            {
+                return self.external(ask, context, &view, (host, *port)).await;
+            }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let report = match view.choose(ask.target.mode, turn) {
+            let last = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+            let report = match view.choose(mode, Preference { turn, last: last.as_deref(), avoid: stale }) {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
-                    let lost = self.watches.guard(&id, &ask.identity, operator, (&pod, ask.target.mode));
-                    let tls = self.tls(context, &view, ask.deadline).await?;
-                    let upstream = Upstream {
-                        cluster: id.clone(),
-                        system: operator.system(),
-                        pod: PodId { namespace: id.namespace.clone(), name: pod.metadata.name, uid: pod.metadata.uid },
-                        port: view.facts.port,
-                        mode: ask.target.mode,
-                        standby_cluster: view.facts.standby,
-                        pooled: false,
-                        tls,
-                        lost,
-                    };
-                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.insert((ask.identity.clone(), id), Arc::new(view));
+                    if mode == Mode::Rw && stale.is_some() {
+                        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                        asked.insert(id.clone(), pod.metadata.name.clone());
+                    }
+                    let lost = self.watches.guard(&id, &ask.identity, &view, (&pod, mode));
+                    let tls = self.tls(context, &view.facts, &pod.metadata.name, ask.deadline).await?;
+                    let port = view.port(&pod);
+                    let namespace =
+                        if pod.metadata.namespace.is_empty() { id.namespace.clone() } else { pod.metadata.namespace };
+                    let pod = PodId { namespace, name: pod.metadata.name, uid: pod.metadata.uid };
+                    let upstream = upstream(&view, &id, (Server::Pod(pod), port), mode, tls, lost);
+                    self.see(ask, &id, view);
                     return Ok(upstream);
                 }
                 Choice::Never(report) => return Err(report.into()),
@@ -129,26 +151,71 @@ impl Kubernetes {
             if Instant::now() >= ask.wait_until {
                 return Err(report.into());
             }
-            let what = if ask.target.mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
+            let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
             ask.progress.waiting_for(format!("{what} of {id}"));
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
-            self.watches.changed(&id, &ask.identity, operator, longest).await;
-            view = match self.watches.view(&id, &ask.identity, operator) {
+            self.watches.changed(&id, &ask.identity, &system, longest).await;
+            view = match self.watches.view(&id, &ask.identity, &system) {
                 Some(view) => view,
-                None => reads::view(context, operator, (&id.namespace, &id.name), ask.deadline)
+                None => reads::view(context, &self.systems, &system, (&id.namespace, &id.name), ask.deadline)
                     .await?
                     .ok_or_else(|| Failure::from(vanished(&id)))?,
             };
         }
     }
 
+    /// What is known of the cluster now, for its login.
+    fn see(&self, ask: &Ask, id: &ClusterId, view: View) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert((ask.identity.clone(), id.clone()), Arc::new(view));
+    }
+
+    /// A server outside Kubernetes.
+    async fn external(
+        &self,
+        ask: &Ask,
+        context: &Context,
+        view: &View,
+        (host, port): (&str, u16),
+    ) -> Result<Upstream, Failure> {
+        let id = view.id(context.name());
+        if !self.params.external {
+            return Err(Report::fatal(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("{id} is outside Kubernetes, at {host}, and pgferry is not to connect there"),
+            )
+            .hint("To let it connect there directly: kubernetes.external = true (PGFERRY__KUBERNETES__EXTERNAL=true)")
+            .into());
+        }
+        let tls = self.tls(context, &view.facts, host, ask.deadline).await?;
+        let server = Server::External { host: host.to_owned() };
+        let never = watch::Sender::new(None).subscribe();
+        let upstream = upstream(view, &id, (server, port), ask.target.mode, tls, never);
+        self.see(ask, &id, view.clone());
+        Ok(upstream)
+    }
+
     /// The system's facts, and what the configuration says.
-    async fn tls(&self, context: &Context, view: &View, deadline: Instant) -> Result<TlsFacts, Failure> {
-        let facts = &view.facts;
-        let full = format!("{}.{}", facts.name, facts.namespace);
+    async fn tls(
+        &self,
+        context: &Context,
+        facts: &Facts,
+        server: &str,
+        deadline: Instant,
+    ) -> Result<TlsFacts, Failure> {
+        let full = facts.full();
         let configured = self.params.tls.get(&full).or_else(|| self.params.tls.get(&facts.name));
-        let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls);
-        let mut tls = TlsFacts { mode, server_name: facts.server_name.clone(), ca_pem: None, client_identity: None };
+        let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
+        let server_name = configured.and_then(|configured| configured.server_name.clone());
+        let server_name = server_name.or_else(|| match &facts.tls.name {
+            Some(CertificateName::Cluster(name)) => Some(name.clone()),
+            Some(CertificateName::Pod(suffix)) => Some(format!("{server}{suffix}")),
+            None => None,
+        });
+        let mut tls = TlsFacts { mode, server_name, ca_pem: None, client_identity: None };
+        if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
+            tls.client_identity = Some(client_identity(context, facts, secret, deadline).await?);
+        }
         if !matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
             return Ok(tls);
         }
@@ -163,12 +230,88 @@ impl Kubernetes {
                 )
             })?;
             tls.ca_pem = Some(pem.into());
-        } else if let Some(ca) = &facts.ca {
-            let secret = reads::get_secret(context, &facts.namespace, &ca.secret, deadline).await?;
-            tls.ca_pem = secret.and_then(|secret| secret.get(ca.key).map(Arc::from));
+            return Ok(tls);
+        }
+        let named = configured.and_then(|configured| configured.ca_config_map.clone());
+        let named = named.map(|(name, key)| CaSource::ConfigMap(name, key));
+        for source in named.iter().chain(&facts.tls.ca) {
+            tls.ca_pem = authority(context, facts, source, deadline).await?;
+            if tls.ca_pem.is_some() {
+                break;
+            }
         }
         Ok(tls)
     }
+}
+
+fn upstream(
+    view: &View,
+    id: &ClusterId,
+    (server, port): (Server, u16),
+    mode: Mode,
+    tls: TlsFacts,
+    lost: watch::Receiver<Option<Lost>>,
+) -> Upstream {
+    Upstream {
+        cluster: id.clone(),
+        system: view.system.system().into(),
+        server,
+        port,
+        mode,
+        standby_cluster: view.is_standby(),
+        pooled: view.facts.pooled,
+        tls,
+        lost,
+    }
+}
+
+/// A CA, where it is to be had: one that may not be read is looked for elsewhere.
+async fn authority(
+    context: &Context,
+    facts: &Facts,
+    source: &CaSource,
+    deadline: Instant,
+) -> Result<Option<Arc<[u8]>>, Failure> {
+    let namespace = facts.namespace.as_str();
+    Ok(match source {
+        CaSource::Pem(pem) => Some(Arc::clone(pem)),
+        CaSource::Secret(name, key) => {
+            let secret = reads::get_if_allowed::<Secret>(context, &SECRETS, (namespace, name), deadline).await?;
+            secret.and_then(|secret| secret.data.get(key).map(Arc::from))
+        }
+        CaSource::ConfigMap(name, key) => {
+            let map = reads::get_if_allowed::<ConfigMap>(context, &CONFIG_MAPS, (namespace, name), deadline).await?;
+            map.and_then(|mut map| map.data.remove(key)).map(|pem| Arc::from(pem.into_bytes()))
+        }
+        CaSource::Object(resource, name, pointer) => {
+            let object = reads::get_if_allowed::<Object>(context, resource, (namespace, name), deadline).await?;
+            let encoded = object.as_ref().and_then(|object| object.spec.pointer(pointer)).cloned().unwrap_or_default();
+            let pem = serde_json::from_value::<k8s_openapi::ByteString>(encoded).ok();
+            pem.map(|pem| pem.0).filter(|pem| !pem.is_empty()).map(Arc::from)
+        }
+    })
+}
+
+/// The certificate that a server wants of its clients.
+async fn client_identity(
+    context: &Context,
+    facts: &Facts,
+    secret: &str,
+    deadline: Instant,
+) -> Result<ClientIdentity, Failure> {
+    let found = reads::get_secret(context, &facts.namespace, secret, deadline).await?;
+    let missing = |what: &str| {
+        let place = format!("Secret {}/{secret}", facts.namespace);
+        Report::fatal(
+            SqlState::INVALID_AUTHORIZATION,
+            format!("{place}, with the certificate that cluster {} wants of its clients, {what}", facts.full()),
+        )
+        .hint(format!("See which there are: kubectl get secrets -n {}", facts.namespace))
+    };
+    let found = found.ok_or_else(|| missing("does not exist"))?;
+    let part = |key: &str| found.data.get(key).ok_or_else(|| missing(&format!("has no key \"{key}\"")));
+    let key = std::str::from_utf8(part("tls.key")?).map_err(|_| missing("has a \"tls.key\" that is no text"))?;
+    Ok(ClientIdentity { certificate_pem: Arc::from(part("tls.crt")?), key_pem: SecretString::from(key) })
 }
 
 fn vanished(id: &ClusterId) -> Report {
@@ -184,32 +327,32 @@ impl Directory for Kubernetes {
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
         let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
-        let serves = |view: &View| matches!(view.choose(ask.target.mode, 0), Choice::Pod(_));
+        let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
         let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
             view
         } else {
-            let Found { view } = lookup::find(&context, &ask.target.name, ask.deadline).await?;
+            let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };
+            let view = lookup.find(&ask.target.name).await?;
             self.remember(ask, &context, &view);
             view
         };
-        self.settle(ask, &context, view).await
+        self.settle(ask, &context, view, None).await
     }
 
     async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure> {
         let id = &stale.cluster;
         let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
-        let operator = super::operators::all().into_iter().find(|operator| operator.system() == stale.system);
-        let Some(operator) = operator else {
+        let Some(system) = self.systems.named(&stale.system) else {
             return Err(vanished(id).into());
         };
-        let view = reads::view(&context, operator, (&id.namespace, &id.name), ask.deadline).await?;
+        let view = reads::view(&context, &self.systems, system, (&id.namespace, &id.name), ask.deadline).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
-        self.settle(ask, &context, view).await
+        self.settle(ask, &context, view, Some(stale.server.name())).await
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
         let context = self.contexts.get(ask.context.as_deref(), &ask.identity, None).await?;
-        Ok(super::list::list(&context, ask.namespace.as_deref(), ask.deadline).await?)
+        Ok(super::list::list(&context, &self.systems, ask.namespace.as_deref(), ask.deadline).await?)
     }
 
     fn warm(&self) {
@@ -225,7 +368,8 @@ impl Directory for Kubernetes {
         tokio::spawn(async move {
             // A failure is told to the client that needs the connection.
             if let Ok(context) = contexts.get(None, &Identity::Local, None).await {
-                tokio::join!(context.touch(), context.touch());
+                let known = context.discover_once(Instant::now() + ENOUGH);
+                let (_, ()) = tokio::join!(known, context.touch());
             }
         });
     }

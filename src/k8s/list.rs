@@ -1,109 +1,313 @@
-//! Everything that can be reached, for `pgferry list`: two lists a system, none of Secrets.
+//! Everything that can be reached, for `pgferry list`: of each system its objects and its pods, each in one list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::future::join_all;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
     K8sError,
-    choose::{Choice, View},
+    choose::{Choice, Preference, View},
     client::{Context, ListQuery},
-    lookup::clusters_of,
-    objects::{Custom, Pod},
-    operators::{self, Facts, Operator},
-    reads::{self, PODS},
+    leaders,
+    lookup::{clusters_of, merged, owned, worth_reading},
+    objects::{LeaderObject, Object, Pod},
+    operators::{ENDPOINT_SLICES, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
+    reads,
 };
 use crate::{
     error::{ClientFacing, Report},
     upstream::{ClusterInfo, Listing, Mode},
 };
 
+/// A cluster, and what is known of its members.
+struct Listed {
+    view: View,
+    /// Where pods were not read: the ones that an endpoint names.
+    endpoints: Option<Vec<Pod>>,
+}
+
+/// One system's part of a listing.
+#[derive(Default)]
+struct Part {
+    clusters: Vec<Listed>,
+    refused: Vec<K8sError>,
+}
+
+/// One listing under way.
+struct Lister<'a> {
+    context: &'a Context,
+    systems: &'a Systems,
+    namespace: Option<&'a str>,
+    deadline: Instant,
+}
+
 /// Lists one namespace, or all; falls back to the namespace in force where the caller may not list all.
-pub(super) async fn list(context: &Context, namespace: Option<&str>, deadline: Instant) -> Result<Listing, K8sError> {
-    let systems = operators::all().into_iter().map(|operator| of_system(context, operator, namespace, deadline));
+pub(super) async fn list(
+    context: &Context,
+    systems: &Systems,
+    namespace: Option<&str>,
+    deadline: Instant,
+) -> Result<Listing, K8sError> {
+    context.discover_once(deadline).await?;
+    let lister = Lister { context, systems, namespace, deadline };
+    let present = systems.operators.iter().filter(|system| context.has(&system.resource()));
+    let operators = join_all(present.map(|system| lister.operator(system)));
+    let (operators, plain) = tokio::join!(operators, lister.plain());
+    let mut all = Vec::new();
+    let mut refused: Vec<K8sError> = Vec::new();
+    for part in operators.into_iter().chain(plain) {
+        let part = part?;
+        all.extend(part.clusters);
+        refused.extend(part.refused);
+    }
+    let all = once(all);
     let mut listing = Listing::default();
-    for found in join_all(systems).await {
-        let (clusters, warnings) = found?;
-        listing.clusters.extend(clusters);
-        for warning in warnings {
-            if !listing.warnings.contains(&warning) {
-                listing.warnings.push(warning);
-            }
+    for error in refused {
+        let warning = warning(&error);
+        if !listing.warnings.contains(&warning) {
+            listing.warnings.push(warning);
         }
     }
+    listing.clusters = all.iter().map(|listed| info(context, listed)).collect();
     listing.clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
     Ok(listing)
 }
 
-async fn of_system(
-    context: &Context,
-    operator: &'static dyn Operator,
-    namespace: Option<&str>,
-    deadline: Instant,
-) -> Result<(Vec<ClusterInfo>, Vec<Report>), K8sError> {
-    let mut warnings = Vec::new();
-    let (query, all) = (reads::pods_of_all(operator), ListQuery::default());
-    let (resources, pods) = tokio::join!(
-        widest::<Custom>(context, operator.resource(), namespace, &all, deadline),
-        widest::<Pod>(context, PODS, namespace, &query, deadline),
-    );
-    let Found { objects: pods, refused } = pods?;
-    warnings.extend(refused.map(|error| warning(&error)));
-    let Found { objects: resources, refused } = resources?;
-    let forbidden = resources.is_none();
-    // Where the resource is not even known, nobody needs the right to read it.
-    if let Some(refused) = refused.filter(|_| pods.as_ref().is_some_and(|pods| !pods.is_empty()) || !forbidden) {
-        warnings.push(warning(&refused));
-    }
-    let pods = pods.unwrap_or_default();
-    let facts: Vec<Facts> = match resources {
-        Some(resources) => resources.iter().map(|found| operator.read(found)).collect(),
-        None => clusters_of(operator, &pods),
-    };
-    let mut by_cluster: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
-    for pod in pods {
-        if let Some(name) = pod.metadata.label(operator.cluster_label()) {
-            by_cluster.entry((pod.metadata.namespace.clone(), name.to_owned())).or_default().push(pod);
+/// The same cluster seen twice is listed once: what an operator made for another, a workload whose Service is marked,
+/// and Secrets that lead to a cluster that is listed already.
+fn once(mut all: Vec<Listed>) -> Vec<Listed> {
+    let owned = owned(all.iter().map(|listed| (&listed.view.system, &listed.view.facts)));
+    let mut keep = owned.into_iter().map(|owned| !owned);
+    all.retain(|_| keep.next().unwrap_or(true));
+    let mut services: [HashSet<(String, String)>; RANKS] = Default::default();
+    let mut names: HashSet<(String, String)> = HashSet::new();
+    for listed in &all {
+        let facts = &listed.view.facts;
+        let places = facts.services.iter().map(|service| (facts.namespace.clone(), service.clone()));
+        // What leads to a cluster hides what is believed less.
+        for known in services.iter_mut().skip(rank(listed) + 1) {
+            known.extend(places.clone());
+        }
+        if rank(listed) == 0 {
+            names.insert(key(facts));
         }
     }
-    let infos = facts.into_iter().map(|facts| {
-        let pods = by_cluster.remove(&(facts.namespace.clone(), facts.name.clone())).unwrap_or_default();
-        info(context, &View { operator, facts, pods })
+    all.retain(|listed| {
+        let facts = &listed.view.facts;
+        let known = services.get(rank(listed));
+        let is_known = |place: &(String, String)| known.is_some_and(|known| known.contains(place));
+        let own = facts.services.iter().any(|service| is_known(&(facts.namespace.clone(), service.clone())));
+        let owned = rank(listed) > 0
+            && facts.owners.iter().any(|owner| names.contains(&(facts.namespace.clone(), owner.name.clone())));
+        !owned && !own && !places(facts).iter().any(is_known)
     });
-    Ok((infos.collect(), warnings))
+    all
+}
+
+/// How many ranks there are.
+const RANKS: usize = 4;
+
+/// Operators' resources are believed before marked Services, those before workloads, and Secrets last.
+fn rank(listed: &Listed) -> usize {
+    match &*listed.view.system.resource().plural {
+        _ if listed.view.system.pod_labels().is_some() => 0,
+        "services" => 1,
+        "secrets" => 3,
+        _ => 2,
+    }
+}
+
+fn key(facts: &Facts) -> (String, String) {
+    (facts.namespace.clone(), facts.name.clone())
+}
+
+impl Lister<'_> {
+    /// The resources and the pods; the leader objects too, where labels leave a doubt.
+    async fn operator(&self, system: &System) -> Result<Part, K8sError> {
+        let resource = system.resource();
+        let Some(query) = reads::pods_of_all(&**system) else { return Ok(Part::default()) };
+        let (keep, all) = (|object: Object| system.read(&object), ListQuery::default());
+        let (resources, pods) =
+            tokio::join!(self.widest(&resource, &all, keep), self.widest(&PODS, &query, Some::<Pod>),);
+        let (resources, pods) = (resources?, pods?);
+        let mut part = Part::default();
+        part.refused.extend(pods.refused);
+        let nothing = pods.objects.as_ref().is_none_or(Vec::is_empty) && resources.objects.is_none();
+        // Where there is nothing to see, nobody needs the right to read it.
+        part.refused.extend(resources.refused.filter(|_| !nothing));
+        let pods = pods.objects.unwrap_or_default();
+        let facts = match resources.objects {
+            Some(facts) => facts,
+            None => clusters_of(&**system, &pods),
+        };
+        let label = system.pod_labels().map(|labels| labels.cluster).unwrap_or_default();
+        let mut by_cluster: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
+        for pod in pods {
+            if let Some(name) = pod.metadata.label(&label) {
+                by_cluster.entry((pod.metadata.namespace.clone(), name.to_owned())).or_default().push(pod);
+            }
+        }
+        part.clusters = facts
+            .into_iter()
+            .map(|facts| {
+                let pods = by_cluster.remove(&key(&facts)).unwrap_or_default();
+                Listed { view: View::new(system.clone(), facts, pods), endpoints: None }
+            })
+            .collect();
+        self.decide(&**system, &mut part.clusters).await?;
+        Ok(part)
+    }
+
+    /// Where two pods claim to be the primary, the leader objects are read; one list for all.
+    async fn decide(&self, system: &dyn Operator, clusters: &mut [Listed]) -> Result<(), K8sError> {
+        let doubtful = |listed: &&mut Listed| {
+            let facts = &listed.view.facts;
+            facts.leader == Leader::Unsaid
+                && facts.halt.is_none()
+                && listed.view.primary_pod().is_none()
+                && !listed.view.pods.is_empty()
+        };
+        let mut doubtful: Vec<&mut Listed> = clusters.iter_mut().filter(doubtful).collect();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = doubtful.iter().map(|listed| listed.view.facts.name.clone()).collect();
+        for source in leaders::sources(system, names.iter().map(String::as_str)) {
+            let keep = |object: Value| {
+                let namespace = object.pointer("/metadata/namespace")?.as_str()?.to_owned();
+                let (cluster, _, leader) = leaders::said(system, names.iter().cloned(), &source.resource, &object)?;
+                Some(((namespace, cluster), leader))
+            };
+            let found = self.widest(&source.resource, &ListQuery::default(), keep).await?;
+            let said: BTreeMap<(String, String), Leader> = found.objects.unwrap_or_default().into_iter().collect();
+            for listed in &mut doubtful {
+                let leader = said.get(&key(&listed.view.facts)).cloned().unwrap_or(Leader::Unsaid);
+                if listed.view.facts.leader == Leader::Unsaid {
+                    listed.view.facts.leader = leader;
+                }
+            }
+            if !doubtful.iter().any(|listed| listed.view.facts.leader == Leader::Unsaid) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What built-in objects make up: each resource once, whichever systems look at it.
+    async fn plain(&self) -> Vec<Result<Part, K8sError>> {
+        let mut resources: Vec<(Resource, Vec<&System>)> = Vec::new();
+        for system in &self.systems.plain {
+            let resource = system.resource();
+            match resources.iter_mut().find(|(known, _)| *known == resource) {
+                Some((_, systems)) => systems.push(system),
+                None => resources.push((resource, vec![system])),
+            }
+        }
+        let lists = resources.iter().map(|(resource, systems)| self.of_resource(resource, systems));
+        let mut parts = join_all(lists).await;
+        if let Err(error) = self.reach(&mut parts).await {
+            parts.push(Err(error));
+        }
+        parts
+    }
+
+    /// The objects of one resource, each read by the first system that knows it.
+    async fn of_resource(&self, resource: &Resource, systems: &[&System]) -> Result<Part, K8sError> {
+        let read = |object: Object| {
+            systems.iter().find_map(|system| {
+                let facts = system.read(&object).filter(|facts| facts.certain)?;
+                Some(((*system).clone(), facts))
+            })
+        };
+        let found = self.widest(resource, &worth_reading(resource), read).await?;
+        let mut part = Part::default();
+        part.refused.extend(found.refused);
+        let mut by_system: BTreeMap<String, (System, Vec<Facts>)> = BTreeMap::new();
+        for (system, facts) in found.objects.unwrap_or_default() {
+            by_system.entry(system.system().to_owned()).or_insert_with(|| (system, Vec::new())).1.push(facts);
+        }
+        for (system, facts) in by_system.into_values() {
+            let views = merged(facts).into_iter().map(|facts| View::new(system.clone(), facts, Vec::new()));
+            part.clusters.extend(views.map(|view| Listed { view, endpoints: None }));
+        }
+        Ok(part)
+    }
+
+    /// Where Services lead, in one list of EndpointSlices: no pod needs to be read for it.
+    async fn reach(&self, parts: &mut [Result<Part, K8sError>]) -> Result<(), K8sError> {
+        /// So many names make a selector of 8 KiB or so, which every server takes.
+        const MOST: usize = 100;
+        let clusters = || parts.iter().flatten().flat_map(|part| &part.clusters);
+        let mut services: Vec<&str> =
+            clusters().flat_map(|listed| places(&listed.view.facts)).map(|(_, service)| service.as_str()).collect();
+        services.sort_unstable();
+        services.dedup();
+        if services.is_empty() {
+            return Ok(());
+        }
+        let query = if services.len() > MOST { ListQuery::default() } else { leaders::slices_of(&services) };
+        let wanted: HashSet<String> = services.into_iter().map(str::to_owned).collect();
+        let keep = |slice: LeaderObject| {
+            let service = slice.service()?.to_owned();
+            wanted
+                .contains(&service)
+                .then(|| ((slice.metadata.namespace.clone(), service), slice.pods().collect::<Vec<Pod>>()))
+        };
+        let found = self.widest(&ENDPOINT_SLICES, &query, keep).await?;
+        let Some(objects) = found.objects else { return Ok(()) };
+        let mut pods: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
+        for (service, found) in objects {
+            pods.entry(service).or_default().extend(found);
+        }
+        for listed in parts.iter_mut().flatten().flat_map(|part| &mut part.clusters) {
+            let places = places(&listed.view.facts);
+            if !places.is_empty() {
+                listed.endpoints = Some(places.iter().find_map(|place| pods.get(place)).cloned().unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// As widely as the caller may: all namespaces, else the one in force.
+    async fn widest<K: serde::de::DeserializeOwned, T>(
+        &self,
+        resource: &Resource,
+        query: &ListQuery,
+        keep: impl Fn(K) -> Option<T>,
+    ) -> Result<Found<T>, K8sError> {
+        let mut refused = None;
+        let places = match self.namespace {
+            Some(namespace) => vec![Some(namespace)],
+            None => vec![None, Some(self.context.namespace())],
+        };
+        for namespace in places {
+            let path = self.context.collection(resource, namespace);
+            let access = reads::access("list", resource, namespace, None);
+            match self.context.filter_objects(&access, &path, query, self.deadline, &keep).await {
+                Ok((objects, _)) => return Ok(Found { objects: Some(objects), refused }),
+                Err(error) if error.is_absent() => return Ok(Found { objects: Some(Vec::new()), refused: None }),
+                Err(error) if error.is_forbidden() => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Found { objects: None, refused })
+    }
+}
+
+/// The Services that a cluster's facts name.
+fn places(facts: &Facts) -> &[(String, String)] {
+    match &facts.members {
+        Members::Service { places, .. } => places,
+        _ => &[],
+    }
 }
 
 /// What a list gave; `objects` is `None` where nothing of it may be listed.
-struct Found<K> {
-    objects: Option<Vec<K>>,
+struct Found<T> {
+    objects: Option<Vec<T>>,
     refused: Option<K8sError>,
-}
-
-/// As widely as the caller may: all namespaces, else the one in force.
-async fn widest<K: serde::de::DeserializeOwned>(
-    context: &Context,
-    resource: operators::Resource,
-    namespace: Option<&str>,
-    query: &ListQuery,
-    deadline: Instant,
-) -> Result<Found<K>, K8sError> {
-    let all = |objects: Vec<K>| Found { objects: Some(objects), refused: None };
-    let refused = match reads::list::<K>(context, resource, namespace, query, deadline).await {
-        Ok((objects, _)) => return Ok(all(objects)),
-        Err(error) if error.is_absent() => return Ok(all(Vec::new())),
-        Err(error) if error.is_forbidden() => error,
-        Err(error) => return Err(error),
-    };
-    if namespace.is_some() {
-        return Ok(Found { objects: None, refused: Some(refused) });
-    }
-    match reads::list::<K>(context, resource, Some(context.namespace()), query, deadline).await {
-        Ok((objects, _)) => Ok(Found { objects: Some(objects), refused: Some(refused) }),
-        Err(error) if error.is_forbidden() => Ok(Found { objects: None, refused: Some(error) }),
-        Err(error) if error.is_absent() => Ok(all(Vec::new())),
-        Err(error) => Err(error),
-    }
 }
 
 fn warning(error: &K8sError) -> Report {
@@ -111,36 +315,77 @@ fn warning(error: &K8sError) -> Report {
     Report { severity: crate::error::Severity::Warning, ..report }
 }
 
-fn info(context: &Context, view: &View) -> ClusterInfo {
-    let primary = view.primary_pod();
-    let (ready, status) = match view.choose(Mode::Rw, 0) {
-        Choice::Pod(_) if view.facts.standby => (true, "ready (replica cluster)".to_owned()),
-        Choice::Pod(_) => (true, "ready".to_owned()),
-        Choice::Never(report) => (false, short(view, &report)),
-        Choice::Wait(_) => (false, "no ready primary".to_owned()),
-    };
-    let members = view.facts.instances.max(view.pods.len());
-    let mut logins = view.facts.logins.clone();
+fn info(context: &Context, listed: &Listed) -> ClusterInfo {
+    let facts = &listed.view.facts;
+    let mut logins = facts.logins.clone();
     logins.sort_by_key(|login| login.kind);
-    // A role that only its Secret names is left out: lists read no Secrets.
-    let roles = logins.into_iter().filter_map(|login| login.role);
+    // A role that only its Secret names is left out: lists read no Secrets of operators.
+    let mut roles: Vec<String> = Vec::new();
+    for role in logins.into_iter().filter_map(|login| login.role) {
+        if !roles.contains(&role) {
+            roles.push(role);
+        }
+    }
+    let Shown { primary, replicas, ready, status } = shown(listed);
     ClusterInfo {
-        id: view.id(context.name()),
-        system: view.operator.system(),
-        primary: primary.map(|pod| pod.metadata.name.clone()),
-        replicas: (view.replicas().len(), members.saturating_sub(1)),
+        id: listed.view.id(context.name()),
+        system: facts.flavor.unwrap_or_else(|| listed.view.system.system()).into(),
+        primary,
+        replicas,
         ready,
         status,
-        databases: view.facts.databases.clone(),
-        roles: roles.collect(),
+        databases: facts.databases.clone(),
+        roles,
     }
 }
 
-/// The state in a word.
-fn short(view: &View, report: &Report) -> String {
-    match &view.facts.halt {
-        Some(halt) => halt.state.to_owned(),
-        None if report.message.contains("fenced") => "fenced".to_owned(),
-        None => "not serving".to_owned(),
+struct Shown {
+    primary: Option<String>,
+    replicas: (usize, usize),
+    ready: bool,
+    status: String,
+}
+
+fn shown(listed: &Listed) -> Shown {
+    let (view, facts) = (&listed.view, &listed.view.facts);
+    let plain =
+        |primary, replicas, ready: bool, status: &str| Shown { primary, replicas, ready, status: status.to_owned() };
+    if facts.broken.is_some() {
+        return plain(None, (0, 0), false, "unusable");
+    }
+    if let Some(halt) = &facts.halt {
+        return plain(None, (0, facts.instances.saturating_sub(1)), false, halt.state);
+    }
+    if let Members::External { host, .. } = &facts.members {
+        return plain(Some(host.clone()), (0, 0), true, "external");
+    }
+    if let Some(pods) = &listed.endpoints {
+        let mut serving = pods.iter().filter(|pod| pod.serves());
+        let name = serving.next().map(|pod| pod.metadata.name.clone());
+        let (others, ready) = (serving.count(), name.is_some());
+        let status = if ready { "ready" } else { "no endpoints" };
+        return plain(name, (others, pods.len().saturating_sub(1)), ready, status);
+    }
+    if let Some(ready) = facts.ready {
+        let status = if ready > 0 { "ready" } else { "no ready pod" };
+        let replicas = (ready.saturating_sub(1), facts.instances.saturating_sub(1));
+        return plain(facts.first_pod.clone().filter(|_| ready > 0), replicas, ready > 0, status);
+    }
+    if view.system.pod_labels().is_none() {
+        return plain(None, (0, 0), false, "unknown");
+    }
+    let (ready, status) = match view.choose(Mode::Rw, Preference::default()) {
+        Choice::Pod(_) if view.is_standby() => (true, "ready (replica cluster)".to_owned()),
+        Choice::Pod(_) => (true, "ready".to_owned()),
+        Choice::Never(report) if report.message.contains("fenced") => (false, "fenced".to_owned()),
+        Choice::Never(_) => (false, "not serving".to_owned()),
+        Choice::Wait(_) => (false, "no ready primary".to_owned()),
+    };
+    let members = facts.instances.max(view.pods.len());
+    Shown {
+        primary: view.primary_pod().map(|pod| pod.metadata.name.clone()),
+        replicas: (view.replicas(None).len(), members.saturating_sub(1)),
+        ready,
+        status,
     }
 }

@@ -1,194 +1,331 @@
 //! From a name to a cluster: computed names first, lists last.
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{
     K8sError,
     choose::View,
     client::{Context, ListQuery},
     nearest::nearest,
-    objects::{Custom, Pod},
-    operators::{self, Facts, Operator},
-    reads::{self, PODS},
+    objects::{Object, Pod},
+    operators::{Facts, Operator, PODS, Resource, System, Systems},
+    reads,
 };
 use crate::{
     error::{ClientFacing, Report, SqlState},
     upstream::Failure,
 };
 
-/// A cluster that a name means.
-pub(super) struct Found {
-    pub(super) view: View,
-}
+/// What is older is looked at again before a name is called unknown: the operator may be new.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// A cluster that a list showed.
 struct Listed {
-    operator: &'static dyn Operator,
+    system: System,
     facts: Facts,
 }
 
-/// Finds the cluster that `name` means: `cluster` or `cluster.namespace`, the longest known reading first.
-pub(super) async fn find(context: &Context, name: &str, deadline: Instant) -> Result<Found, Failure> {
-    let dotted = name.rsplit_once('.');
-    let whole: Vec<_> =
-        operators::all().into_iter().filter(|operator| dotted.is_none() || operator.dotted_names()).collect();
-    if !whole.is_empty()
-        && let Some(view) = bare(context, &whole, name, deadline).await?
-    {
-        return Ok(Found { view });
+impl Listed {
+    /// By its own name or an alias.
+    fn is_called(&self, name: &str) -> bool {
+        self.facts.name == name || self.facts.aliases.iter().any(|alias| alias == name)
     }
-    if let Some((cluster, namespace)) = dotted {
-        let found = in_namespace(context, &operators::all(), (namespace, cluster), deadline).await?;
-        if let Some(view) = single(found)? {
-            return Ok(Found { view });
-        }
-    }
-    Err(unknown(context, name, deadline).await.into())
 }
 
-/// A bare name: in the namespace in force, else wherever there is exactly one.
-async fn bare(
-    context: &Context,
-    systems: &[&'static dyn Operator],
-    name: &str,
-    deadline: Instant,
-) -> Result<Option<View>, Failure> {
-    match in_namespace(context, systems, (context.namespace(), name), deadline).await {
-        Ok(found) => {
-            if let Some(view) = single(found)? {
-                return Ok(Some(view));
+/// Looks for names in one context.
+pub(super) struct Lookup<'a> {
+    pub(super) context: &'a Context,
+    pub(super) systems: &'a Systems,
+    pub(super) deadline: Instant,
+}
+
+impl Lookup<'_> {
+    /// Finds the cluster that `name` means: `cluster` or `cluster.namespace`, the longest known reading first.
+    pub(super) async fn find(&self, name: &str) -> Result<View, Failure> {
+        self.context.discover_once(self.deadline).await?;
+        if let Some(view) = self.find_known(name).await? {
+            return Ok(view);
+        }
+        // An operator may have been installed since.
+        if self.context.discover(RECENT, self.deadline).await?
+            && let Some(view) = self.find_known(name).await?
+        {
+            return Ok(view);
+        }
+        Err(self.unknown(name).await.into())
+    }
+
+    async fn find_known(&self, name: &str) -> Result<Option<View>, Failure> {
+        let Some((cluster, namespace)) = name.rsplit_once('.') else {
+            return self.bare(name).await;
+        };
+        // Both readings at once: as a rule it is the second, and the first costs no time.
+        let dotted: Vec<System> = self.systems.all().filter(|system| system.dotted_names()).cloned().collect();
+        let (whole, divided) = tokio::join!(
+            self.among(&dotted, (self.context.namespace(), name)),
+            self.in_namespace((namespace, cluster)),
+        );
+        let whole = match whole {
+            // A namespace that the caller may not look into holds nothing for it.
+            Err(error) if error.is_forbidden() => None,
+            found => found?.into_iter().next(),
+        };
+        match (whole, divided) {
+            (Some(view), _) => Ok(Some(view)),
+            (None, divided) => divided,
+        }
+    }
+
+    /// A bare name: in the namespace in force, else wherever there is exactly one.
+    async fn bare(&self, name: &str) -> Result<Option<View>, Failure> {
+        match self.in_namespace((self.context.namespace(), name)).await {
+            Ok(Some(view)) => return Ok(Some(view)),
+            Ok(None) => {}
+            // A namespace that the caller may not look into holds nothing for it; others may.
+            Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => {}
+            Err(failure) => return Err(failure),
+        }
+        let (mut all, _) = self.everywhere(self.present()).await?;
+        if !all.iter().any(|listed| listed.is_called(name)) {
+            all = self.everywhere(self.systems.plain.iter()).await?.0;
+        }
+        let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == name).collect();
+        let called = || all.iter().filter(|listed| listed.is_called(name)).collect();
+        let matching = if named.is_empty() { called() } else { named };
+        match matching.as_slice() {
+            [] => Ok(None),
+            [one] => {
+                let place = (one.facts.namespace.as_str(), one.facts.name.as_str());
+                Ok(reads::view(self.context, self.systems, &one.system, place, self.deadline).await?)
+            }
+            several => Err(ambiguous(name, several).into()),
+        }
+    }
+
+    /// One namespace: the operators' clusters first, then what built-in objects make up.
+    async fn in_namespace(&self, place: (&str, &str)) -> Result<Option<View>, Failure> {
+        let operators: Vec<System> = self.present().cloned().collect();
+        let found = self.among(&operators, place).await;
+        let forbidden = match found {
+            Ok(found) => match single(found)? {
+                Some(view) => return Ok(Some(view)),
+                None => None,
+            },
+            Err(error) if error.is_forbidden() => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        let looks = self.systems.plain.iter().map(|system| async move {
+            match reads::view(self.context, self.systems, system, place, self.deadline).await {
+                // What may not be looked at holds nothing, unless nothing else does either.
+                Err(error) if error.is_forbidden() || error.is_absent() => Ok((None, Some(error))),
+                view => view.map(|view| (view, None)),
+            }
+        });
+        let mut refused = forbidden;
+        let mut first = None;
+        for look in join_all(looks).await {
+            let (view, error) = look?;
+            first = first.or(view);
+            // What exists and leads nowhere is told; that there is no StatefulSet of this name is not.
+            refused = refused.or(error);
+        }
+        match (first, refused) {
+            (Some(view), _) => Ok(Some(view)),
+            (None, Some(error)) if matches!(error, K8sError::NotFound { .. }) => {
+                let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{}\" leads nowhere: {error}", place.1));
+                Err(report.hint("See what the Service's name in it should be").into())
+            }
+            (None, Some(error)) if is_about_pods(&error) => Err(error.into()),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The systems whose resource the server has.
+    fn present(&self) -> impl Iterator<Item = &System> {
+        self.systems.operators.iter().filter(|system| self.context.has(&system.resource()))
+    }
+
+    /// One namespace, several systems at once.
+    async fn among(&self, systems: &[System], place: (&str, &str)) -> Result<Vec<View>, K8sError> {
+        let looks = systems.iter().map(|system| reads::view(self.context, self.systems, system, place, self.deadline));
+        let mut found = Vec::new();
+        for look in join_all(looks).await {
+            found.extend(look?);
+        }
+        Ok(found)
+    }
+
+    /// All clusters that the caller may list, and what it may not.
+    async fn everywhere(
+        &self,
+        systems: impl Iterator<Item = &System>,
+    ) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
+        let lists = systems.map(|system| async move { (system, self.list(system).await) });
+        let (mut all, mut refused) = (Vec::new(), Vec::new());
+        for (system, listed) in join_all(lists).await {
+            match listed {
+                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
+                Err(error) if error.is_forbidden() => refused.push(error),
+                Err(error) if error.is_absent() => {}
+                Err(error) => return Err(error),
             }
         }
-        // A namespace that the caller may not look into holds nothing for it; others may.
-        Err(error) if error.is_forbidden() => {}
-        Err(error) => return Err(error.into()),
+        let owned = owned(all.iter().map(|listed| (&listed.system, &listed.facts)));
+        let mut keep = owned.into_iter().map(|owned| !owned);
+        all.retain(|_| keep.next().unwrap_or(true));
+        Ok((all, refused))
     }
-    let (all, _) = everywhere(context, deadline).await?;
-    let named = |listed: &&Listed| listed.facts.name == name;
-    let of_application = |listed: &&Listed| listed.facts.applications.iter().any(|app| app == name);
-    let mut matching: Vec<&Listed> = all.iter().filter(named).collect();
-    if matching.is_empty() {
-        matching = all.iter().filter(of_application).collect();
-    }
-    match matching.as_slice() {
-        [] => Ok(None),
-        [one] => {
-            let place = (one.facts.namespace.as_str(), one.facts.name.as_str());
-            Ok(reads::view(context, one.operator, place, deadline).await?)
+
+    /// One system's clusters: its resources, else what the labels of pods tell.
+    async fn list(&self, system: &System) -> Result<Vec<Facts>, K8sError> {
+        match all_facts(self.context, &**system, None, self.deadline).await {
+            Err(error) if error.is_forbidden() => {
+                let Some(query) = reads::pods_of_all(&**system) else { return Err(error) };
+                let pods = reads::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
+                Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
+            }
+            found => found,
         }
-        several => Err(ambiguous(name, several).into()),
+    }
+
+    /// No cluster is called so: which are nearly, and what could not be looked at.
+    async fn unknown(&self, name: &str) -> Report {
+        let (all, refused) = match self.everywhere(self.present().chain(&self.systems.plain)).await {
+            Ok(found) => found,
+            Err(error) => return error.report(),
+        };
+        let message = match name.rsplit_once('.') {
+            Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
+            None => format!("no cluster is called \"{name}\""),
+        };
+        let context = self.context;
+        let mut report = Report::fatal(
+            SqlState::UNKNOWN_TARGET,
+            format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
+        );
+        if let Some(refused) = refused.first() {
+            let rule = refused.report().hint.unwrap_or_default();
+            report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
+        }
+        let names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
+        let short = name.split('.').next().unwrap_or(name);
+        let shorts = all.iter().map(|listed| listed.facts.name.as_str());
+        let near: Vec<&String> = nearest(short, shorts)
+            .into_iter()
+            .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
+            .collect();
+        let near: Vec<&str> = near.into_iter().map(String::as_str).collect();
+        report.hint(match near.as_slice() {
+            [] => "For the list of clusters type: pgferry list".to_owned(),
+            near => format!("Did you mean {}? For the list of clusters type: pgferry list", near.join(" or ")),
+        })
     }
 }
 
-/// One namespace, all systems at once.
-async fn in_namespace(
-    context: &Context,
-    systems: &[&'static dyn Operator],
-    (namespace, name): (&str, &str),
-    deadline: Instant,
-) -> Result<Vec<View>, K8sError> {
-    let looks = systems.iter().map(|operator| reads::view(context, *operator, (namespace, name), deadline));
-    let mut found = Vec::new();
-    for look in join_all(looks).await {
-        found.extend(look?);
-    }
-    Ok(found)
+/// A right that the caller will need whatever the cluster is.
+fn is_about_pods(error: &K8sError) -> bool {
+    matches!(error, K8sError::Forbidden { resource, .. } if resource == "pods")
 }
 
 /// The only one; two of different systems are an error.
 fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
+    let owned = owned(found.iter().map(|view| (&view.system, &view.facts)));
+    let mut keep = owned.into_iter().map(|owned| !owned);
+    found.retain(|_| keep.next().unwrap_or(true));
     if let [one, _, ..] = found.as_slice() {
-        let systems: Vec<_> = found.iter().map(|view| view.operator.system()).collect();
+        let systems: Vec<_> = found.iter().map(|view| view.system.system()).collect();
         let (name, namespace) = (&one.facts.name, &one.facts.namespace);
         let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
-        return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message).into());
+        return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message)
+            .hint("Delete or rename one of them, or log in to a Secret of one by its own name")
+            .into());
     }
     Ok(found.pop())
 }
 
-/// All clusters that the caller may list, and what it may not.
-async fn everywhere(context: &Context, deadline: Instant) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
-    let lists =
-        operators::all().into_iter().map(|operator| async move { (operator, list(context, operator, deadline).await) });
-    let (mut all, mut refused) = (Vec::new(), Vec::new());
-    for (operator, listed) in join_all(lists).await {
-        match listed {
-            Ok(found) => all.extend(found.into_iter().map(|facts| Listed { operator, facts })),
-            Err(error) if error.is_forbidden() => refused.push(error),
-            Err(error) if error.is_absent() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((all, refused))
+/// Which clusters belong to another of them: Percona's operator makes one of Crunchy's, Tembo's one of CloudNativePG's.
+pub(super) fn owned<'a>(all: impl Iterator<Item = (&'a System, &'a Facts)>) -> Vec<bool> {
+    let all: Vec<(&System, &Facts)> = all.collect();
+    let names: std::collections::HashSet<(String, &str, &str)> = all
+        .iter()
+        .map(|(system, facts)| (system.resource().group.to_string(), facts.namespace.as_str(), facts.name.as_str()))
+        .collect();
+    let is_owned = |(_, facts): &(&System, &Facts)| {
+        let mut owners = facts.owners.iter();
+        owners.any(|owner| names.contains(&(owner.group().to_owned(), facts.namespace.as_str(), owner.name.as_str())))
+    };
+    all.iter().map(is_owned).collect()
 }
 
-/// One system's clusters: its resources, else what the labels of pods tell.
-async fn list(context: &Context, operator: &dyn Operator, deadline: Instant) -> Result<Vec<Facts>, K8sError> {
-    let all = ListQuery::default();
-    match reads::list::<Custom>(context, operator.resource(), None, &all, deadline).await {
-        Ok((found, _)) => Ok(found.iter().map(|found| operator.read(found)).collect()),
-        Err(error) if error.is_forbidden() => {
-            let pods = reads::list::<Pod>(context, PODS, None, &reads::pods_of_all(operator), deadline).await;
-            Ok(clusters_of(operator, &pods.map_err(|_| error)?.0))
-        }
-        Err(error) => Err(error),
+/// The facts of all objects of a system; those of one cluster merged.
+pub(super) async fn all_facts(
+    context: &Context,
+    system: &dyn Operator,
+    namespace: Option<&str>,
+    deadline: Instant,
+) -> Result<Vec<Facts>, K8sError> {
+    let resource = system.resource();
+    let read = |object: Object| system.read(&object).filter(|facts| facts.certain);
+    let path = context.collection(&resource, namespace);
+    let access = reads::access("list", &resource, namespace, None);
+    let (facts, _) = context.filter_objects(&access, &path, &worth_reading(&resource), deadline, read).await?;
+    Ok(merged(facts))
+}
+
+/// Secrets of certificates, Helm's releases and the like hold no logins, and some are a megabyte.
+pub(super) fn worth_reading(resource: &Resource) -> ListQuery {
+    const OTHERS: [&str; 7] = [
+        "helm.sh/release.v1",
+        "kubernetes.io/tls",
+        "kubernetes.io/service-account-token",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+        "kubernetes.io/ssh-auth",
+        "bootstrap.kubernetes.io/token",
+    ];
+    if resource.group.is_empty() && resource.plural == "secrets" {
+        ListQuery::fields(OTHERS.map(|kind| format!("type!={kind}")).join(","))
+    } else {
+        ListQuery::default()
     }
+}
+
+/// One cluster may have several objects.
+pub(super) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
+    let mut all: std::collections::BTreeMap<(String, String), Facts> = std::collections::BTreeMap::new();
+    for facts in facts {
+        let key = (facts.namespace.clone(), facts.name.clone());
+        let known = all.remove(&key);
+        all.insert(
+            key,
+            match known {
+                Some(known) => known.merge(facts),
+                None => facts,
+            },
+        );
+    }
+    all.into_values().collect()
 }
 
 /// The clusters that pods belong to.
-pub(super) fn clusters_of(operator: &dyn Operator, pods: &[Pod]) -> Vec<Facts> {
+pub(super) fn clusters_of(system: &dyn Operator, pods: &[Pod]) -> Vec<Facts> {
+    let Some(labels) = system.pod_labels() else { return Vec::new() };
     let mut names: Vec<(&str, &str)> = pods
         .iter()
-        .filter_map(|pod| Some((pod.metadata.namespace.as_str(), pod.metadata.label(operator.cluster_label())?)))
+        .filter_map(|pod| Some((pod.metadata.namespace.as_str(), pod.metadata.label(&labels.cluster)?)))
         .collect();
     names.sort_unstable();
     names.dedup();
-    names.into_iter().map(|(namespace, name)| operator.guess(namespace, name)).collect()
-}
-
-fn full(facts: &Facts) -> String {
-    format!("{}.{}", facts.name, facts.namespace)
+    names.into_iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
 }
 
 fn ambiguous(name: &str, several: &[&Listed]) -> Report {
-    let mut names: Vec<String> = several.iter().map(|listed| full(&listed.facts)).collect();
+    let mut names: Vec<String> = several.iter().map(|listed| listed.facts.full()).collect();
     names.sort_unstable();
     Report::fatal(
         SqlState::UNKNOWN_TARGET,
         format!("\"{name}\" names {} clusters: {}", names.len(), names.join(" and ")),
     )
     .hint(format!("Write which one, such as: psql -h localhost {}", names.first().map_or("", String::as_str)))
-}
-
-/// No cluster is called so: which are nearly, and what could not be looked at.
-async fn unknown(context: &Context, name: &str, deadline: Instant) -> Report {
-    let (all, refused) = match everywhere(context, deadline).await {
-        Ok(found) => found,
-        Err(error) => return error.report(),
-    };
-    let message = match name.rsplit_once('.') {
-        Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
-        None => format!("no cluster is called \"{name}\""),
-    };
-    let mut report = Report::fatal(
-        SqlState::UNKNOWN_TARGET,
-        format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
-    );
-    if let Some(refused) = refused.first() {
-        let rule = refused.report().hint.unwrap_or_default();
-        report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
-    }
-    let names: Vec<String> = all.iter().map(|listed| full(&listed.facts)).collect();
-    let short = name.split('.').next().unwrap_or(name);
-    let shorts = all.iter().map(|listed| listed.facts.name.as_str());
-    let near: Vec<&String> = nearest(short, shorts)
-        .into_iter()
-        .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
-        .collect();
-    let near: Vec<&str> = near.into_iter().map(String::as_str).collect();
-    report.hint(match near.as_slice() {
-        [] => "For the list of clusters type: pgferry list".to_owned(),
-        near => format!("Did you mean {}? For the list of clusters type: pgferry list", near.join(" or ")),
-    })
 }

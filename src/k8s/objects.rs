@@ -16,7 +16,24 @@ pub(super) struct Meta {
     pub(super) labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "short_values")]
     pub(super) annotations: BTreeMap<String, String>,
+    pub(super) owner_references: Vec<Owner>,
     deletion_timestamp: Option<String>,
+}
+
+/// An object that another belongs to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Owner {
+    api_version: String,
+    pub(super) kind: String,
+    pub(super) name: String,
+}
+
+impl Owner {
+    /// The API group; empty for the core one.
+    pub(super) fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
 }
 
 impl Meta {
@@ -46,7 +63,28 @@ fn short_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
 pub(super) struct Pod {
     pub(super) metadata: Meta,
     #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
     status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+struct PodSpec {
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: Box<str>,
+    container_port: u16,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -65,6 +103,30 @@ pub(super) struct Condition {
 }
 
 impl Pod {
+    /// A pod of which no more is known than an endpoint tells.
+    pub(super) fn of_endpoint(namespace: &str, target: &TargetRef, ready: bool) -> Self {
+        let ready = if ready { "True" } else { "False" };
+        Self {
+            metadata: Meta {
+                name: target.name.clone(),
+                namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+                uid: target.uid.clone(),
+                ..Meta::default()
+            },
+            spec: PodSpec::default(),
+            status: PodStatus {
+                phase: "Running".to_owned(),
+                conditions: vec![Condition { kind: "Ready".to_owned(), status: ready.to_owned() }],
+            },
+        }
+    }
+
+    /// The number of a port that its containers name.
+    pub(super) fn port(&self, name: &str) -> Option<u16> {
+        let mut ports = self.spec.containers.iter().flat_map(|container| &container.ports);
+        ports.find(|port| &*port.name == name).map(|port| port.container_port)
+    }
+
     /// Running, Ready, and not being deleted: it takes connections, as far as Kubernetes knows.
     pub(super) fn serves(&self) -> bool {
         self.status.phase == "Running" && self.ready() && !self.metadata.deleting()
@@ -75,17 +137,107 @@ impl Pod {
     }
 }
 
-/// A custom resource whose spec and status an operator's file reads.
+/// Who leads, as Patroni or the endpoints controller keep it: an Endpoints object, an EndpointSlice, or a ConfigMap.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Custom {
+#[serde(default)]
+pub(super) struct LeaderObject {
+    pub(super) metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
+    subsets: Vec<Subset>,
+    #[serde(deserialize_with = "nullable")]
+    endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "nullable")]
+    ports: Vec<EndpointPort>,
+}
+
+/// An empty EndpointSlice has `null` where others have lists.
+fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Subset {
+    addresses: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Endpoint {
+    target_ref: Option<TargetRef>,
+    conditions: EndpointConditions,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EndpointConditions {
+    ready: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EndpointPort {
+    name: Option<String>,
+    port: Option<u16>,
+}
+
+/// What an endpoint is an address of.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TargetRef {
+    kind: String,
+    name: String,
+    namespace: Option<String>,
+    uid: String,
+}
+
+/// The label of an EndpointSlice that names its Service, which is called as the Endpoints object it follows.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+impl LeaderObject {
+    /// The Service of an EndpointSlice.
+    pub(super) fn service(&self) -> Option<&str> {
+        self.metadata.label(SERVICE_NAME)
+    }
+
+    /// The pods that take connections, and those that do not.
+    pub(super) fn pods(&self) -> impl Iterator<Item = Pod> {
+        let namespace = &self.metadata.namespace;
+        self.subsets.iter().flat_map(|subset| &subset.addresses).chain(&self.endpoints).filter_map(|endpoint| {
+            let target = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod")?;
+            Some(Pod::of_endpoint(namespace, target, endpoint.conditions.ready.unwrap_or(true)))
+        })
+    }
+
+    /// The port behind a Service's port of this name; the only one there is, whatever its name.
+    pub(super) fn port(&self, name: Option<&str>) -> Option<u16> {
+        match self.ports.as_slice() {
+            [only] => only.port,
+            ports => {
+                ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == name.unwrap_or_default())?.port
+            }
+        }
+    }
+}
+
+/// An object that stands for a cluster: a custom resource, a StatefulSet, a Service, a Secret.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Object {
+    #[serde(default)]
     pub(super) metadata: Meta,
     #[serde(default)]
     pub(super) spec: serde_json::Value,
     #[serde(default)]
     pub(super) status: serde_json::Value,
+    /// Of a Secret.
+    #[serde(default)]
+    pub(super) data: Data,
+    /// A Secret's type.
+    #[serde(default, rename = "type")]
+    pub(super) kind: String,
 }
 
-impl Custom {
+impl Object {
     /// A string of the spec, by JSON pointer; `None` where it is absent, empty, or something else.
     pub(super) fn spec(&self, pointer: &str) -> Option<&str> {
         text(&self.spec, pointer)
@@ -94,6 +246,33 @@ impl Custom {
     /// A string of the status.
     pub(super) fn status(&self, pointer: &str) -> Option<&str> {
         text(&self.status, pointer)
+    }
+
+    /// Whether the spec says so.
+    pub(super) fn is_set(&self, pointer: &str) -> bool {
+        self.spec.pointer(pointer).and_then(serde_json::Value::as_bool).unwrap_or_default()
+    }
+
+    /// A number of the spec.
+    pub(super) fn number(&self, pointer: &str) -> Option<u64> {
+        self.spec.pointer(pointer).and_then(serde_json::Value::as_u64)
+    }
+
+    /// A list of the spec.
+    pub(super) fn items(&self, pointer: &str) -> impl Iterator<Item = &serde_json::Value> {
+        self.spec.pointer(pointer).and_then(serde_json::Value::as_array).into_iter().flatten()
+    }
+
+    /// The keys of a map in the spec.
+    pub(super) fn keys(&self, pointer: &str) -> impl Iterator<Item = &str> {
+        let map = self.spec.pointer(pointer).and_then(serde_json::Value::as_object);
+        map.into_iter().flat_map(|map| map.keys().map(String::as_str))
+    }
+
+    /// A label, or an annotation of the same name.
+    pub(super) fn mark(&self, name: &str) -> Option<&str> {
+        let value = self.metadata.label(name).or_else(|| self.metadata.annotation(name));
+        value.filter(|value| !value.is_empty())
     }
 }
 
@@ -107,19 +286,47 @@ pub(super) fn text<'a>(value: &'a serde_json::Value, pointer: &str) -> Option<&'
 pub(super) struct Secret {
     pub(super) metadata: Meta,
     #[serde(default)]
-    data: BTreeMap<String, Value>,
-}
-
-impl Secret {
-    /// A key's bytes.
-    pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
-        self.data.get(key).map(|value| value.0.as_slice())
-    }
+    pub(super) data: Data,
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").field("name", &self.metadata.name).finish_non_exhaustive()
+    }
+}
+
+/// A ConfigMap.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct ConfigMap {
+    #[serde(default)]
+    pub(super) data: BTreeMap<String, String>,
+}
+
+/// A Secret's keys and values.
+#[derive(Clone, Default)]
+pub(super) struct Data(BTreeMap<String, Value>);
+
+impl Data {
+    /// A key's bytes.
+    pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(|value| value.0.as_slice())
+    }
+
+    /// All keys and their bytes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.0.as_slice()))
+    }
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::deserialize(deserializer)?.unwrap_or_default()))
     }
 }
 
@@ -144,7 +351,7 @@ mod tests {
             serde_json::json!({"metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}),
         )
         .expect("a Secret");
-        assert_eq!(secret.get("password"), Some(&b"hunter2"[..]));
+        assert_eq!(secret.data.get("password"), Some(&b"hunter2"[..]));
         assert!(!format!("{secret:?}").contains("hunter2"));
     }
 

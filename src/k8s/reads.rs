@@ -1,78 +1,79 @@
 //! The reads that lookups are made of, each with what it needs to be allowed.
 
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::{
     K8sError,
     choose::View,
     client::{Access, Context, ListQuery},
-    objects::{Custom, Pod, Secret},
-    operators::{Operator, Resource},
+    leaders,
+    members::{self, Found},
+    objects::{Object, Pod, Secret},
+    operators::{Facts, Leader, Members, Operator, PODS, PodLabels, Resource, SECRETS, System, Systems},
 };
-
-/// The path of a resource's collection; of all namespaces where none is named.
-pub(super) fn collection(resource: Resource, namespace: Option<&str>) -> String {
-    let Resource { group, version, plural } = resource;
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    match namespace {
-        Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
-        None => format!("{root}/{plural}"),
-    }
-}
-
-/// Pods.
-pub(super) const PODS: Resource = Resource { group: "", version: "v1", plural: "pods" };
-const SECRETS: Resource = Resource { group: "", version: "v1", plural: "secrets" };
 
 pub(super) fn access<'a>(
     verb: &'static str,
-    resource: Resource,
+    resource: &'a Resource,
     namespace: Option<&'a str>,
     name: Option<&'a str>,
 ) -> Access<'a> {
-    Access { verb, group: resource.group, resource: resource.plural, namespace, name }
+    Access { verb, group: &resource.group, resource: &resource.plural, namespace, name }
 }
 
-/// The selector of one cluster's pods, or of several.
-pub(super) fn pods_of<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a str>) -> ListQuery {
-    let names: Vec<&str> = clusters.into_iter().collect();
-    let label = operator.cluster_label();
-    ListQuery::labels(format!("{},{label} in ({})", operator.pod_selector(), names.join(",")))
-}
-
-/// The selector of all pods that belong to some cluster of the system.
-pub(super) fn pods_of_all(operator: &dyn Operator) -> ListQuery {
-    ListQuery::labels(format!("{},{}", operator.pod_selector(), operator.cluster_label()))
-}
-
-pub(super) async fn get<K: serde::de::DeserializeOwned>(
+pub(super) async fn get<K: DeserializeOwned>(
     context: &Context,
-    resource: Resource,
+    resource: &Resource,
     (namespace, name): (&str, &str),
     deadline: Instant,
 ) -> Result<Option<K>, K8sError> {
-    let path = format!("{}/{name}", collection(resource, Some(namespace)));
+    let path = format!("{}/{name}", context.collection(resource, Some(namespace)));
     context.get_object(&access("get", resource, Some(namespace), Some(name)), &path, deadline).await
 }
 
-pub(super) async fn list<K: serde::de::DeserializeOwned>(
+/// As [`get`]; what may not be read, or is not even known, is not there.
+pub(super) async fn get_if_allowed<K: DeserializeOwned>(
     context: &Context,
-    resource: Resource,
+    resource: &Resource,
+    place: (&str, &str),
+    deadline: Instant,
+) -> Result<Option<K>, K8sError> {
+    match get(context, resource, place, deadline).await {
+        Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
+        found => found,
+    }
+}
+
+pub(super) async fn list<K: DeserializeOwned>(
+    context: &Context,
+    resource: &Resource,
     namespace: Option<&str>,
     query: &ListQuery,
     deadline: Instant,
 ) -> Result<(Vec<K>, String), K8sError> {
-    let path = collection(resource, namespace);
+    let path = context.collection(resource, namespace);
     context.list_objects(&access("list", resource, namespace, None), &path, query, deadline).await
 }
 
 pub(super) async fn get_pod(
     context: &Context,
-    namespace: &str,
-    name: &str,
+    (namespace, name): (&str, &str),
     deadline: Instant,
 ) -> Result<Option<Pod>, K8sError> {
-    get(context, PODS, (namespace, name), deadline).await
+    get(context, &PODS, (namespace, name), deadline).await
+}
+
+pub(super) async fn list_pods(
+    context: &Context,
+    namespace: &str,
+    selector: String,
+    deadline: Instant,
+) -> Result<Vec<Pod>, K8sError> {
+    Ok(list(context, &PODS, Some(namespace), &ListQuery::labels(selector), deadline).await?.0)
 }
 
 pub(super) async fn get_secret(
@@ -81,35 +82,161 @@ pub(super) async fn get_secret(
     name: &str,
     deadline: Instant,
 ) -> Result<Option<Secret>, K8sError> {
-    get(context, SECRETS, (namespace, name), deadline).await
+    get(context, &SECRETS, (namespace, name), deadline).await
 }
 
-/// A cluster as it is now: its resource and its pods, read at the same time. `None` where there is neither. A caller
-/// who may not read the resource sees what the pods tell.
+/// A cluster as it is now. `None` where there is none of this name.
 pub(super) async fn view(
     context: &Context,
-    operator: &'static dyn Operator,
+    systems: &Systems,
+    system: &System,
+    place: (&str, &str),
+    deadline: Instant,
+) -> Result<Option<View>, K8sError> {
+    match system.pod_labels() {
+        Some(labels) => of_operator(context, system, &labels, place, deadline).await,
+        None => plain(context, systems, system, place, deadline).await,
+    }
+}
+
+/// The resource, its pods and its leader object, read at the same time. A caller who may not read the resource sees
+/// what the pods tell.
+async fn of_operator(
+    context: &Context,
+    system: &System,
+    labels: &PodLabels,
     (namespace, name): (&str, &str),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
-    let query = pods_of(operator, [name]);
-    let (custom, pods) = tokio::join!(
-        get::<Custom>(context, operator.resource(), (namespace, name), deadline),
-        list::<Pod>(context, PODS, Some(namespace), &query, deadline),
+    let resource = system.resource();
+    let (object, pods, leader) = tokio::join!(
+        get::<Object>(context, &resource, (namespace, name), deadline),
+        list_pods(context, namespace, labels.selector_of([name]), deadline),
+        leaders::of(context, &**system, (namespace, name), deadline),
     );
-    let facts = match custom {
-        Ok(Some(custom)) => Some(operator.read(&custom)),
+    let facts = match object {
+        // An object of this name that is none of PostgreSQL.
+        Ok(Some(object)) => match system.read(&object) {
+            Some(facts) => Some(facts),
+            None => return Ok(None),
+        },
         Err(error) if error.is_forbidden() => None,
         // A deleted cluster's pods linger for a while: they are not it.
         Ok(None) => return Ok(None),
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let pods = pods?.0;
+    let (leader, mut pods) = match (leader?, pods) {
+        (leader, Ok(pods)) => (leader, pods),
+        // Who may not list pods may still read the one that leads.
+        (Leader::Pod(leader), Err(error)) if error.is_forbidden() => {
+            let pod = get_pod(context, (namespace, &leader), deadline).await;
+            let pod = pod.map_err(|_| error)?;
+            (Leader::Pod(leader), pod.into_iter().collect())
+        }
+        (_, Err(error)) => return Err(error),
+    };
     let facts = match facts {
         Some(facts) => facts,
         None if pods.is_empty() => return Ok(None),
-        None => operator.guess(namespace, name),
+        None => match system.guess(namespace, name) {
+            Some(facts) => Facts { guessed: true, ..facts },
+            None => return Ok(None),
+        },
     };
-    Ok(Some(View { operator, facts, pods }))
+    if let Members::Selected(selector) = &facts.members {
+        pods = list_pods(context, namespace, selector.clone(), deadline).await?;
+    }
+    Ok(Some(View::new(system.clone(), leaders::decided(facts, leader), pods)))
+}
+
+/// A cluster that built-in objects make up: its object first, for that says which pods are its members.
+async fn plain(
+    context: &Context,
+    systems: &Systems,
+    system: &System,
+    (namespace, name): (&str, &str),
+    deadline: Instant,
+) -> Result<Option<View>, K8sError> {
+    let Some(facts) = plain_facts(context, system, (namespace, name), deadline).await? else {
+        return Ok(None);
+    };
+    with_members(context, systems, system, facts, deadline).await.map(Some)
+}
+
+/// The objects that may be called so, and those that a label says are the cluster's.
+async fn plain_facts(
+    context: &Context,
+    system: &System,
+    (namespace, name): (&str, &str),
+    deadline: Instant,
+) -> Result<Option<Facts>, K8sError> {
+    let resource = system.resource();
+    let names = system.object_names(name);
+    let gets = names.iter().map(|name| get::<Object>(context, &resource, (namespace, name), deadline));
+    let labelled = async {
+        // A name that is no label's value is on no object.
+        let label = system.name_label().filter(|_| is_label_value(name))?;
+        let query = ListQuery::labels(format!("{label}={name}"));
+        Some(list::<Object>(context, &resource, Some(namespace), &query, deadline).await)
+    };
+    let (gets, labelled) = tokio::join!(join_all(gets), labelled);
+    let mut objects: Vec<Object> = Vec::new();
+    for found in gets {
+        objects.extend(found?);
+    }
+    match labelled {
+        Some(Ok((found, _))) => objects.extend(found),
+        // Who may not list still has what is found by name.
+        Some(Err(error)) if !error.is_forbidden() && !error.is_absent() => return Err(error),
+        _ => {}
+    }
+    let mut seen = BTreeSet::new();
+    objects.retain(|object| seen.insert(object.metadata.name.clone()));
+    let facts = objects.iter().filter_map(|object| system.read(object));
+    // The exact name first; a release's name where nothing is called so.
+    let (exact, aliased): (Vec<Facts>, Vec<Facts>) = facts
+        .filter(|facts| facts.name == name || facts.aliases.iter().any(|alias| alias == name))
+        .partition(|facts| facts.name == name);
+    let aliased = aliased.into_iter().filter(|_| exact.is_empty()).collect::<Vec<_>>();
+    Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
+}
+
+/// Whether a name can be the value of a label.
+fn is_label_value(name: &str) -> bool {
+    name.len() <= 63 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// Reads the members that the facts name.
+pub(super) async fn with_members(
+    context: &Context,
+    systems: &Systems,
+    system: &System,
+    mut facts: Facts,
+    deadline: Instant,
+) -> Result<View, K8sError> {
+    if facts.broken.is_some() {
+        return Ok(View::new(system.clone(), facts, Vec::new()));
+    }
+    let Found { pods, leader, claimed, port, outside, pooled } =
+        members::read(context, systems, &facts.namespace, &facts.members, deadline).await?;
+    if let Some((host, port)) = outside {
+        facts.members = Members::External { host, port };
+    }
+    facts.port = port.unwrap_or(facts.port);
+    facts.pooled |= pooled;
+    let mut view = View::new(system.clone(), leaders::decided(facts, leader), pods);
+    view.claimed = claimed;
+    if let Some(replicas) = view.facts.replicas.clone() {
+        let found = members::read(context, systems, &view.facts.namespace, &replicas, deadline).await?;
+        view.standbys = found.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
+        let known: BTreeSet<String> = view.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
+        view.pods.extend(found.pods.into_iter().filter(|pod| !known.contains(&pod.metadata.name)));
+    }
+    Ok(view)
+}
+
+/// The pods of all clusters of a system.
+pub(super) fn pods_of_all(operator: &dyn Operator) -> Option<ListQuery> {
+    operator.pod_labels().map(|labels| ListQuery::labels(labels.selector()))
 }

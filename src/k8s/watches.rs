@@ -1,5 +1,6 @@
-//! Watches on the clusters in use: one on their pods and one on their resources, for each context, identity,
-//! namespace and system; shared by all sessions, ended some minutes after the last use.
+//! Watches on the clusters in use: one on their pods, one on their resources and one on their leader objects where they
+//! have such, for each context, identity, namespace and operator; shared by all sessions, ended some minutes after the
+//! last use. Clusters that no operator made are watched by `guards`, pod by pod.
 //!
 //! They answer the next connection without a request, and tell sessions when their server is lost. What they say is
 //! believed only while they run; whoever is told that a server is lost can rely on it having been read once more.
@@ -10,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{StreamExt as _, stream::BoxStream};
 use kube::core::WatchEvent;
+use serde_json::Value;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -24,9 +26,11 @@ use super::{
     client::{Context, ListQuery},
     clock::Mark,
     contexts::Contexts,
-    objects::{Custom, Pod},
-    operators::{Facts, Operator, Resource},
-    reads::{self, PODS, access, collection, pods_of},
+    guards::Guarding,
+    leaders::{self, Source},
+    objects::{Object, Pod},
+    operators::{ENDPOINTS, Facts, Leader, Members, PODS, Resource, System, Systems},
+    reads::{self, access},
 };
 use crate::upstream::{ClusterId, Identity, Lost, Mode};
 
@@ -36,7 +40,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const BACKOFF: Duration = Duration::from_secs(2);
 /// One list or get.
 const READ: Duration = Duration::from_secs(10);
-/// A watch is two connections. Beyond this many, clusters are read at each connect instead.
+/// A watch is two or three connections. Beyond this many, clusters are read at each connect instead.
 const MOST: usize = 64;
 
 /// The settings of watches.
@@ -59,22 +63,25 @@ struct Key {
     context: String,
     identity: Identity,
     namespace: String,
-    system: &'static str,
+    system: String,
 }
 
 /// All watches.
 #[derive(Debug)]
 pub(super) struct Watches {
     contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
     params: WatchParams,
     all: Mutex<HashMap<Key, Arc<Watched>>>,
+    guarding: Guarding,
 }
 
 /// One namespace's clusters of one system.
 #[derive(Debug)]
 struct Watched {
     key: Key,
-    operator: &'static dyn Operator,
+    system: System,
+    systems: Arc<Systems>,
     params: WatchParams,
     wanted: watch::Sender<BTreeSet<String>>,
     state: watch::Sender<State>,
@@ -111,33 +118,30 @@ struct State {
     pods: BTreeMap<String, Pod>,
     /// `None` where the caller may not read them.
     resources: Option<BTreeMap<String, Facts>>,
+    /// What leader objects say of a cluster, by the order in which they are believed.
+    leaders: BTreeMap<String, BTreeMap<usize, Leader>>,
     /// Which clusters the state is about; empty while it is not to be believed.
     covers: BTreeSet<String>,
     mark: Option<Mark>,
 }
 
 impl Watches {
-    pub(super) fn new(contexts: Arc<Contexts>, params: WatchParams) -> Self {
-        Self { contexts, params, all: Mutex::default() }
+    pub(super) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, params: WatchParams) -> Self {
+        let guarding = Guarding::new(Arc::clone(&contexts), Arc::clone(&systems), params.poll);
+        Self { contexts, systems, params, all: Mutex::default(), guarding }
     }
 
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
-    pub(super) fn view(&self, id: &ClusterId, identity: &Identity, operator: &'static dyn Operator) -> Option<View> {
-        let watched = self.find(id, identity, operator)?;
+    pub(super) fn view(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<View> {
+        let watched = self.find(id, identity, system)?;
         watched.touch();
         let state = watched.state.borrow();
-        state.view(operator, &id.namespace, &id.name)
+        state.view(system, &id.namespace, &id.name)
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
-    pub(super) async fn changed(
-        &self,
-        id: &ClusterId,
-        identity: &Identity,
-        operator: &'static dyn Operator,
-        longest: Duration,
-    ) {
-        let Some(watched) = self.find(id, identity, operator) else {
+    pub(super) async fn changed(&self, id: &ClusterId, identity: &Identity, system: &System, longest: Duration) {
+        let Some(watched) = self.find(id, identity, system) else {
             return sleep(longest).await;
         };
         let mut state = watched.state.subscribe();
@@ -151,13 +155,18 @@ impl Watches {
         &self,
         id: &ClusterId,
         identity: &Identity,
-        operator: &'static dyn Operator,
+        view: &View,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
+        if view.system.pod_labels().is_none() {
+            return self.guarding.guard(id, identity, &view.system, (pod, mode));
+        }
         let guarded =
             Guarded { cluster: id.name.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
         loop {
-            let Some(watched) = self.open(id, identity, operator) else { return watch::Sender::new(None).subscribe() };
+            let Some(watched) = self.open(id, identity, &view.system) else {
+                return watch::Sender::new(None).subscribe();
+            };
             // One that has ended meanwhile is replaced by the next `open`.
             if let Some(receiver) = watched.guard(guarded.clone()) {
                 watched.wanted.send_if_modified(|wanted| wanted.insert(id.name.clone()));
@@ -166,25 +175,25 @@ impl Watches {
         }
     }
 
-    fn key(id: &ClusterId, identity: &Identity, operator: &dyn Operator) -> Key {
+    fn key(id: &ClusterId, identity: &Identity, system: &System) -> Key {
         Key {
             context: id.context.clone(),
             identity: identity.clone(),
             namespace: id.namespace.clone(),
-            system: operator.system(),
+            system: system.system().to_owned(),
         }
     }
 
-    fn find(&self, id: &ClusterId, identity: &Identity, operator: &dyn Operator) -> Option<Arc<Watched>> {
+    fn find(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<Arc<Watched>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&Self::key(id, identity, operator)).cloned()
+        all.get(&Self::key(id, identity, system)).cloned()
     }
 
     /// The watch for a cluster, begun if need be; `None` where there are too many.
-    fn open(&self, id: &ClusterId, identity: &Identity, operator: &'static dyn Operator) -> Option<Arc<Watched>> {
+    fn open(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<Arc<Watched>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, watched| !watched.guards().ended);
-        let key = Self::key(id, identity, operator);
+        let key = Self::key(id, identity, system);
         if let Some(watched) = all.get(&key) {
             return Some(Arc::clone(watched));
         }
@@ -194,7 +203,8 @@ impl Watches {
         }
         let watched = Arc::new(Watched {
             key: key.clone(),
-            operator,
+            system: system.clone(),
+            systems: Arc::clone(&self.systems),
             params: self.params,
             wanted: watch::Sender::new(BTreeSet::new()),
             state: watch::Sender::new(State::default()),
@@ -210,18 +220,25 @@ impl Watches {
 }
 
 impl State {
-    fn view(&self, operator: &'static dyn Operator, namespace: &str, name: &str) -> Option<View> {
+    fn view(&self, system: &System, namespace: &str, name: &str) -> Option<View> {
         if !self.covers.contains(name) || self.mark.is_none_or(|mark| mark.jumped()) {
             return None;
         }
-        let of_cluster = |pod: &&Pod| pod.metadata.label(operator.cluster_label()) == Some(name);
+        let labels = system.pod_labels()?;
+        let of_cluster = |pod: &&Pod| pod.metadata.label(&labels.cluster) == Some(name);
         let pods: Vec<Pod> = self.pods.values().filter(of_cluster).cloned().collect();
         let facts = match &self.resources {
             Some(resources) => resources.get(name)?.clone(),
             None if pods.is_empty() => return None,
-            None => operator.guess(namespace, name),
+            None => Facts { guessed: true, ..system.guess(namespace, name)? },
         };
-        Some(View { operator, facts, pods })
+        // Pods that the cluster's own object selects are not among those that are watched.
+        if facts.members != Members::Labelled {
+            return None;
+        }
+        let said = self.leaders.get(name).into_iter().flat_map(BTreeMap::values);
+        let leader = said.into_iter().find(|leader| **leader != Leader::Unsaid).cloned().unwrap_or(Leader::Unsaid);
+        Some(View::new(system.clone(), leaders::decided(facts, leader), pods))
     }
 }
 
@@ -289,25 +306,31 @@ impl Watched {
     async fn follow(&self, context: &Context) -> Result<(), K8sError> {
         let mut joined = self.wanted.subscribe();
         let wanted = joined.borrow_and_update().clone();
-        let query = pods_of(self.operator, wanted.iter().map(String::as_str));
-        let (pods_version, resources_version) = self.list(context, &query, &wanted).await?;
+        let query = self.pods_of(&wanted);
+        let Versions { pods, resources, leaders } = self.list(context, &query, &wanted).await?;
         self.look(context).await;
-        let pods = self.open_watch::<Pod>(context, PODS, &query, &pods_version).await;
-        if matches!(&pods, Err(error) if error.is_forbidden()) {
-            return self.poll(&mut joined).await;
-        }
-        let mut pods = pods?.boxed();
-        let mut resources = match resources_version {
-            Some(version) => {
-                let all = ListQuery::default();
-                match self.open_watch::<Custom>(context, self.operator.resource(), &all, &version).await {
-                    Ok(stream) => stream.boxed(),
-                    Err(error) if error.is_forbidden() => return self.poll(&mut joined).await,
-                    Err(error) => return Err(error),
+        let opened = async {
+            let pods = self.open_watch::<Pod>(context, &PODS, &query, &pods).await?;
+            let resources = match resources {
+                Some(version) => {
+                    let all = ListQuery::default();
+                    self.open_watch::<Object>(context, &self.system.resource(), &all, &version).await?
                 }
+                None => futures_util::stream::pending().boxed(),
+            };
+            let mut objects = Vec::new();
+            for (source, version) in leaders {
+                let stream = self.open_watch::<Value>(context, &source.resource, &source.query, &version).await?;
+                objects.push(stream.map(move |event| (source.resource.clone(), event)).boxed());
             }
-            None => futures_util::stream::pending().boxed(),
+            Ok((pods, resources, futures_util::stream::select_all(objects)))
         };
+        let (mut pods, mut resources, mut objects) = match opened.await {
+            Ok(opened) => opened,
+            Err(K8sError::Forbidden { .. }) => return self.poll(&mut joined).await,
+            Err(error) => return Err(error),
+        };
+        let no_objects = objects.is_empty();
         // When it is looked whether servers are lost: soon after a change, and after what else comes with it.
         let mut due: Option<Instant> = None;
         loop {
@@ -318,6 +341,10 @@ impl Watched {
                 },
                 event = resources.next() => match event {
                     Some(event) => self.resource(event?)?,
+                    None => return Ok(()),
+                },
+                event = objects.next(), if !no_objects => match event {
+                    Some((resource, event)) => self.leader(&wanted, &resource, event?)?,
                     None => return Ok(()),
                 },
                 _ = joined.changed() => return Ok(()),
@@ -332,6 +359,13 @@ impl Watched {
             }
             due.get_or_insert_with(|| Instant::now() + SETTLE);
         }
+    }
+
+    fn pods_of(&self, wanted: &BTreeSet<String>) -> ListQuery {
+        let labels = self.system.pod_labels();
+        ListQuery::labels(
+            labels.map(|labels| labels.selector_of(wanted.iter().map(String::as_str))).unwrap_or_default(),
+        )
     }
 
     /// Where `watch` is not allowed: a list every few seconds, while sessions rely on it. Connections read for
@@ -354,13 +388,14 @@ impl Watched {
         context: &Context,
         query: &ListQuery,
         wanted: &BTreeSet<String>,
-    ) -> Result<(String, Option<String>), K8sError> {
+    ) -> Result<Versions, K8sError> {
         let namespace = Some(self.key.namespace.as_str());
         let deadline = Instant::now() + READ;
-        let all = ListQuery::default();
-        let (pods, resources) = tokio::join!(
-            reads::list::<Pod>(context, PODS, namespace, query, deadline),
-            reads::list::<Custom>(context, self.operator.resource(), namespace, &all, deadline),
+        let (resource, all) = (self.system.resource(), ListQuery::default());
+        let (pods, resources, objects) = tokio::join!(
+            reads::list::<Pod>(context, &PODS, namespace, query, deadline),
+            reads::list::<Object>(context, &resource, namespace, &all, deadline),
+            self.leader_objects(context, wanted, deadline),
         );
         let (pods, pods_version) = pods?;
         let (resources, resources_version) = match resources {
@@ -368,27 +403,89 @@ impl Watched {
             Err(error) if error.is_forbidden() => (None, None),
             Err(error) => return Err(error),
         };
+        let mut versions = Versions { pods: pods_version, resources: resources_version, leaders: Vec::new() };
+        let mut leaders: BTreeMap<String, BTreeMap<usize, Leader>> = BTreeMap::new();
+        for (source, said, version) in objects? {
+            // What says nothing now is not watched: labels decide there, and it is looked at again in some minutes.
+            if said.iter().any(|(_, _, leader)| *leader != Leader::Unsaid) {
+                versions.leaders.push((source, version));
+            }
+            for (cluster, position, leader) in said {
+                leaders.entry(cluster).or_default().insert(position, leader);
+            }
+        }
         self.state.send_modify(|state| {
             state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
-            state.resources = resources.map(|resources| {
-                resources.iter().map(|found| (found.metadata.name.clone(), self.operator.read(found))).collect()
-            });
+            state.resources =
+                resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
+            state.leaders = leaders;
             state.covers.clone_from(wanted);
             state.mark = Some(Mark::now());
         });
-        Ok((pods_version, resources_version))
+        Ok(versions)
+    }
+
+    fn facts(&self, object: &Object) -> Option<(String, Facts)> {
+        Some((object.metadata.name.clone(), self.system.read(object)?))
+    }
+
+    /// What the leader objects of the wanted clusters say, and from when; those that may be read.
+    async fn leader_objects(
+        &self,
+        context: &Context,
+        wanted: &BTreeSet<String>,
+        deadline: Instant,
+    ) -> Result<Vec<(Source, Vec<(String, usize, Leader)>, String)>, K8sError> {
+        let names = || wanted.iter().map(String::as_str);
+        let mut sources = leaders::sources(&*self.system, names());
+        let mut all = Vec::new();
+        while let Some(source) = sources.pop() {
+            let namespace = Some(self.key.namespace.as_str());
+            match reads::list::<Value>(context, &source.resource, namespace, &source.query, deadline).await {
+                Ok((objects, version)) => {
+                    let said = |object| leaders::said(&*self.system, wanted.iter().cloned(), &source.resource, object);
+                    let said = objects.iter().filter_map(said).collect();
+                    all.push((source, said, version));
+                }
+                Err(error) if error.is_forbidden() && source.resource == ENDPOINTS => {
+                    sources.extend(leaders::sliced(&*self.system, names()));
+                }
+                Err(error) if error.is_forbidden() || error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     async fn open_watch<K: serde::de::DeserializeOwned + Clone + Send + 'static>(
         &self,
         context: &Context,
-        resource: Resource,
+        resource: &Resource,
         query: &ListQuery,
         version: &str,
-    ) -> Result<impl Stream<Item = Result<WatchEvent<K>, K8sError>> + Send + use<K>, K8sError> {
+    ) -> Result<BoxStream<'static, Result<WatchEvent<K>, K8sError>>, K8sError> {
         let namespace = Some(self.key.namespace.as_str());
-        let path = collection(resource, namespace);
-        context.watch_objects(&access("watch", resource, namespace, None), &path, query, version).await
+        let path = context.collection(resource, namespace);
+        let events = context.watch_objects(&access("watch", resource, namespace, None), &path, query, version).await?;
+        Ok(events.boxed())
+    }
+
+    fn leader(&self, wanted: &BTreeSet<String>, resource: &Resource, event: WatchEvent<Value>) -> Result<(), K8sError> {
+        let (object, deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(_) => return Ok(()),
+            WatchEvent::Error(_) => return Err(K8sError::Gone),
+        };
+        if let Some((cluster, position, leader)) =
+            leaders::said(&*self.system, wanted.iter().cloned(), resource, &object)
+        {
+            let leader = if deleted { Leader::Unsaid } else { leader };
+            self.state.send_modify(|state| {
+                state.leaders.entry(cluster).or_default().insert(position, leader);
+            });
+        }
+        Ok(())
     }
 
     fn pod(&self, event: WatchEvent<Pod>) -> Result<(), K8sError> {
@@ -405,24 +502,20 @@ impl Watched {
         Ok(())
     }
 
-    fn resource(&self, event: WatchEvent<Custom>) -> Result<(), K8sError> {
-        let change = |change: &dyn Fn(&mut BTreeMap<String, Facts>)| {
-            self.state.send_modify(|state| {
-                if let Some(resources) = &mut state.resources {
-                    change(resources);
-                }
-            });
-        };
-        match event {
-            WatchEvent::Added(found) | WatchEvent::Modified(found) => change(&|resources| {
-                resources.insert(found.metadata.name.clone(), self.operator.read(&found));
-            }),
-            WatchEvent::Deleted(found) => change(&|resources| {
-                resources.remove(&found.metadata.name);
-            }),
-            WatchEvent::Bookmark(_) => {}
+    fn resource(&self, event: WatchEvent<Object>) -> Result<(), K8sError> {
+        let (object, deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(_) => return Ok(()),
             WatchEvent::Error(_) => return Err(K8sError::Gone),
-        }
+        };
+        self.state.send_modify(|state| {
+            let Some(resources) = &mut state.resources else { return };
+            match self.facts(&object).filter(|_| !deleted) {
+                Some((name, facts)) => resources.insert(name, facts),
+                None => resources.remove(&object.metadata.name),
+            };
+        });
         Ok(())
     }
 
@@ -436,8 +529,8 @@ impl Watched {
         for guarded in guarded {
             let seems = {
                 let state = self.state.borrow();
-                let facts = state.view(self.operator, &self.key.namespace, &guarded.cluster).map(|view| view.facts);
-                guarded.judge(self.operator, facts.as_ref(), state.pods.get(&guarded.pod))
+                let view = state.view(&self.system, &self.key.namespace, &guarded.cluster);
+                guarded.judge(view.as_ref(), state.pods.get(&guarded.pod))
             };
             if seems.is_none() {
                 continue;
@@ -451,20 +544,13 @@ impl Watched {
     }
 
     async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
+        let place = (self.key.namespace.as_str(), guarded.cluster.as_str());
         let deadline = Instant::now() + READ;
-        let namespace = self.key.namespace.as_str();
-        let resource = self.operator.resource();
-        let (pod, custom) = tokio::join!(
-            reads::get_pod(context, namespace, &guarded.pod, deadline),
-            reads::get::<Custom>(context, resource, (namespace, &guarded.cluster), deadline),
+        let (pod, view) = tokio::join!(
+            reads::get_pod(context, (place.0, &guarded.pod), deadline),
+            reads::view(context, &self.systems, &self.system, place, deadline),
         );
-        let facts = match custom {
-            Ok(custom) => custom.map(|custom| self.operator.read(&custom)),
-            Err(error) if error.is_forbidden() => Some(self.operator.guess(namespace, &guarded.cluster)),
-            Err(error) if error.is_absent() => None,
-            Err(error) => return Err(error),
-        };
-        Ok(guarded.judge(self.operator, facts.as_ref(), pod?.as_ref()))
+        Ok(guarded.judge(view?.as_ref(), pod?.as_ref()))
     }
 
     fn announce(&self, guarded: &Guarded, lost: Lost) {
@@ -477,13 +563,17 @@ impl Watched {
 
 impl Guarded {
     /// Whether this server, as it is now, still serves what was asked of it.
-    fn judge(&self, operator: &dyn Operator, facts: Option<&Facts>, pod: Option<&Pod>) -> Option<Lost> {
-        let Some(pod) = pod.filter(|pod| pod.metadata.uid == self.uid && !pod.metadata.deleting()) else {
-            return Some(Lost::Deleted);
-        };
-        match (facts?.lost(operator, pod)?, self.mode) {
-            (Lost::Demoted, Mode::Ro | Mode::Any) => None,
-            (lost, _) => Some(lost),
+    fn judge(&self, view: Option<&View>, pod: Option<&Pod>) -> Option<Lost> {
+        match pod.filter(|pod| pod.metadata.uid == self.uid && !pod.metadata.deleting()) {
+            Some(pod) => view?.lost(pod, self.mode),
+            None => Some(Lost::Deleted),
         }
     }
+}
+
+/// Where watches begin.
+struct Versions {
+    pods: String,
+    resources: Option<String>,
+    leaders: Vec<(Source, String)>,
 }

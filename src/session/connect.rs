@@ -25,7 +25,8 @@ use crate::{
     },
     tls,
     upstream::{
-        Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, TlsMode, Upstream,
+        Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, Server, TlsMode,
+        Upstream,
     },
 };
 
@@ -214,7 +215,7 @@ impl Connector {
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
         let connected = greeting(stream, buf, &channel, (upstream.clone(), login)).await?;
-        refuse_a_standby(ask, connected)
+        refuse_the_wrong_one(ask, connected)
     }
 
     /// A stream to the server, inside TLS where it is known to be wanted.
@@ -338,7 +339,7 @@ fn explained(refusal: Refusal, login: &Login) -> Refusal {
 fn undecided(upstream: &Upstream) -> Report {
     Report::fatal(
         SqlState::CONNECTION_FAILURE,
-        format!("the server in pod {} keeps asking for another way to log in", upstream.pod.name),
+        format!("the server in {} keeps asking for another way to log in", upstream.server),
     )
     .hint("Say which with clusters.\"NAME\".sslmode in the configuration")
 }
@@ -346,29 +347,34 @@ fn undecided(upstream: &Upstream) -> Report {
 fn closed(upstream: &Upstream) -> Report {
     Report::fatal(
         SqlState::UNABLE_TO_CONNECT,
-        format!("the server in pod {} closed the connection before it answered", upstream.pod.name),
+        format!("the server in {} closed the connection before it answered", upstream.server),
     )
-    .hint(format!("See what it logged: kubectl logs -n {} {}", upstream.pod.namespace, upstream.pod.name))
+    .hint(format!("See what it logged: {}", upstream.server.logs()))
 }
 
-/// PostgreSQL 14 and later say at login whether they are a standby; a write must never reach one.
-fn refuse_a_standby(ask: &Ask, connected: Greeted) -> Result<Connected, Miss> {
-    let Greeted { connected, in_hot_standby } = connected;
-    if in_hot_standby && ask.target.mode == Mode::Rw && !connected.upstream.standby_cluster {
-        return Err(Miss::Stale(Refusal::Report(
-            Report::fatal(
-                SqlState::CANNOT_CONNECT_NOW,
-                format!("pod {} of {} is a standby, not the primary", connected.upstream.pod.name, ask.target),
-            )
-            .hint(format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name)),
-        )));
-    }
-    Ok(connected)
+/// PostgreSQL 14 and later say at login whether they are a standby. A write must never reach one; and who asks for a
+/// replica is not to burden the primary.
+fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connected, Miss> {
+    let Greeted { connected, in_hot_standby } = greeted;
+    let server = &connected.upstream.server;
+    let (what, hint) = match (ask.target.mode, in_hot_standby) {
+        (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => (
+            "a standby, not the primary",
+            format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name),
+        ),
+        (Mode::Ro, Some(false)) if matches!(server, Server::Pod(_)) => {
+            ("the primary, not a replica", format!("Its primary takes reads too: {}", ask.target.name))
+        }
+        _ => return Ok(connected),
+    };
+    let message = format!("{server} of {} is {what}", ask.target);
+    Err(Miss::Stale(Refusal::Report(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message).hint(hint))))
 }
 
 struct Greeted {
     connected: Connected,
-    in_hot_standby: bool,
+    /// `None` where the server did not say.
+    in_hot_standby: Option<bool>,
 }
 
 /// Reads on to ReadyForQuery, keeping every message as it came.
@@ -380,7 +386,7 @@ async fn greeting(
 ) -> Result<Greeted, Miss> {
     let mut greeting = BytesMut::new();
     let mut key = None;
-    let mut in_hot_standby = false;
+    let mut in_hot_standby = None;
     loop {
         while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(protocol)? {
             match frame.tag {
@@ -393,7 +399,9 @@ async fn greeting(
                 b'K' => key = Some(backend::backend_key_data(&frame).map_err(protocol)?),
                 b'S' => {
                     let (name, value) = backend::parameter_status(&frame).map_err(protocol)?;
-                    in_hot_standby |= name == b"in_hot_standby" && value == b"on";
+                    if name == b"in_hot_standby" {
+                        in_hot_standby = Some(value == b"on");
+                    }
                 }
                 _ => {}
             }

@@ -232,7 +232,7 @@ async fn lost_server(lost: &mut Option<watch::Receiver<Option<Lost>>>) -> Lost {
 fn lost_report(upstream: &Upstream, reason: Lost) -> Report {
     Report::fatal(
         SqlState::ADMIN_SHUTDOWN,
-        format!("terminating connection because pod {} {}", upstream.pod.name, reason.as_str()),
+        format!("terminating connection because {} {}", upstream.server, reason.as_str()),
     )
     .hint("Connect again to reach the server that takes over")
 }
@@ -240,10 +240,10 @@ fn lost_report(upstream: &Upstream, reason: Lost) -> Report {
 fn server_closed(upstream: &Upstream) -> Report {
     Report::fatal(
         SqlState::CONNECTION_FAILURE,
-        format!("the server in pod {} closed the connection without a word", upstream.pod.name),
+        format!("the server in {} closed the connection without a word", upstream.server),
     )
     .detail("It may have crashed, been killed, or its pod may have been deleted.")
-    .hint(format!("Connect again, or see: kubectl logs -n {} {}", upstream.pod.namespace, upstream.pod.name))
+    .hint(format!("Connect again, or see: {}", upstream.server.logs()))
 }
 
 fn tunnel_lost(upstream: &Upstream, error: &io::Error) -> Report {
@@ -251,7 +251,7 @@ fn tunnel_lost(upstream: &Upstream, error: &io::Error) -> Report {
         Some(failure) => failure.report,
         None => Report::fatal(
             SqlState::CONNECTION_FAILURE,
-            format!("the connection to pod {} was lost: {}", upstream.pod.name, error.kind()),
+            format!("the connection to {} was lost: {}", upstream.server, error.kind()),
         )
         .hint("Connect again"),
     }
@@ -275,7 +275,7 @@ fn notices(about: &About, upstream: &Upstream, superuser: bool) -> Vec<Report> {
 fn opened(about: &About, upstream: &Upstream, role: &str, encrypted: bool) {
     info!(
         session = %about.id, client = %about.peer, who = about.who.who(), context = upstream.cluster.context,
-        target = %about.wanted.ask.target, pod = %upstream.pod.name, namespace = %upstream.pod.namespace, role,
+        target = %about.wanted.ask.target, pod = %upstream.server.name(), namespace = %upstream.server.namespace(), role,
         application = about.application(), tls = encrypted,
         seconds = about.started.elapsed().as_secs_f32(), "session opened"
     );
@@ -284,7 +284,7 @@ fn opened(about: &About, upstream: &Upstream, role: &str, encrypted: bool) {
 fn closed(about: &About, upstream: &Upstream, role: &str, bytes: (u64, u64), why: &str) {
     info!(
         session = %about.id, context = upstream.cluster.context, target = %about.wanted.ask.target,
-        pod = %upstream.pod.name, namespace = %upstream.pod.namespace, role, application = about.application(),
+        pod = %upstream.server.name(), namespace = %upstream.server.namespace(), role, application = about.application(),
         bytes_up = bytes.0, bytes_down = bytes.1, seconds = about.started.elapsed().as_secs_f32(), why, "session ended"
     );
 }

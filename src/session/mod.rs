@@ -187,7 +187,7 @@ impl Sessions {
             None => debug!(session = %id, "a cancel request for no session of ours"),
             Some(live) => {
                 if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
-                    warn!(session = %id, pod = live.upstream.pod.name, %failure, "a cancel request did not get through");
+                    warn!(session = %id, pod = live.upstream.server.name(), %failure, "a cancel request did not get through");
                 }
             }
         }

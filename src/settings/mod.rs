@@ -30,6 +30,10 @@ pub struct Settings {
     pub sessions: Sessions,
     /// By cluster.
     pub clusters: BTreeMap<String, Cluster>,
+    /// How Zalando's operator is configured.
+    pub zalando: Zalando,
+    /// Operators that only this configuration knows.
+    pub systems: Vec<System>,
     /// The log.
     pub log: Log,
 }
@@ -85,6 +89,7 @@ pub struct Kubernetes {
     pub connect_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub exec_timeout: Duration,
+    pub external: bool,
     pub contexts: BTreeMap<String, String>,
 }
 
@@ -132,8 +137,113 @@ pub struct Sessions {
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Cluster {
     pub sslmode: Option<SslMode>,
-    #[serde(deserialize_with = "path")]
-    pub sslrootcert: Option<PathBuf>,
+    #[serde(deserialize_with = "text")]
+    pub sslrootcert: Option<String>,
+    #[serde(deserialize_with = "text")]
+    pub sslservername: Option<String>,
+}
+
+impl Cluster {
+    /// `sslrootcert`, taken apart.
+    #[must_use]
+    pub fn authority(&self) -> Option<Authority> {
+        let text = self.sslrootcert.as_deref()?;
+        Some(match text.strip_prefix("configmap:") {
+            Some(place) => {
+                let (name, key) = place.split_once('/').unwrap_or((place, "ca.crt"));
+                Authority::ConfigMap { name: name.to_owned(), key: key.to_owned() }
+            }
+            None => Authority::File(PathBuf::from(text)),
+        })
+    }
+}
+
+/// Where a CA is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// In a PEM file.
+    File(PathBuf),
+    /// In a ConfigMap of the cluster's namespace.
+    ConfigMap {
+        /// The ConfigMap.
+        name: String,
+        /// Its key.
+        key: String,
+    },
+}
+
+/// `[zalando]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Zalando {
+    pub secret_name_template: String,
+    pub cluster_labels: BTreeMap<String, String>,
+    pub cluster_name_label: String,
+    pub pod_role_label: String,
+    pub super_username: String,
+}
+
+/// One entry of `[[systems]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct System {
+    pub name: String,
+    pub resource: String,
+    pub version: String,
+    pub cluster_label: String,
+    #[serde(default)]
+    pub pod_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub role_label: String,
+    #[serde(default = "System::primary")]
+    pub primary: String,
+    #[serde(default = "System::replica")]
+    pub replica: String,
+    pub secret: String,
+    #[serde(default = "System::user_key")]
+    pub user_key: String,
+    #[serde(default = "System::password_key")]
+    pub password_key: String,
+    #[serde(default = "System::database_key")]
+    pub database_key: String,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub database: String,
+    #[serde(default = "System::port")]
+    pub port: u16,
+    #[serde(default)]
+    pub sslmode: Option<SslMode>,
+    #[serde(default)]
+    pub superuser: bool,
+}
+
+impl System {
+    fn primary() -> String {
+        "primary".to_owned()
+    }
+
+    fn replica() -> String {
+        "replica".to_owned()
+    }
+
+    fn user_key() -> String {
+        "username".to_owned()
+    }
+
+    fn password_key() -> String {
+        "password".to_owned()
+    }
+
+    fn database_key() -> String {
+        "dbname".to_owned()
+    }
+
+    fn port() -> u16 {
+        5432
+    }
 }
 
 /// libpq's names.
@@ -342,6 +452,13 @@ fn check(settings: &Settings) -> Vec<String> {
             problems.push(format!("sessions.{name} must be 1 or more"));
         }
     }
+    let unqualified = settings.systems.iter().filter(|system| !system.resource.contains('.'));
+    problems.extend(unqualified.map(|system| {
+        format!(
+            "systems: resource = \"{}\" of {} needs its group, such as clusters.example.com",
+            system.resource, system.name
+        )
+    }));
     for (name, value) in [
         ("sessions.startup_deadline", sessions.startup_deadline),
         ("sessions.connect_timeout", sessions.connect_timeout),

@@ -36,6 +36,7 @@ const BUILT_IN: [(&str, &str); 11] = [
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Target {
     pub(crate) group: String,
+    pub(crate) version: String,
     pub(crate) plural: String,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
@@ -47,13 +48,11 @@ impl Target {
         let mut parts = path.trim_matches('/').split('/').peekable();
         let mut target = Self::default();
         match parts.next()? {
-            "api" => parts.next()?,
-            "apis" => {
-                parts.next()?.clone_into(&mut target.group);
-                parts.next()?
-            }
+            "api" => {}
+            "apis" => parts.next()?.clone_into(&mut target.group),
             _ => return None,
-        };
+        }
+        parts.next()?.clone_into(&mut target.version);
         let mut rest: Vec<&str> = parts.collect();
         if rest.len() >= 3 && rest[0] == "namespaces" {
             target.namespace = Some(rest[1].to_owned());
@@ -64,6 +63,12 @@ impl Target {
         target.name = rest.next();
         target.subresource = rest.next();
         Some(target)
+    }
+
+    /// As the store has it.
+    pub(crate) fn stored(&self) -> String {
+        let built_in = BUILT_IN.iter().any(|(plural, group)| *plural == self.plural && *group == self.group);
+        if built_in { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     fn resource(&self) -> String {
@@ -131,6 +136,9 @@ pub(crate) async fn answer(
     if path == "/version" {
         return Ok(respond(200, json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0"}).to_string()));
     }
+    if path == "/apis" {
+        return Ok(groups(&shared, user));
+    }
     let Some(target) = Target::parse(&path) else {
         return Ok(respond(404, "404 page not found\n".to_owned()));
     };
@@ -149,6 +157,8 @@ pub(crate) async fn answer(
         user: user.clone(),
         impersonated: header("impersonate-user"),
         status: 0,
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        bytes: 0,
     };
     let acting = record.impersonated.clone().unwrap_or(user);
     let fault = planted(&shared, verb, &target);
@@ -165,8 +175,38 @@ pub(crate) async fn answer(
         None => serve(&shared, &acting, verb, &target, &get, request).await,
     };
     record.status = response.status().as_u16();
+    record.bytes = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
     shared.store().requests.push(record);
     Ok(response)
+}
+
+/// The groups of what is there.
+fn groups(shared: &Shared, user: String) -> Response<Body> {
+    let mut store = shared.store();
+    let built_in = BUILT_IN.iter().filter(|(_, group)| !group.is_empty()).map(|(_, group)| (*group, "v1"));
+    let custom = store.resources.iter().map(|(name, version)| (name.split_once('.').unwrap().1, version.as_str()));
+    let mut groups: Vec<Value> = Vec::new();
+    for (group, version) in built_in.chain(custom) {
+        let about = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+        match groups.iter_mut().find(|known| known["name"] == *group) {
+            Some(known) => known["versions"].as_array_mut().unwrap().push(about),
+            None => groups.push(json!({"name": group, "versions": [about], "preferredVersion": about})),
+        }
+    }
+    let text = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}).to_string();
+    store.requests.push(Request {
+        verb: "get",
+        resource: "apis".to_owned(),
+        namespace: None,
+        name: None,
+        user,
+        impersonated: None,
+        status: 200,
+        query: String::new(),
+        bytes: text.len() as u64,
+    });
+    drop(store);
+    respond(200, text)
 }
 
 fn planted(shared: &Shared, verb: &str, target: &Target) -> Option<Fault> {
@@ -212,7 +252,7 @@ async fn serve(
         "get" => {
             let store = shared.store();
             let name = target.name.clone().unwrap_or_default();
-            let key = (target.plural.clone(), target.namespace.clone().unwrap_or_default(), name.clone());
+            let key = (target.stored(), target.namespace.clone().unwrap_or_default(), name.clone());
             if let Some(object) = store.objects.get(&key) {
                 respond(200, object.to_string())
             } else {
@@ -227,7 +267,7 @@ async fn serve(
 
 fn exists(store: &Store, target: &Target) -> bool {
     let built_in = BUILT_IN.iter().any(|(plural, group)| *plural == target.plural && *group == target.group);
-    built_in || store.resources.get(&target.plural).is_some_and(|(group, ..)| *group == target.group)
+    built_in || store.resources.get(&target.stored()).is_some_and(|version| *version == target.version)
 }
 
 fn denied(store: &Store, user: &str, verb: &str, resource: &str, namespace: Option<&str>) -> bool {
@@ -260,8 +300,9 @@ fn matching<'a>(
     get: &(dyn Fn(&str) -> Option<String> + Sync),
 ) -> impl Iterator<Item = &'a Value> {
     let (labels, fields) = (get("labelSelector").unwrap_or_default(), get("fieldSelector").unwrap_or_default());
-    let of = store.objects.iter().filter(|((plural, namespace, _), _)| {
-        *plural == target.plural && target.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+    let stored = target.stored();
+    let of = store.objects.iter().filter(move |((plural, namespace, _), _)| {
+        *plural == stored && target.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
     });
     of.map(|(_, object)| object)
         .filter(move |object| selectors::labels(object, &labels) && selectors::fields(object, &fields))
@@ -306,7 +347,7 @@ fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<St
             let plural = object["__plural"].take();
             object.as_object_mut()?.remove("__plural");
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or("").to_owned();
-            let here = plural == json!(target.plural)
+            let here = plural == json!(target.stored())
                 && version > since
                 && target.namespace.as_ref().is_none_or(|wanted| *wanted == namespace);
             let fits = selectors::labels(&object, &labels) && selectors::fields(&object, &fields);

@@ -43,6 +43,10 @@ pub struct Request {
     pub user: String,
     pub impersonated: Option<String>,
     pub status: u16,
+    /// What was asked for behind the `?`.
+    pub query: String,
+    /// The answer's length, where it is not a stream.
+    pub bytes: u64,
 }
 
 /// What a fault does to the requests that it matches.
@@ -95,11 +99,11 @@ pub(crate) enum Order {
 pub(crate) type Key = (String, String, String);
 
 pub(crate) struct Store {
-    /// By (plural, namespace, name).
+    /// By (resource, namespace, name); a custom resource is `plural.group`.
     objects: BTreeMap<Key, Value>,
     version: u64,
-    /// Custom resources that exist: plural to (group, version, kind).
-    resources: HashMap<String, (String, String, String)>,
+    /// Custom resources that exist: `plural.group` to its version.
+    resources: BTreeMap<String, String>,
     tokens: HashMap<String, String>,
     denied: Vec<Denied>,
     faults: Vec<Planted>,
@@ -126,6 +130,14 @@ pub(crate) struct Shared {
     pub(crate) orders: broadcast::Sender<Order>,
     pub(crate) tunnels: watch::Sender<usize>,
     pub(crate) down: watch::Sender<u64>,
+}
+
+impl Store {
+    /// A resource by its plural, where that is enough to tell it, as kubectl takes it.
+    fn resource(&self, plural: &str) -> String {
+        let prefix = format!("{plural}.");
+        self.resources.keys().find(|known| known.starts_with(&prefix)).cloned().unwrap_or_else(|| plural.to_owned())
+    }
 }
 
 impl Shared {
@@ -158,7 +170,7 @@ impl FakeKubernetes {
         let store = Store {
             objects: BTreeMap::new(),
             version: 100,
-            resources: HashMap::new(),
+            resources: BTreeMap::new(),
             tokens: HashMap::from([(token.clone(), "admin".to_owned())]),
             denied: Vec::new(),
             faults: Vec::new(),
@@ -247,9 +259,8 @@ impl FakeKubernetes {
     }
 
     /// Makes a custom resource exist.
-    pub fn serve_crd(&self, group: &str, version: &str, plural: &str, kind: &str) {
-        let definition = (group.to_owned(), version.to_owned(), kind.to_owned());
-        self.shared.store().resources.insert(plural.to_owned(), definition);
+    pub fn serve_crd(&self, group: &str, version: &str, plural: &str) {
+        self.shared.store().resources.insert(format!("{plural}.{group}"), version.to_owned());
     }
 
     /// A user with a bearer token; may do everything that is not denied.
@@ -313,13 +324,14 @@ impl FakeKubernetes {
         let meta = object["metadata"].as_object_mut().expect("metadata");
         meta.insert("resourceVersion".to_owned(), json!(version.to_string()));
         let text = |meta: &serde_json::Map<String, Value>, name: &str| meta[name].as_str().unwrap_or("").to_owned();
-        let key = (plural.to_owned(), text(meta, "namespace"), text(meta, "name"));
+        let plural = store.resource(plural);
+        let key = (plural.clone(), text(meta, "namespace"), text(meta, "name"));
         let known = store.objects.get(&key).map(|known| known["metadata"]["uid"].clone());
         let uid = known.clone().unwrap_or_else(|| json!(format!("uid-{version}")));
         meta.entry("uid").or_insert(uid);
         let event = if known.is_some() { "MODIFIED" } else { "ADDED" };
         store.objects.insert(key, object.clone());
-        let _ = store.events.send((version, event, with_plural(plural, object)));
+        let _ = store.events.send((version, event, with_plural(&plural, object)));
     }
 
     /// Changes an object in place.
@@ -331,8 +343,9 @@ impl FakeKubernetes {
 
     #[must_use]
     pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
-        let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
-        self.shared.store().objects.get(&key).cloned()
+        let store = self.shared.store();
+        let key = (store.resource(plural), namespace.to_owned(), name.to_owned());
+        store.objects.get(&key).cloned()
     }
 
     /// Removes an object; a pod's tunnels end.
@@ -340,10 +353,11 @@ impl FakeKubernetes {
         let mut store = self.shared.store();
         store.version += 1;
         let version = store.version;
-        let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
+        let resource = store.resource(plural);
+        let key = (resource.clone(), namespace.to_owned(), name.to_owned());
         if let Some(mut object) = store.objects.remove(&key) {
             object["metadata"]["resourceVersion"] = json!(version.to_string());
-            let _ = store.events.send((version, "DELETED", with_plural(plural, object)));
+            let _ = store.events.send((version, "DELETED", with_plural(&resource, object)));
         }
         drop(store);
         if plural == "pods" {

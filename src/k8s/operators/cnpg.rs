@@ -4,9 +4,10 @@
 use serde_json::Value;
 
 use super::{
-    CaSource, Custom, Facts, Halt, Leader, LoginKind, LoginSource, Member, Operator, Pod, Resource, argo_applications,
+    CaSource, CertificateName, Facts, Halt, Leader, LoginKind, LoginSource, Member, Members, Object, Operator, Pod,
+    PodLabels, Resource, Tls,
 };
-use crate::upstream::TlsMode;
+use crate::k8s::objects::text;
 
 /// CloudNativePG.
 pub(super) const CLOUDNATIVE_PG: Cnpg = Cnpg {
@@ -14,7 +15,7 @@ pub(super) const CLOUDNATIVE_PG: Cnpg = Cnpg {
     group: "postgresql.cnpg.io",
     cluster_label: "cnpg.io/cluster",
     // A pooler's pods carry the cluster's label too, and a major upgrade's job even the primary's.
-    pod_selector: "cnpg.io/podRole=instance",
+    pod_role: "cnpg.io/podRole",
     role_label: "cnpg.io/instanceRole",
     hibernation: "cnpg.io/hibernation",
     fenced: "cnpg.io/fencedInstances",
@@ -25,7 +26,7 @@ pub(super) const EDB: Cnpg = Cnpg {
     system: "edb-postgres",
     group: "postgresql.k8s.enterprisedb.io",
     cluster_label: "k8s.enterprisedb.io/cluster",
-    pod_selector: "k8s.enterprisedb.io/podRole=instance",
+    pod_role: "k8s.enterprisedb.io/podRole",
     role_label: "k8s.enterprisedb.io/instanceRole",
     hibernation: "k8s.enterprisedb.io/hibernation",
     fenced: "k8s.enterprisedb.io/fencedInstances",
@@ -33,15 +34,14 @@ pub(super) const EDB: Cnpg = Cnpg {
 
 /// The label of operators before 1.21, still written.
 const LEGACY_ROLE_LABEL: &str = "role";
-const PORT: u16 = 5432;
-const SUPERUSER: &str = "postgres";
+const SUPERUSER: &str = super::POSTGRES;
 
-#[derive(Debug)]
-pub(super) struct Cnpg {
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct Cnpg {
     system: &'static str,
     group: &'static str,
     cluster_label: &'static str,
-    pod_selector: &'static str,
+    pod_role: &'static str,
     role_label: &'static str,
     hibernation: &'static str,
     fenced: &'static str,
@@ -51,73 +51,52 @@ pub(super) struct Cnpg {
 const BOOTSTRAPS: [&str; 3] = ["recovery", "pg_basebackup", "initdb"];
 
 impl Operator for Cnpg {
-    fn system(&self) -> &'static str {
+    fn system(&self) -> &str {
         self.system
     }
 
     fn resource(&self) -> Resource {
-        Resource { group: self.group, version: "v1", plural: "clusters" }
+        Resource::new(self.group, "v1", "clusters")
     }
 
-    fn cluster_label(&self) -> &'static str {
-        self.cluster_label
+    fn pod_labels(&self) -> Option<PodLabels> {
+        Some(PodLabels::of(self.cluster_label, &[(self.pod_role, "instance")]))
     }
 
-    fn pod_selector(&self) -> &'static str {
-        self.pod_selector
-    }
-
-    fn read(&self, cluster: &Custom) -> Facts {
+    fn read(&self, cluster: &Object) -> Option<Facts> {
         let meta = &cluster.metadata;
-        let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
-        let bootstrap = |field: &str| {
-            BOOTSTRAPS.iter().find_map(|way| cluster.spec(&format!("/bootstrap/{way}/{field}"))).map(str::to_owned)
-        };
+        let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
+        let bootstrap =
+            |field: &str| BOOTSTRAPS.iter().find_map(|way| cluster.spec(&format!("/bootstrap/{way}/{field}")));
         let (database, owner) = (bootstrap("database"), bootstrap("owner"));
         let hibernated = meta.annotation(self.hibernation) == Some("on");
         let ca = cluster.status("/certificates/serverCASecret").map_or_else(|| format!("{name}-ca"), str::to_owned);
-        Facts {
-            port: PORT,
+        Some(Facts {
             leader: leader(cluster),
-            halt: hibernated.then(|| self.hibernated(&namespace, &name)),
+            halt: hibernated.then(|| self.hibernated(namespace, name)),
             fenced: meta.annotation(self.fenced).map(fenced).unwrap_or_default(),
-            fence_hint: self.unfence(&namespace, &name),
+            fence_hint: self.unfence(namespace, name),
             standby: is_replica_cluster(&cluster.spec),
             phase: cluster.status("/phase").unwrap_or_default().to_owned(),
-            tls: TlsMode::Allow,
-            server_name: Some(format!("{name}-rw")),
-            ca: Some(CaSource { secret: ca, key: "ca.crt" }),
-            logins: logins(cluster, &name, database.as_deref(), owner.as_deref()),
-            databases: database.into_iter().collect(),
-            instances: cluster.spec.pointer("/instances").and_then(Value::as_u64).unwrap_or(1).try_into().unwrap_or(1),
-            applications: argo_applications(cluster),
-            namespace,
-            name,
-        }
+            tls: tls(name, ca),
+            logins: logins(cluster, name, database, owner),
+            databases: database.map(str::to_owned).into_iter().collect(),
+            instances: cluster.number("/instances").unwrap_or(1).try_into().unwrap_or(1),
+            services: services(cluster, name),
+            ..Facts::of(cluster, name, Members::Labelled)
+        })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Facts {
-        Facts {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            port: PORT,
-            leader: Leader::Unsaid,
-            halt: None,
-            fenced: Vec::new(),
+    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+        Some(Facts {
             fence_hint: self.unfence(namespace, name),
-            standby: false,
-            phase: String::new(),
-            tls: TlsMode::Allow,
-            server_name: Some(format!("{name}-rw")),
-            ca: Some(CaSource { secret: format!("{name}-ca"), key: "ca.crt" }),
+            tls: tls(name, format!("{name}-ca")),
             logins: vec![
                 login(LoginKind::Application, None, format!("{name}-app"), "app"),
                 login(LoginKind::Superuser, Some(SUPERUSER), format!("{name}-superuser"), SUPERUSER),
             ],
-            databases: Vec::new(),
-            instances: 0,
-            applications: Vec::new(),
-        }
+            ..Facts::new(namespace, name, Members::Labelled)
+        })
     }
 
     fn member(&self, facts: &Facts, pod: &Pod) -> Member {
@@ -132,11 +111,11 @@ impl Operator for Cnpg {
     }
 
     fn more_logins(&self) -> Option<Resource> {
-        Some(Resource { group: self.group, version: "v1", plural: "databaseroles" })
+        Some(Resource::new(self.group, "v1", "databaseroles"))
     }
 
     /// A `DatabaseRole` (operator 1.30 and later).
-    fn more_login(&self, facts: &Facts, object: &Custom) -> Option<LoginSource> {
+    fn more_login(&self, facts: &Facts, object: &Object) -> Option<LoginSource> {
         if object.spec("/cluster/name") != Some(&facts.name) {
             return None;
         }
@@ -161,7 +140,7 @@ impl Cnpg {
 }
 
 /// The status is right earlier than the labels, and says so when the role is on its way.
-fn leader(cluster: &Custom) -> Leader {
+fn leader(cluster: &Object) -> Leader {
     match (cluster.status("/currentPrimary"), cluster.status("/targetPrimary")) {
         (Some(current), Some(target)) if current == target => Leader::Pod(current.to_owned()),
         (None, None) => Leader::Unsaid,
@@ -181,19 +160,28 @@ fn is_replica_cluster(spec: &Value) -> bool {
     enabled.unwrap_or_else(|| primary.is_some() && primary != own)
 }
 
-fn login(kind: LoginKind, role: Option<&str>, secret: String, database: &str) -> LoginSource {
-    LoginSource {
-        kind,
-        role: role.map(str::to_owned),
-        secret,
-        user_key: "username",
-        password_key: "password",
-        database_key: "dbname",
-        database: database.to_owned(),
+/// The certificate names the Services, no pod.
+fn tls(name: &str, ca: String) -> Tls {
+    Tls {
+        name: Some(CertificateName::Cluster(format!("{name}-rw"))),
+        ca: vec![CaSource::Secret(ca, "ca.crt".to_owned())],
+        ..Tls::default()
     }
 }
 
-fn logins(cluster: &Custom, name: &str, database: Option<&str>, owner: Option<&str>) -> Vec<LoginSource> {
+fn services(cluster: &Object, name: &str) -> Vec<String> {
+    let own = ["rw", "ro", "r", "any"].iter().map(|suffix| format!("{name}-{suffix}"));
+    let additional = cluster.items("/managed/services/additional");
+    let additional =
+        additional.filter_map(|service| text(service, "/serviceTemplate/metadata/name")).map(str::to_owned);
+    own.chain(additional).collect()
+}
+
+fn login(kind: LoginKind, role: Option<&str>, secret: String, database: &str) -> LoginSource {
+    LoginSource::new(kind, role, secret, LoginSource::basic_auth(), database)
+}
+
+fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&str>) -> Vec<LoginSource> {
     let mut all = Vec::new();
     let custom = BOOTSTRAPS.iter().find_map(|way| cluster.spec(&format!("/bootstrap/{way}/secret/name")));
     // Without a database there is no application: an import, a bare recovery, or a replica cluster. The last may
@@ -203,9 +191,8 @@ fn logins(cluster: &Custom, name: &str, database: Option<&str>, owner: Option<&s
         all.push(login(LoginKind::Application, owner, secret, database.unwrap_or("app")));
     }
     let database = database.unwrap_or(SUPERUSER);
-    let roles = cluster.spec.pointer("/managed/roles").and_then(Value::as_array);
-    all.extend(roles.into_iter().flatten().filter_map(|role| managed_login(role, database)));
-    if cluster.spec.pointer("/enableSuperuserAccess").and_then(Value::as_bool).unwrap_or_default() {
+    all.extend(cluster.items("/managed/roles").filter_map(|role| managed_login(role, database)));
+    if cluster.is_set("/enableSuperuserAccess") {
         let secret = cluster.spec("/superuserSecret/name").map_or_else(|| format!("{name}-superuser"), str::to_owned);
         all.push(login(LoginKind::Superuser, Some(SUPERUSER), secret, database));
     }

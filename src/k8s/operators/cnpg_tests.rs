@@ -9,7 +9,7 @@ fn cluster(spec: &Value, status: &Value, annotations: &Value) -> Facts {
         "spec": spec,
         "status": status,
     });
-    CLOUDNATIVE_PG.read(&serde_json::from_value(object).expect("a Cluster"))
+    CLOUDNATIVE_PG.read(&serde_json::from_value(object).expect("a Cluster")).expect("facts")
 }
 
 fn pod(name: &str, labels: &Value) -> Pod {
@@ -78,7 +78,7 @@ fn managed_roles_with_a_password_have_logins() {
             ("postgres", "admin", LoginKind::Superuser),
         ]
     );
-    assert_eq!(facts.applications, ["webshop"]);
+    assert_eq!(facts.aliases, ["webshop"]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn hibernated_fenced_and_replica_clusters() {
 
 #[test]
 fn labels_propose() {
-    let facts = CLOUDNATIVE_PG.guess("prod", "shop");
+    let facts = CLOUDNATIVE_PG.guess("prod", "shop").expect("facts");
     let member = |labels: Value| CLOUDNATIVE_PG.member(&facts, &pod("shop-1", &labels));
     assert_eq!(member(json!({"cnpg.io/instanceRole": "primary"})), Member::Primary);
     assert_eq!(member(json!({"role": "primary"})), Member::Primary);

@@ -1,0 +1,113 @@
+//! Which API groups a server has: what is not installed is not asked for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{
+    K8sError,
+    client::{Access, Context},
+    operators::Resource,
+};
+
+/// Groups and their versions.
+pub(super) type Groups = BTreeMap<String, Vec<String>>;
+
+/// What was found, and when.
+pub(super) type Discovered = Option<(Instant, Arc<Groups>)>;
+
+/// Operators are installed seldom; a name that nobody knows makes us look again anyway.
+const FRESH: Duration = Duration::from_mins(10);
+
+#[derive(Deserialize)]
+struct GroupList {
+    #[serde(default)]
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    name: String,
+    #[serde(default)]
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
+impl Context {
+    /// Looks which groups there are, unless that is known and younger than `age`. Whether they have changed.
+    ///
+    /// A server that does not tell us has every group, as far as we know.
+    pub(super) async fn discover(&self, age: Duration, deadline: Instant) -> Result<bool, K8sError> {
+        let known = self.discovered().clone();
+        if known.as_ref().is_some_and(|(at, _)| at.elapsed() < age) {
+            return Ok(false);
+        }
+        let access = Access { verb: "get", group: "", resource: "apis", namespace: None, name: None };
+        let groups = match self.get_object::<GroupList>(&access, "/apis", deadline).await {
+            Ok(list) => list.map(|list| list.groups).unwrap_or_default(),
+            Err(error) if error.is_forbidden() || error.is_absent() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let groups: Groups = groups
+            .into_iter()
+            .map(|group| (group.name, group.versions.into_iter().map(|version| version.version).collect()))
+            .collect();
+        let changed = known.is_none_or(|(_, known)| *known != groups);
+        *self.discovered() = Some((Instant::now(), Arc::new(groups)));
+        Ok(changed)
+    }
+
+    /// As [`Self::discover`], where what is some minutes old will do.
+    pub(super) async fn discover_once(&self, deadline: Instant) -> Result<(), K8sError> {
+        self.discover(FRESH, deadline).await.map(|_| ())
+    }
+
+    /// Whether the server has the resource's group, as far as is known.
+    pub(super) fn has(&self, resource: &Resource) -> bool {
+        match &*self.discovered() {
+            Some((_, groups)) => resource.group.is_empty() || groups.contains_key(&*resource.group),
+            None => true,
+        }
+    }
+
+    /// The path of a resource's collection; of all namespaces where none is named.
+    pub(super) fn collection(&self, resource: &Resource, namespace: Option<&str>) -> String {
+        let Resource { group, plural, .. } = resource;
+        let root = if group.is_empty() {
+            format!("/api/{}", resource.version)
+        } else {
+            format!("/apis/{group}/{}", self.version_of(resource))
+        };
+        match namespace {
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
+            None => format!("{root}/{plural}"),
+        }
+    }
+
+    /// The first version of the resource that the server has.
+    fn version_of(&self, resource: &Resource) -> String {
+        let discovered = self.discovered();
+        let served = discovered.as_ref().and_then(|(_, groups)| groups.get(&*resource.group));
+        let other =
+            resource.others.iter().find(|other| served.is_some_and(|served| served.iter().any(|one| one == *other)));
+        let first = served.is_none_or(|served| served.contains(&resource.version.to_string()));
+        if first {
+            resource.version.to_string()
+        } else {
+            other.map_or_else(|| resource.version.to_string(), |other| (*other).to_owned())
+        }
+    }
+
+    fn discovered(&self) -> std::sync::MutexGuard<'_, Discovered> {
+        self.shared().discovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

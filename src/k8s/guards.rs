@@ -1,0 +1,194 @@
+//! Whether the servers of clusters that no operator made are still the ones that sessions asked for: a Service that
+//! leads elsewhere, a StatefulSet's pod that is deleted. Each pod in use is watched by itself, and its cluster looked at
+//! every few seconds while sessions rely on it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use kube::core::WatchEvent;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::debug;
+
+use super::{
+    K8sError,
+    client::{Context, ListQuery},
+    contexts::Contexts,
+    objects::Pod,
+    operators::{PODS, System, Systems},
+    reads::{self, access},
+};
+use crate::upstream::{ClusterId, Identity, Lost, Mode, PodId};
+
+/// One look.
+const READ: Duration = Duration::from_secs(10);
+/// Each is a connection; beyond this many, servers are left to the tunnel's own end.
+const MOST: usize = 64;
+
+/// A server that sessions rely on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Guarded {
+    id: ClusterId,
+    identity: Identity,
+    pod: PodId,
+    mode: Mode,
+}
+
+type All = Arc<Mutex<HashMap<Guarded, watch::Sender<Option<Lost>>>>>;
+
+/// All servers that are looked after.
+#[derive(Debug)]
+pub(super) struct Guarding {
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    pause: Duration,
+    all: All,
+}
+
+impl Guarding {
+    pub(super) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, pause: Duration) -> Self {
+        Self { contexts, systems, pause, all: All::default() }
+    }
+
+    /// The receiver that says when this server is lost.
+    pub(super) fn guard(
+        &self,
+        id: &ClusterId,
+        identity: &Identity,
+        system: &System,
+        (pod, mode): (&Pod, Mode),
+    ) -> watch::Receiver<Option<Lost>> {
+        let meta = &pod.metadata;
+        let pod = PodId { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() };
+        let guarded = Guarded { id: id.clone(), identity: identity.clone(), pod, mode };
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = all.get(&guarded).filter(|sender| sender.borrow().is_none()) {
+            return sender.subscribe();
+        }
+        let (sender, receiver) = watch::channel(None);
+        if all.len() >= MOST {
+            return receiver;
+        }
+        all.insert(guarded.clone(), sender);
+        drop(all);
+        let task = Task {
+            guarded,
+            contexts: Arc::clone(&self.contexts),
+            systems: Arc::clone(&self.systems),
+            system: system.clone(),
+            pause: self.pause,
+            all: Arc::clone(&self.all),
+        };
+        tokio::spawn(task.run());
+        receiver
+    }
+}
+
+/// Looks after one server.
+struct Task {
+    guarded: Guarded,
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    system: System,
+    pause: Duration,
+    all: All,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut events = None;
+        loop {
+            self.wait(&mut events).await;
+            if self.forget_if_unused() {
+                return;
+            }
+            match self.look(&mut events).await {
+                Ok(Some(lost)) => return self.announce(lost),
+                Ok(None) => {}
+                Err(error) => {
+                    debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read")
+                }
+            }
+        }
+    }
+
+    /// Until the pod changes, or some seconds have passed.
+    async fn wait(&self, events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>) {
+        let changed = async {
+            match events {
+                Some(stream) => stream.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = changed => {
+                if !matches!(event, Some(Ok(_))) {
+                    *events = None;
+                }
+            }
+            () = sleep(self.pause) => {}
+        }
+    }
+
+    /// Nobody relies on it any more: checked and removed in one step, so that nobody subscribes in between.
+    fn forget_if_unused(&self) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = all.get(&self.guarded).is_none_or(|sender| sender.receiver_count() == 0);
+        if unused {
+            all.remove(&self.guarded);
+        }
+        unused
+    }
+
+    async fn look(
+        &self,
+        events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
+    ) -> Result<Option<Lost>, K8sError> {
+        let Guarded { id, identity, pod, mode } = &self.guarded;
+        let context = self.contexts.get(Some(&id.context), identity, None).await?;
+        if events.is_none() {
+            *events = self.open_watch(&context).await;
+        }
+        let deadline = Instant::now() + READ;
+        let place = (id.namespace.as_str(), id.name.as_str());
+        let view = reads::view(&context, &self.systems, &self.system, place, deadline).await?;
+        let found = match reads::get_pod(&context, (&pod.namespace, &pod.name), deadline).await {
+            Ok(found) => found,
+            // Who may not read pods sees what the Service says.
+            Err(error) if error.is_forbidden() => {
+                let pods = view.iter().flat_map(|view| &view.pods);
+                return Ok((!pods.into_iter().any(|found| found.metadata.uid == pod.uid)).then_some(Lost::Demoted));
+            }
+            Err(error) => return Err(error),
+        };
+        match found.filter(|found| found.metadata.uid == pod.uid && !found.metadata.deleting()) {
+            Some(found) => Ok(view.and_then(|view| view.lost(&found, *mode))),
+            None => Ok(Some(Lost::Deleted)),
+        }
+    }
+
+    /// A watch on the one pod; none where that is not allowed.
+    async fn open_watch(&self, context: &Context) -> Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>> {
+        let pod = &self.guarded.pod;
+        let namespace = Some(pod.namespace.as_str());
+        let query = ListQuery::fields(format!("metadata.name={}", pod.name));
+        let path = context.collection(&PODS, namespace);
+        let access = access("watch", &PODS, namespace, Some(&pod.name));
+        // From any version on: the first event is the pod as it is.
+        let stream = context.watch_objects(&access, &path, &query, "0").await;
+        stream.ok().map(|stream| stream.boxed())
+    }
+
+    fn announce(&self, lost: Lost) {
+        debug!(pod = self.guarded.pod.name, "a server in use {}", lost.as_str());
+        if let Some(sender) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
+            sender.send_replace(Some(lost));
+        }
+    }
+}

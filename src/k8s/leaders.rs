@@ -1,0 +1,156 @@
+//! Reading who leads. Labels only propose: two pods can carry the primary's for minutes, and only the leader object
+//! knows which one is right.
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    K8sError,
+    client::{Context, ListQuery},
+    objects::{LeaderObject, Meta, SERVICE_NAME},
+    operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource},
+    reads,
+};
+
+/// Who leads a cluster, as the first of its leader objects that says so. One that may not be read says nothing; one
+/// that could not be read is an error, for then nobody knows.
+pub(super) async fn of(
+    context: &Context,
+    operator: &dyn Operator,
+    (namespace, name): (&str, &str),
+    deadline: Instant,
+) -> Result<Leader, K8sError> {
+    let sources = operator.leader_sources(name);
+    let looks = sources.iter().map(|source| look(context, source, namespace, deadline));
+    let mut leader = Leader::Unsaid;
+    for found in join_all(looks).await {
+        let found = found?;
+        if leader == Leader::Unsaid {
+            leader = found;
+        }
+    }
+    Ok(leader)
+}
+
+async fn look(
+    context: &Context,
+    source: &LeaderSource,
+    namespace: &str,
+    deadline: Instant,
+) -> Result<Leader, K8sError> {
+    let resource = source.resource();
+    match reads::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
+        Ok(Some(object)) => Ok(source.leader(object)),
+        Ok(None) => Ok(Leader::Unsaid),
+        Err(error) if error.is_absent() => Ok(Leader::Unsaid),
+        Err(error) if error.is_forbidden() => match source {
+            LeaderSource::Endpoints(service) => of_slices(context, service, namespace, deadline).await,
+            _ => Ok(Leader::Unsaid),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// The EndpointSlice follows the Endpoints object within a fraction of a second, annotations included.
+async fn of_slices(context: &Context, service: &str, namespace: &str, deadline: Instant) -> Result<Leader, K8sError> {
+    match slices::<Value>(context, namespace, &[service], deadline).await {
+        Ok(slices) => {
+            let source = LeaderSource::Endpoints(service.to_owned());
+            let said = slices.into_iter().map(|slice| source.leader(slice));
+            Ok(said.into_iter().find(|leader| *leader != Leader::Unsaid).unwrap_or(Leader::Unsaid))
+        }
+        Err(error) if error.is_forbidden() || error.is_absent() => Ok(Leader::Unsaid),
+        Err(error) => Err(error),
+    }
+}
+
+/// The EndpointSlices of some Services.
+pub(super) async fn slices<K: serde::de::DeserializeOwned>(
+    context: &Context,
+    namespace: &str,
+    services: &[&str],
+    deadline: Instant,
+) -> Result<Vec<K>, K8sError> {
+    let query = slices_of(services);
+    Ok(reads::list(context, &ENDPOINT_SLICES, Some(namespace), &query, deadline).await?.0)
+}
+
+pub(super) fn slices_of(services: &[&str]) -> ListQuery {
+    ListQuery::labels(format!("{SERVICE_NAME} in ({})", services.join(",")))
+}
+
+/// The facts with what the leader object says; it knows better than anything else.
+pub(super) fn decided(facts: Facts, leader: Leader) -> Facts {
+    match leader {
+        Leader::Unsaid => facts,
+        leader => Facts { leader, ..facts },
+    }
+}
+
+/// A resource that holds the leader objects of some clusters, and which objects of it.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) resource: Resource,
+    pub(super) query: ListQuery,
+}
+
+/// Where the leader objects of these clusters are, each resource once.
+pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a str>) -> Vec<Source> {
+    let mut all: Vec<(Resource, Vec<String>)> = Vec::new();
+    for source in clusters.into_iter().flat_map(|cluster| operator.leader_sources(cluster)) {
+        let name = source.name().to_owned();
+        match all.iter_mut().find(|(resource, _)| *resource == source.resource()) {
+            Some((_, names)) => names.push(name),
+            None => all.push((source.resource(), vec![name])),
+        }
+    }
+    let query = |names: &[String]| match names {
+        [one] => ListQuery::fields(format!("metadata.name={one}")),
+        // Names cannot be selected; leader objects are small.
+        _ => ListQuery::default(),
+    };
+    all.into_iter().map(|(resource, names)| Source { query: query(&names), resource }).collect()
+}
+
+/// The same, for a caller who may read EndpointSlices and not Endpoints.
+pub(super) fn sliced<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a str>) -> Option<Source> {
+    let sources = clusters.into_iter().flat_map(|cluster| operator.leader_sources(cluster));
+    let services: Vec<String> = sources
+        .filter_map(|source| match source {
+            LeaderSource::Endpoints(service) => Some(service),
+            _ => None,
+        })
+        .collect();
+    let names: Vec<&str> = services.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| Source { resource: ENDPOINT_SLICES.clone(), query: slices_of(&names) })
+}
+
+/// Which of these clusters an object is the leader object of, and what it says; the position tells which of two
+/// objects is believed first.
+pub(super) fn said(
+    operator: &dyn Operator,
+    clusters: impl IntoIterator<Item = String>,
+    resource: &Resource,
+    object: &Value,
+) -> Option<(String, usize, Leader)> {
+    let meta: Meta = serde_json::from_value(object.get("metadata")?.clone()).ok()?;
+    let sliced = *resource == ENDPOINT_SLICES;
+    let name = if sliced { meta.label(SERVICE_NAME)? } else { meta.name.as_str() };
+    clusters.into_iter().find_map(|cluster| {
+        let sources = operator.leader_sources(&cluster);
+        let fits = |source: &LeaderSource| {
+            source.name() == name
+                && if sliced { matches!(source, LeaderSource::Endpoints(_)) } else { source.resource() == *resource }
+        };
+        let position = sources.iter().position(fits)?;
+        let leader = sources.get(position)?.leader(object.clone());
+        Some((cluster, position, leader))
+    })
+}
+
+/// Pods that an Endpoints object or EndpointSlices lead to, and the port.
+pub(super) fn endpoints(objects: &[LeaderObject], port: Option<&str>) -> (Vec<super::objects::Pod>, Option<u16>) {
+    let pods = objects.iter().flat_map(LeaderObject::pods).collect();
+    (pods, objects.iter().find_map(|object| object.port(port)))
+}

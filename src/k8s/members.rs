@@ -1,0 +1,228 @@
+//! Which pods a cluster's facts mean, where not a label but a Service or a host says so.
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    K8sError,
+    client::Context,
+    leaders,
+    objects::{LeaderObject, Meta, Object, Pod, text},
+    operators::{ENDPOINTS, Leader, Members, Port, SERVICES, System, Systems, connection},
+    reads,
+};
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) pods: Vec<Pod>,
+    pub(super) leader: Leader,
+    /// The operator whose pods these are.
+    pub(super) claimed: Option<System>,
+    pub(super) port: Option<Port>,
+    /// A host outside Kubernetes, and its port.
+    pub(super) outside: Option<(String, u16)>,
+    pub(super) pooled: bool,
+}
+
+impl Found {
+    fn pods(pods: Vec<Pod>) -> Self {
+        let pooled = pods.first().is_some_and(|pod| is_pooler(&pod.metadata));
+        Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: None, pooled }
+    }
+}
+
+/// Poolers carry their cluster's labels and some of their own.
+fn is_pooler(meta: &Meta) -> bool {
+    meta.label("connection-pooler").is_some()
+        || meta.label("cnpg.io/podRole") == Some("pooler")
+        || meta.label("postgres-operator.crunchydata.com/role") == Some("pgbouncer")
+        || ["app", "app.kubernetes.io/name"]
+            .iter()
+            .any(|name| meta.label(name).is_some_and(|app| app.contains("bouncer")))
+}
+
+pub(super) async fn read(
+    context: &Context,
+    systems: &Systems,
+    namespace: &str,
+    members: &Members,
+    deadline: Instant,
+) -> Result<Found, K8sError> {
+    match members {
+        Members::Labelled => Ok(Found::pods(Vec::new())),
+        Members::Selected(selector) => {
+            Ok(Found::pods(reads::list_pods(context, namespace, selector.clone(), deadline).await?))
+        }
+        Members::Pod(namespace, name) => {
+            let pod = reads::get_pod(context, (namespace, name), deadline).await?;
+            Ok(Found::pods(pod.into_iter().collect()))
+        }
+        Members::External { host, port } => {
+            Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
+        }
+        Members::Service { places, port, outside } => {
+            let found = of_services(context, systems, (places, *port), deadline).await;
+            match (found, outside) {
+                (Err(error), Some(host)) if error.is_absent() => {
+                    Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
+                }
+                (found, _) => found,
+            }
+        }
+    }
+}
+
+/// The first Service that exists.
+async fn of_services(
+    context: &Context,
+    systems: &Systems,
+    (places, port): (&[(String, String)], u16),
+    deadline: Instant,
+) -> Result<Found, K8sError> {
+    let mut refused = None;
+    for (namespace, name) in places {
+        match reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await {
+            Ok(Some(service)) => return of_service(context, systems, (&service, port), deadline).await,
+            Ok(None) => {}
+            Err(error) if error.is_forbidden() => {
+                // Who may not read the Service may see where it leads.
+                if let Ok(found) = of_endpoints(context, (namespace, name), None, deadline).await
+                    && !found.pods.is_empty()
+                {
+                    return Ok(found);
+                }
+                refused = refused.or(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let names: Vec<String> =
+        places.iter().map(|(namespace, name)| format!("{name} in namespace {namespace}")).collect();
+    Err(refused.unwrap_or_else(|| K8sError::NotFound { what: format!("Service {}", names.join(", nor ")) }))
+}
+
+async fn of_service(
+    context: &Context,
+    systems: &Systems,
+    (service, port): (&Object, u16),
+    deadline: Instant,
+) -> Result<Found, K8sError> {
+    let meta = &service.metadata;
+    let namespace = meta.namespace.as_str();
+    if service.spec("/type") == Some("ExternalName") {
+        return of_external_name(context, systems, (service, port), deadline).await;
+    }
+    let (target, port_name) = target_port(service, port);
+    let selector = selector(service);
+    let listed = match &selector {
+        Some(selector) => match reads::list_pods(context, namespace, selector.clone(), deadline).await {
+            Ok(pods) => Some(Found { port: Some(target), ..Found::pods(pods) }),
+            Err(error) if error.is_forbidden() => None,
+            Err(error) => return Err(error),
+        },
+        None => None,
+    };
+    let mut found = match listed {
+        Some(found) => found,
+        None => of_endpoints(context, (namespace, &meta.name), port_name.as_deref(), deadline).await?,
+    };
+    let of_pods = found.pods.iter().find_map(|pod| systems.claiming(&pod.metadata));
+    let Some((system, cluster)) = of_pods.or_else(|| claiming_service(context, systems, meta)) else {
+        return Ok(found);
+    };
+    if found.pods.is_empty() && selector.is_none() {
+        // Its addresses are another Service's: the operator whose Service it is knows the pods.
+        if let Some(view) = Box::pin(reads::view(context, systems, system, (namespace, &cluster), deadline)).await? {
+            return Ok(Found {
+                leader: view.facts.leader.clone(),
+                claimed: Some(system.clone()),
+                port: Some(view.facts.port.clone()),
+                ..Found::pods(view.pods)
+            });
+        }
+        return Ok(found);
+    }
+    // One address is what the Service says; of several only the leader object knows which one leads.
+    if !found.pooled && found.pods.iter().filter(|pod| pod.serves()).count() > 1 {
+        found.leader = leaders::of(context, &**system, (namespace, &cluster), deadline).await?;
+    }
+    found.claimed = Some(system.clone());
+    Ok(found)
+}
+
+/// An alias in the cluster's DNS, followed once.
+async fn of_external_name(
+    context: &Context,
+    systems: &Systems,
+    (service, port): (&Object, u16),
+    deadline: Instant,
+) -> Result<Found, K8sError> {
+    let host = service.spec("/externalName").unwrap_or_default();
+    match connection::members(host, port, &service.metadata.namespace) {
+        Members::Service { places, port, .. } if host.contains(".svc") => {
+            for (namespace, name) in &places {
+                if let Some(service) = reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await?
+                    && service.spec("/type") != Some("ExternalName")
+                {
+                    return Box::pin(of_service(context, systems, (&service, port), deadline)).await;
+                }
+            }
+            Err(K8sError::NotFound { what: format!("Service {host}") })
+        }
+        _ => Ok(Found { outside: Some((host.to_owned(), port)), ..Found::pods(Vec::new()) }),
+    }
+}
+
+/// Pods as endpoints tell them, which needs no right to read pods.
+async fn of_endpoints(
+    context: &Context,
+    (namespace, service): (&str, &str),
+    port: Option<&str>,
+    deadline: Instant,
+) -> Result<Found, K8sError> {
+    let objects = match leaders::slices::<LeaderObject>(context, namespace, &[service], deadline).await {
+        Ok(slices) => slices,
+        Err(error) if error.is_forbidden() || error.is_absent() => {
+            let object = reads::get::<LeaderObject>(context, &ENDPOINTS, (namespace, service), deadline).await;
+            object.map_err(|_| error)?.into_iter().collect()
+        }
+        Err(error) => return Err(error),
+    };
+    let (pods, port) = leaders::endpoints(&objects, port);
+    Ok(Found { port: port.map(Port::Number), ..Found::pods(pods) })
+}
+
+/// The operator that made a Service, and the cluster it is for.
+fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Option<(&'a System, String)> {
+    systems.operators.iter().filter(|system| context.has(&system.resource())).find_map(|system| {
+        let cluster = meta.label(&system.pod_labels()?.cluster)?;
+        let facts = system.guess(&meta.namespace, cluster)?;
+        facts.services.contains(&meta.name).then(|| (system, cluster.to_owned()))
+    })
+}
+
+fn selector(service: &Object) -> Option<String> {
+    let labels = service.spec.pointer("/selector").and_then(Value::as_object)?;
+    let pairs: Vec<String> =
+        labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
+    (!pairs.is_empty()).then(|| pairs.join(","))
+}
+
+/// The pods' port behind a Service's, and what the Service calls it.
+fn target_port(service: &Object, port: u16) -> (Port, Option<String>) {
+    let number = |entry: &Value| entry.get("port").and_then(Value::as_u64) == Some(port.into());
+    // A headless Service may name no port, and its hosts are dialled as they are.
+    let Some(entry) = service.items("/ports").find(|entry| number(entry)) else {
+        return (Port::Number(port), None);
+    };
+    let name = text(entry, "/name").map(str::to_owned);
+    let target = match entry.get("targetPort") {
+        Some(Value::String(named)) => named.parse().map_or_else(|_| Port::Named(named.clone()), Port::Number),
+        Some(Value::Number(number)) => {
+            Port::Number(number.as_u64().and_then(|number| number.try_into().ok()).unwrap_or(port))
+        }
+        _ => Port::Number(port),
+    };
+    (target, name)
+}

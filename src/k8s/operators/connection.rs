@@ -1,0 +1,381 @@
+//! Secrets that say where a server is and how to log in, in the shapes that people and tools write: `PG*` variables,
+//! Service Binding (<https://servicebinding.io/spec/core/1.1.0/>), Crossplane, `DATABASE_URL`, and their relatives.
+
+use std::{collections::HashMap, sync::Arc};
+
+use secrecy::SecretString;
+
+use super::Members;
+use crate::{k8s::objects::Data, upstream::TlsMode};
+
+/// The longest value of a key that is not a certificate or a password; hosts have 253 characters, names 63.
+const LONGEST: usize = 4096;
+
+const HOST: &[&str] = &[
+    "host",
+    "hostname",
+    "endpoint",
+    "pghost",
+    "postgres_host",
+    "postgresql_host",
+    "db_host",
+    "database_host",
+    "server",
+];
+const PORT: &[&str] = &["port", "pgport", "postgres_port", "postgresql_port", "db_port", "database_port"];
+const USER: &[&str] = &[
+    "username",
+    "user",
+    "pguser",
+    "postgres_user",
+    "postgresql_user",
+    "postgresql_username",
+    "db_user",
+    "db_username",
+    "database_user",
+];
+const PASSWORD: &[&str] =
+    &["password", "pgpassword", "postgres_password", "postgresql_password", "db_password", "database_password", "pass"];
+const DATABASE: &[&str] = &[
+    "dbname",
+    "database",
+    "db",
+    "pgdatabase",
+    "postgres_db",
+    "postgres_database",
+    "postgresql_database",
+    "db_name",
+    "database_name",
+];
+const URI: &[&str] = &[
+    "uri",
+    "url",
+    "database_url",
+    "postgres_url",
+    "postgresql_url",
+    "postgres_uri",
+    "connection_string",
+    "connectionstring",
+    "connection_url",
+    "dsn",
+];
+const SSLMODE: &[&str] = &["pgsslmode", "sslmode", "ssl_mode", "db_sslmode"];
+const CA: &[&str] = &["clusterca", "certificates", "ca.crt", "ca_crt", "sslrootcert", "server_ca", "ca"];
+
+/// What such a Secret says.
+#[derive(Clone, Debug, Default)]
+pub(in crate::k8s) struct Connection {
+    pub(in crate::k8s) host: Option<String>,
+    /// The host of replicas.
+    pub(in crate::k8s) replica_host: Option<String>,
+    pub(in crate::k8s) port: Option<u16>,
+    pub(in crate::k8s) user: Option<String>,
+    pub(in crate::k8s) password: Option<SecretString>,
+    pub(in crate::k8s) database: Option<String>,
+    pub(in crate::k8s) mode: Option<TlsMode>,
+    pub(in crate::k8s) ca: Option<Arc<[u8]>>,
+    /// What to port-forward to, as Elastisys writes it.
+    pub(in crate::k8s) access: Option<String>,
+    /// It is about PostgreSQL for certain, and no other kind of server.
+    pub(in crate::k8s) certain: bool,
+}
+
+/// A key whose value cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct Broken {
+    pub(in crate::k8s) key: String,
+    pub(in crate::k8s) why: &'static str,
+}
+
+/// Reads a Secret; a value is looked at only under a key that such Secrets use.
+pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
+    // Keys are compared without case, and `-` is `_`.
+    let keys: HashMap<String, (&str, &[u8])> =
+        data.iter().map(|(key, value)| (key.to_lowercase().replace('-', "_"), (key, value))).collect();
+    let raw =
+        |names: &[&str]| names.iter().find_map(|name| keys.get(*name).copied()).filter(|(_, value)| !value.is_empty());
+    let text = |names: &[&str]| raw(names).map(|(key, value)| line(key, value)).transpose();
+    let mut connection = Connection {
+        host: text(HOST)?,
+        replica_host: text(&["pghost_replica"])?,
+        user: text(USER)?,
+        database: text(DATABASE)?,
+        access: text(&["user_access"])?,
+        ca: raw(CA).map(|(_, pem)| Arc::from(pem)).filter(|pem: &Arc<[u8]>| pem.starts_with(b"-----BEGIN")),
+        ..Connection::default()
+    };
+    if let Some((key, value)) = raw(PORT) {
+        let port = line(key, value)?.parse().ok().filter(|port| *port != 0);
+        connection.port = Some(port.ok_or_else(|| Broken { key: key.to_owned(), why: "is no port number" })?);
+    }
+    if let Some((key, value)) = raw(PASSWORD) {
+        connection.password = Some(SecretString::from(utf8(key, value)?));
+    }
+    if let Some((key, value)) = raw(SSLMODE) {
+        connection.mode =
+            Some(mode(&line(key, value)?).ok_or_else(|| Broken { key: key.to_owned(), why: "is no sslmode" })?);
+    }
+    let mut foreign = false;
+    if let Some((key, value)) = raw(URI) {
+        match parse_uri(utf8(key, value)?.trim()) {
+            Some(uri) => connection.fill(uri),
+            None => foreign = utf8(key, value)?.contains("://"),
+        }
+    }
+    let kind = text(&["type"])?;
+    let postgres = ["pg", "postgres"].iter().any(|prefix| {
+        keys.keys()
+            .any(|key| key.starts_with(prefix) && HOST.iter().chain(USER).chain(DATABASE).any(|known| key == known))
+    });
+    foreign |= kind.as_ref().is_some_and(|kind| !kind.starts_with("postgres"));
+    foreign |=
+        kind.is_none() && !postgres && matches!(connection.port, Some(3306 | 6379 | 27017 | 1433 | 25 | 465 | 587));
+    connection.certain |= !foreign && (kind.is_some() || postgres || connection.port == Some(super::PORT));
+    if foreign {
+        return Ok(Connection::default());
+    }
+    Ok(connection)
+}
+
+impl Connection {
+    /// Keys of their own are believed before a URI: operators leave old passwords there.
+    fn fill(&mut self, uri: Self) {
+        self.host = self.host.take().or(uri.host);
+        self.port = self.port.or(uri.port);
+        self.user = self.user.take().or(uri.user);
+        self.password = self.password.take().or(uri.password);
+        self.database = self.database.take().or(uri.database);
+        self.mode = self.mode.or(uri.mode);
+        self.certain = true;
+    }
+
+    /// Enough to connect with.
+    pub(in crate::k8s) fn is_complete(&self) -> bool {
+        (self.host.is_some() || self.access.is_some()) && self.user.is_some()
+    }
+}
+
+/// One line, without the line break that `echo` leaves behind.
+fn line(key: &str, value: &[u8]) -> Result<String, Broken> {
+    let text = utf8(key, value)?.trim();
+    let broken = |why| Broken { key: key.to_owned(), why };
+    if text.is_empty() {
+        return Err(broken("is empty"));
+    }
+    if text.len() > LONGEST {
+        return Err(broken("is longer than 4096 bytes"));
+    }
+    if text.contains(|c: char| c.is_control()) {
+        return Err(broken("has control characters in it"));
+    }
+    Ok(text.to_owned())
+}
+
+fn utf8<'a>(key: &str, value: &'a [u8]) -> Result<&'a str, Broken> {
+    std::str::from_utf8(value).map_err(|_| Broken { key: key.to_owned(), why: "is no UTF-8 text" })
+}
+
+/// libpq's modes; `no-verify` is node-postgres'. Inside a port-forward `prefer` is `allow`.
+fn mode(text: &str) -> Option<TlsMode> {
+    Some(match text {
+        "disable" => TlsMode::Disable,
+        "allow" | "prefer" => TlsMode::Allow,
+        "require" | "no-verify" => TlsMode::Require,
+        "verify-ca" => TlsMode::VerifyCa,
+        "verify-full" => TlsMode::VerifyFull,
+        _ => return None,
+    })
+}
+
+/// `postgres://user:password@host:port/database?sslmode=...`. Some producers encode, some do not: so the user's part
+/// ends at the *last* `@`, and what is no encoding is taken as it stands.
+fn parse_uri(text: &str) -> Option<Connection> {
+    let (scheme, rest) = text.split_once("://")?;
+    // SQLAlchemy names its driver behind a plus.
+    if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
+        return None;
+    }
+    let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
+    let (place, query) = place.split_once('?').unwrap_or((place, ""));
+    let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
+    let host = hosts.split(',').next().unwrap_or_default();
+    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address, port.strip_prefix(':')),
+        None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+    };
+    let (user, password) = login.map_or((None, None), |login| {
+        login.split_once(':').map_or((Some(login), None), |(user, password)| (Some(user), Some(password)))
+    });
+    let some = |text: &str| Some(decoded(text)).filter(|text| !text.is_empty());
+    let sslmode = query.split('&').find_map(|pair| pair.strip_prefix("sslmode="));
+    Some(Connection {
+        host: some(host),
+        port: port.and_then(|port| port.parse().ok()),
+        user: user.and_then(some),
+        password: password.and_then(some).map(SecretString::from),
+        // CloudNativePG writes `*` for "any".
+        database: some(database).filter(|database| database != "*"),
+        mode: sslmode.and_then(mode),
+        ..Connection::default()
+    })
+}
+
+/// Percent-decoded, where every `%` begins an encoding and the result is text.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (digit(rest.next()), digit(rest.next())) {
+            (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or_default()),
+            _ => return text.to_owned(),
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Where a host leads, as names resolve in a pod of this namespace.
+pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &str) -> Members {
+    let name = host.trim_end_matches('.');
+    let place = |namespace: &str, service: &str| vec![(namespace.to_owned(), service.to_owned())];
+    let inside = |places| Members::Service { places, port, outside: None };
+    let labels: Vec<&str> = name.split('.').collect();
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        return Members::External { host: name.to_owned(), port };
+    }
+    match labels.as_slice() {
+        [service] => inside(place(namespace, service)),
+        [service, namespace, "svc", ..] => inside(place(namespace, service)),
+        // A StatefulSet's pod behind its headless Service.
+        [pod, _, namespace, "svc", ..] => Members::Pod((*namespace).to_owned(), (*pod).to_owned()),
+        // `db.prod` may be a Service in `prod`, and a host as well.
+        [service, namespace] => {
+            Members::Service { places: place(namespace, service), port, outside: Some(name.to_owned()) }
+        }
+        _ => Members::External { host: name.to_owned(), port },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use secrecy::ExposeSecret as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn data(pairs: &[(&str, &str)]) -> Data {
+        let encode = |value: &str| ByteString(value.into());
+        let map: serde_json::Map<String, serde_json::Value> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(encode(value)))).collect();
+        serde_json::from_value(json!(map)).expect("data")
+    }
+
+    fn of(pairs: &[(&str, &str)]) -> Connection {
+        read(&data(pairs)).expect("a connection")
+    }
+
+    #[test]
+    fn many_shapes_say_the_same() {
+        let shapes: [&[(&str, &str)]; 6] = [
+            &[
+                ("PGHOST", "db.prod"),
+                ("PGUSER", "app"),
+                ("PGPASSWORD", "x@/y"),
+                ("PGDATABASE", "shop"),
+                ("PGPORT", "5432"),
+            ],
+            &[
+                ("type", "postgresql"),
+                ("host", "db.prod\r\n"),
+                ("username", "app"),
+                ("password", "x@/y"),
+                ("database", "shop"),
+                ("port", "5432"),
+            ],
+            &[("endpoint", "db.prod"), ("username", "app"), ("password", "x@/y"), ("port", "5432"), ("dbname", "shop")],
+            &[("DATABASE_URL", "postgres://app:x%40%2Fy@db.prod:5432/shop?sslmode=require")],
+            &[("url", "postgresql+asyncpg://app:x@/y@db.prod:5432/shop")],
+            &[
+                ("postgres-host", "db.prod"),
+                ("postgres-user", "app"),
+                ("postgres-password", "x@/y"),
+                ("postgres-db", "shop"),
+                ("postgres-port", "5432"),
+            ],
+        ];
+        for shape in shapes {
+            let found = of(shape);
+            assert_eq!(found.host.as_deref(), Some("db.prod"), "{shape:?}");
+            assert_eq!(
+                (found.user.as_deref(), found.database.as_deref(), found.port),
+                (Some("app"), Some("shop"), Some(5432))
+            );
+            assert_eq!(found.password.expect("a password").expose_secret(), "x@/y", "{shape:?}");
+            assert!(found.certain);
+        }
+    }
+
+    #[test]
+    fn keys_are_believed_before_uris() {
+        let stale = of(&[
+            ("host", "db"),
+            ("username", "app"),
+            ("password", "new"),
+            ("uri", "postgresql://app:old@db:5433/shop"),
+        ]);
+        assert_eq!(stale.password.expect("a password").expose_secret(), "new");
+        assert_eq!((stale.port, stale.database.as_deref()), (Some(5433), Some("shop")));
+    }
+
+    #[test]
+    fn other_servers_secrets_are_not_postgresql() {
+        for foreign in [
+            &[("type", "mysql"), ("host", "db"), ("username", "app"), ("password", "x")] as &[(&str, &str)],
+            &[("uri", "mongodb://app:x@db/shop"), ("username", "app"), ("host", "db")],
+            &[("host", "smtp.example.com"), ("port", "587"), ("username", "app"), ("password", "x")],
+        ] {
+            assert!(!of(foreign).is_complete(), "{foreign:?}");
+        }
+        assert!(!of(&[("host", "db"), ("username", "app"), ("password", "x")]).certain);
+    }
+
+    #[test]
+    fn broken_values_name_their_key() {
+        let broken = |pairs: &[(&str, &str)]| read(&data(pairs)).expect_err("broken");
+        assert_eq!(broken(&[("PGPORT", "many")]), Broken { key: "PGPORT".to_owned(), why: "is no port number" });
+        assert_eq!(broken(&[("host", "a\0b")]).why, "has control characters in it");
+        assert_eq!(broken(&[("user", " \r\n")]).why, "is empty");
+        assert_eq!(broken(&[("sslmode", "maybe")]).why, "is no sslmode");
+        assert_eq!(broken(&[("host", &"x".repeat(1 << 20))]).key, "host");
+        let binary = json!({"username": ByteString(vec![0xff, 0xfe])});
+        assert_eq!(read(&serde_json::from_value(binary).expect("data")).expect_err("broken").why, "is no UTF-8 text");
+    }
+
+    #[test]
+    fn hosts_lead_to_services_pods_or_outside() {
+        let service = |namespace: &str, name: &str, outside: Option<&str>| Members::Service {
+            places: vec![(namespace.to_owned(), name.to_owned())],
+            port: 5432,
+            outside: outside.map(str::to_owned),
+        };
+        assert_eq!(members("db", 5432, "prod"), service("prod", "db", None));
+        assert_eq!(members("db.other.svc", 5432, "prod"), service("other", "db", None));
+        assert_eq!(members("db.other.svc.cluster.local.", 5432, "prod"), service("other", "db", None));
+        assert_eq!(members("db.other", 5432, "prod"), service("other", "db", Some("db.other")));
+        assert_eq!(
+            members("db-0.db.x.svc.cluster.local", 5432, "prod"),
+            Members::Pod("x".to_owned(), "db-0".to_owned())
+        );
+        let external = |host: &str| Members::External { host: host.to_owned(), port: 5432 };
+        assert_eq!(
+            members("shop.abc.eu-north-1.rds.amazonaws.com", 5432, "prod"),
+            external("shop.abc.eu-north-1.rds.amazonaws.com")
+        );
+        assert_eq!(members("10.0.0.5", 5432, "prod"), external("10.0.0.5"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
+
+use super::{
+    CaSource, CertificateName, Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod,
+    PodLabels, Port, Resource, SECRETS, Tls,
+    access_secrets::LEADER,
+    connection::{self, Broken, Connection, members},
+    marked,
+};
+use crate::upstream::TlsMode;
+
+#[derive(Debug)]
+pub(super) struct ConnectionSecrets;
+
+/// The type of a Service Binding's Secret.
+const SERVICE_BINDING: &str = "servicebinding.io/postgresql";
+
+/// The facts of a Secret, broken or not. `reached` is where it leads, if not to its host.
+pub(super) fn facts_of(
+    object: &Object,
+    name: &str,
+    connection: Result<Connection, Broken>,
+    reached: Option<Members>,
+) -> Facts {
+    let meta = &object.metadata;
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(Broken { key, why }) => {
+            let broken = format!("the key \"{key}\" of Secret {}/{} {why}", meta.namespace, meta.name);
+            return Facts { broken: Some(broken), ..Facts::of(object, name, Members::Labelled) };
+        }
+    };
+    let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
+    let port = marked_port.or(connection.port).unwrap_or(super::PORT);
+    let host = connection.host.as_deref();
+    let named = host.map(|host| members(host, port, &meta.namespace));
+    let members = reached.or(named).unwrap_or(Members::Labelled);
+    let external = matches!(members, Members::External { .. });
+    let missing = if connection.user.is_none() { "user" } else { "host" };
+    let database = connection.database.clone();
+    let replica = connection.replica_host.as_deref().map(|host| connection::members(host, port, &meta.namespace));
+    let mode = match (connection.mode, external, &connection.ca) {
+        (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
+        (None, true, Some(_)) => TlsMode::VerifyCa,
+        (mode, _, _) => mode.unwrap_or_default(),
+    };
+    let superuser = connection.user.as_deref() == Some(POSTGRES);
+    let kind = if superuser { LoginKind::Superuser } else { LoginKind::Application };
+    let default = database.as_deref().unwrap_or(POSTGRES);
+    Facts {
+        broken: (!connection.is_complete())
+            .then(|| format!("Secret {}/{} has no key that names the {missing}", meta.namespace, meta.name)),
+        port: Port::Number(port),
+        leader: LEADER,
+        replicas: replica,
+        tls: Tls {
+            mode,
+            name: host.map(|host| CertificateName::Cluster(host.to_owned())),
+            ca: connection.ca.map(CaSource::Pem).into_iter().collect(),
+            client: None,
+        },
+        logins: vec![LoginSource::new(kind, connection.user.as_deref(), &meta.name, Keys::Connection, default)],
+        databases: database.into_iter().collect(),
+        ..Facts::of(object, name, members)
+    }
+}
+
+impl Operator for ConnectionSecrets {
+    fn system(&self) -> &str {
+        "connection-secret"
+    }
+
+    fn resource(&self) -> Resource {
+        SECRETS.clone()
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        None
+    }
+
+    fn name_label(&self) -> Option<&'static str> {
+        Some(marked::CLUSTER)
+    }
+
+    fn dotted_names(&self) -> bool {
+        true
+    }
+
+    /// Whoever names a Secret means it: an unusable value is an error. Lists take only what is certain.
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let name = object.mark(marked::CLUSTER).unwrap_or(&object.metadata.name);
+        match connection::read(&object.data) {
+            Ok(connection) if !connection.is_complete() => None,
+            connection => {
+                let bound = object.kind == SERVICE_BINDING;
+                let certain = connection.as_ref().is_ok_and(|connection| connection.certain || bound);
+                Some(Facts { certain, ..facts_of(object, name, connection, None) })
+            }
+        }
+    }
+
+    fn member(&self, _facts: &Facts, _pod: &Pod) -> Member {
+        Member::Primary
+    }
+}

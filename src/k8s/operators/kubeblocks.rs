@@ -1,0 +1,82 @@
+//! KubeBlocks (<https://kubeblocks.io>): a `Cluster` has components, of which one may be PostgreSQL.
+
+use super::{
+    Facts, Halt, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod, PodLabels, Resource, by_role,
+};
+use crate::k8s::objects::text;
+
+#[derive(Debug)]
+pub(super) struct KubeBlocks;
+
+/// The addon's usual name for its component.
+const COMPONENT: &str = "postgresql";
+
+fn login(name: &str, component: &str) -> LoginSource {
+    let secret = format!("{name}-{component}-account-postgres");
+    LoginSource::new(LoginKind::Superuser, Some(POSTGRES), secret, LoginSource::basic_auth(), POSTGRES)
+}
+
+/// The component that is PostgreSQL.
+fn component(object: &Object) -> Option<(&str, u64)> {
+    let of_topology = object.spec("/clusterDef").is_some_and(|def| def.starts_with("postgres"));
+    object.items("/componentSpecs").find_map(|spec| {
+        let definition = text(spec, "/componentDef").or_else(|| text(spec, "/componentDefRef"));
+        let postgres = definition.map_or(of_topology, |definition| definition.starts_with("postgres"));
+        let replicas = spec.get("replicas").and_then(serde_json::Value::as_u64).unwrap_or(1);
+        postgres.then(|| (text(spec, "/name").unwrap_or(COMPONENT), replicas))
+    })
+}
+
+impl Operator for KubeBlocks {
+    fn system(&self) -> &str {
+        "kubeblocks"
+    }
+
+    fn resource(&self) -> Resource {
+        Resource::with_versions("apps.kubeblocks.io", "v1", &["v1alpha1"], "clusters")
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        Some(PodLabels::of("app.kubernetes.io/instance", &[("apps.kubeblocks.io/component-name", COMPONENT)]))
+    }
+
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let meta = &object.metadata;
+        let name = meta.name.as_str();
+        let (component, replicas) = component(object)?;
+        let members = if component == COMPONENT {
+            Members::Labelled
+        } else {
+            Members::Selected(format!(
+                "app.kubernetes.io/instance={name},apps.kubeblocks.io/component-name={component}"
+            ))
+        };
+        let stopped = object.status("/phase") == Some("Stopped");
+        Some(Facts {
+            halt: stopped.then(|| Halt {
+                state: "stopped",
+                hint: format!("Start it with: kbcli cluster start {name} -n {}", meta.namespace),
+            }),
+            phase: object.status("/phase").unwrap_or_default().to_owned(),
+            logins: vec![login(name, component)],
+            instances: replicas.try_into().unwrap_or(1),
+            services: vec![format!("{name}-{component}-postgresql"), format!("{name}-{component}")],
+            ..Facts::of(object, name, members)
+        })
+    }
+
+    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+        Some(Facts { logins: vec![login(name, COMPONENT)], ..Facts::new(namespace, name, Members::Labelled) })
+    }
+
+    fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
+        by_role(pod.metadata.label("kubeblocks.io/role"))
+    }
+
+    /// Further accounts have Secrets of the same kind.
+    fn login_of(&self, facts: &Facts, role: &str) -> Option<LoginSource> {
+        let of_superuser = facts.logins.first()?.secret.strip_suffix(POSTGRES)?;
+        let secret = format!("{of_superuser}{role}");
+        Some(LoginSource::new(LoginKind::Managed, Some(role), secret, LoginSource::basic_auth(), POSTGRES))
+    }
+}

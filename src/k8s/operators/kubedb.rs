@@ -1,0 +1,133 @@
+//! KubeDB (<https://kubedb.com/docs/latest/guides/postgres/>; the types are
+//! <https://github.com/kubedb/apimachinery>, `apis/kubedb/v1/postgres_types.go`). Where its servers do TLS, they
+//! refuse all else, and may want a client's certificate.
+
+use super::{
+    CaSource, CertificateName, Facts, Halt, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES,
+    Part, Pod, PodLabels, Resource, Tls, by_role,
+};
+use crate::{k8s::objects::text, upstream::TlsMode};
+
+const GROUP: &str = "kubedb.com";
+const APP_BINDINGS: Resource = Resource::with_versions("appcatalog.appscode.com", "v1alpha1", &[], "appbindings");
+
+#[derive(Debug)]
+pub(super) struct KubeDb;
+
+fn login(secret: String) -> LoginSource {
+    // Secrets of old versions have the official image's keys.
+    let keys = Keys::Named {
+        user: Part::keys(&["username", "POSTGRES_USER"]),
+        password: Part::keys(&["password", "POSTGRES_PASSWORD"]),
+        database: Part::Absent,
+    };
+    LoginSource::new(LoginKind::Superuser, None, secret, keys, POSTGRES)
+}
+
+/// The name of a certificate's Secret, which the spec may change.
+fn certificate(object: &Object, name: &str, alias: &str) -> String {
+    let listed = object.items("/tls/certificates").find(|entry| text(entry, "/alias") == Some(alias));
+    listed.and_then(|entry| text(entry, "/secretName")).map_or_else(|| format!("{name}-{alias}-cert"), str::to_owned)
+}
+
+fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
+    let issued = object.spec.pointer("/tls").is_some_and(|tls| !tls.is_null());
+    let mode = match object.spec("/sslMode") {
+        Some("disable") => TlsMode::Allow,
+        None if !issued => TlsMode::Allow,
+        _ => TlsMode::Require,
+    };
+    let by_certificate = mode == TlsMode::Require && object.spec("/clientAuthMode") == Some("cert");
+    Tls {
+        mode,
+        name: Some(CertificateName::Pod(format!(".{name}-pods.{namespace}.svc"))),
+        // The vendor's own discovery object holds the CA without anybody's key.
+        ca: vec![
+            CaSource::Object(APP_BINDINGS, name.to_owned(), "/clientConfig/caBundle"),
+            CaSource::Secret(certificate(object, name, "client"), "ca.crt".to_owned()),
+            CaSource::Secret(certificate(object, name, "server"), "ca.crt".to_owned()),
+        ],
+        client: by_certificate.then(|| certificate(object, name, "client")),
+    }
+}
+
+/// A phase in which nothing serves, on purpose.
+fn halt(object: &Object, namespace: &str, name: &str) -> Option<Halt> {
+    let start = format!("kubectl patch postgreses.{GROUP} {name} -n {namespace} --type merge");
+    (object.is_set("/halted") || object.status("/phase") == Some("Halted")).then(|| Halt {
+        state: "halted",
+        hint: format!("Start it with: {start} -p '{{\"spec\":{{\"halted\":false}}}}'"),
+    })
+}
+
+impl Operator for KubeDb {
+    fn system(&self) -> &str {
+        "kubedb"
+    }
+
+    fn resource(&self) -> Resource {
+        Resource::with_versions(GROUP, "v1", &["v1alpha2"], "postgreses")
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        Some(PodLabels::of("app.kubernetes.io/instance", &[("app.kubernetes.io/name", "postgreses.kubedb.com")]))
+    }
+
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let meta = &object.metadata;
+        let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
+        let secret = object.spec("/authSecret/name").map_or_else(|| format!("{name}-auth"), str::to_owned);
+        Some(Facts {
+            halt: halt(object, namespace, name),
+            phase: object.status("/phase").unwrap_or_default().to_owned(),
+            tls: tls(object, namespace, name),
+            logins: vec![login(secret)],
+            instances: object.number("/replicas").unwrap_or(1).try_into().unwrap_or(1),
+            services: ["", "-standby", "-pods", "-rr"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
+            ..Facts::of(object, name, Members::Labelled)
+        })
+    }
+
+    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+        Some(Facts {
+            tls: Tls { mode: TlsMode::Allow, ..tls(&Object::default(), namespace, name) },
+            logins: vec![login(format!("{name}-auth"))],
+            ..Facts::new(namespace, name, Members::Labelled)
+        })
+    }
+
+    fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
+        by_role(pod.metadata.label("kubedb.com/role"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(spec: Value) -> Facts {
+        let object = json!({"metadata": {"name": "shop", "namespace": "prod"}, "spec": spec});
+        KubeDb.read(&serde_json::from_value(object).expect("an object")).expect("facts")
+    }
+
+    #[test]
+    fn the_spec_says_how_tls_is_done() {
+        assert_eq!(read(json!({})).tls.mode, TlsMode::Allow);
+        assert_eq!(read(json!({"sslMode": "disable", "tls": {}})).tls.mode, TlsMode::Allow);
+        assert_eq!(read(json!({"tls": {"issuerRef": {}}})).tls.mode, TlsMode::Require);
+        // The vendor's own client makes these TLS as well.
+        assert_eq!(read(json!({"sslMode": "prefer"})).tls.mode, TlsMode::Require);
+        assert_eq!(read(json!({"sslMode": "require", "clientAuthMode": "scram"})).tls.client, None);
+        let by_certificate = json!({"sslMode": "verify-full", "clientAuthMode": "cert"});
+        assert_eq!(read(by_certificate).tls.client.as_deref(), Some("shop-client-cert"));
+    }
+
+    #[test]
+    fn the_secret_may_be_somebody_elses() {
+        let secret = |facts: Facts| facts.logins.first().map(|login| login.secret.clone());
+        assert_eq!(secret(read(json!({}))).as_deref(), Some("shop-auth"));
+        assert_eq!(secret(read(json!({"authSecret": {"name": "mine"}}))).as_deref(), Some("mine"));
+    }
+}

@@ -1,0 +1,59 @@
+//! Kubegres (<https://www.kubegres.io/doc/>): one StatefulSet an instance, a label for the role, and the password where
+//! its author put it.
+
+use super::{
+    Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Part, Pod, PodLabels, Port,
+    Resource, by_role,
+};
+use crate::k8s::objects::text;
+
+#[derive(Debug)]
+pub(super) struct Kubegres;
+
+impl Operator for Kubegres {
+    fn system(&self) -> &str {
+        "kubegres"
+    }
+
+    fn resource(&self) -> Resource {
+        Resource::new("kubegres.reactive-tech.io", "v1", "kubegres")
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        Some(PodLabels::of("app", &[("replicationRole", "")]))
+    }
+
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let name = object.metadata.name.as_str();
+        let password = object.items("/env").find(|entry| text(entry, "/name") == Some("POSTGRES_PASSWORD"));
+        let reference = password.and_then(|entry| {
+            Some((text(entry, "/valueFrom/secretKeyRef/name")?, text(entry, "/valueFrom/secretKeyRef/key")?))
+        });
+        let logins = reference.map(|(secret, key)| {
+            let keys = Keys::Named {
+                user: Part::Fixed(POSTGRES.to_owned()),
+                password: Part::key(key),
+                database: Part::Absent,
+            };
+            LoginSource::new(LoginKind::Superuser, Some(POSTGRES), secret, keys, POSTGRES)
+        });
+        let instances = object.number("/replicas").unwrap_or(1);
+        let facts = Facts::of(object, name, Members::Labelled);
+        Some(Facts {
+            port: Port::Number(object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT)),
+            halt: super::scaled_to_zero(&self.resource(), &facts, instances, "replicas"),
+            logins: logins.into_iter().collect(),
+            instances: instances.try_into().unwrap_or(1),
+            services: vec![name.to_owned(), format!("{name}-replica")],
+            ..facts
+        })
+    }
+
+    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+        Some(Facts::new(namespace, name, Members::Labelled))
+    }
+
+    fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
+        by_role(pod.metadata.label("replicationRole"))
+    }
+}

@@ -1,0 +1,88 @@
+//! StackGres (<https://stackgres.io/doc/latest/reference/crd/sgcluster/>). Its pods listen on 5432 themselves; the
+//! pooler beside PostgreSQL, on 6432, is passed by.
+
+use super::{
+    CaSource, Facts, Keys, Leader, LeaderSource, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES,
+    Part, Pod, PodLabels, Resource, Tls, by_role,
+};
+use crate::k8s::objects::text;
+
+#[derive(Debug)]
+pub(super) struct StackGres;
+
+/// One Secret, called as the cluster; it holds the superuser and roles of the operator's own.
+fn login(name: &str) -> LoginSource {
+    let keys = Keys::Named {
+        user: Part::keys(&["superuser-username", "PATRONI_SUPERUSER_USERNAME"]),
+        password: Part::keys(&["superuser-password", "PATRONI_SUPERUSER_PASSWORD"]),
+        database: Part::Absent,
+    };
+    LoginSource::new(LoginKind::Superuser, None, name, keys, POSTGRES)
+}
+
+/// The server's certificate signs itself (`CN=stackgres`), so it is its own CA; or it is one that somebody brought.
+fn tls(object: &Object, name: &str) -> Tls {
+    let own = "/postgres/ssl/certificateSecretKeySelector";
+    let secret = object.spec(&format!("{own}/name")).map_or_else(|| format!("{name}-ssl"), str::to_owned);
+    let key = object.spec(&format!("{own}/key")).unwrap_or("tls.crt");
+    Tls { ca: vec![CaSource::Secret(secret, key.to_owned())], ..Tls::default() }
+}
+
+/// The status follows the leader a little late: it is asked only where labels leave a doubt, and the Endpoints object,
+/// which knows better, overrides it.
+fn leader(object: &Object) -> Leader {
+    let pods = object.status.pointer("/podStatuses").and_then(serde_json::Value::as_array);
+    let primary = |pod: &&serde_json::Value| pod.get("primary").and_then(serde_json::Value::as_bool) == Some(true);
+    let mut primaries = pods.into_iter().flatten().filter(primary).filter_map(|pod| text(pod, "/name"));
+    match (primaries.next(), primaries.next()) {
+        (Some(pod), None) => Leader::Perhaps(pod.to_owned()),
+        _ => Leader::Unsaid,
+    }
+}
+
+impl Operator for StackGres {
+    fn system(&self) -> &str {
+        "stackgres"
+    }
+
+    fn resource(&self) -> Resource {
+        Resource::new("stackgres.io", "v1", "sgclusters")
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        Some(PodLabels::of("stackgres.io/cluster-name", &[("app", "StackGresCluster")]))
+    }
+
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let meta = &object.metadata;
+        let name = meta.name.as_str();
+        let instances = object.number("/instances").unwrap_or(1);
+        let facts = Facts::of(object, name, Members::Labelled);
+        Some(Facts {
+            leader: leader(object),
+            halt: super::scaled_to_zero(&self.resource(), &facts, instances, "instances"),
+            standby: object.spec.pointer("/replicateFrom").is_some_and(|from| !from.is_null()),
+            tls: tls(object, name),
+            logins: vec![login(name)],
+            instances: instances.try_into().unwrap_or(1),
+            services: ["", "-primary", "-replicas", "-rest"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
+            ..facts
+        })
+    }
+
+    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+        Some(Facts {
+            tls: tls(&Object::default(), name),
+            logins: vec![login(name)],
+            ..Facts::new(namespace, name, Members::Labelled)
+        })
+    }
+
+    fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
+        by_role(pod.metadata.label("role"))
+    }
+
+    fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {
+        vec![LeaderSource::Endpoints(name.to_owned())]
+    }
+}

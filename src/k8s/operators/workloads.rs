@@ -1,0 +1,349 @@
+//! PostgreSQL without an operator: StatefulSets and Deployments of the official image
+//! (<https://github.com/docker-library/docs/tree/master/postgres>) or one like it, and Bitnami's charts postgresql and
+//! postgresql-ha (<https://github.com/bitnami/charts>). The environment of their containers says who logs in.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::{
+    CaSource, DEPLOYMENTS, Facts, Hidden, Keys, Leader, LoginKind, LoginSource, Member, Members, Object, Operator,
+    POSTGRES, Part, Pod, PodLabels, Port, Resource, STATEFUL_SETS, Tls,
+};
+use crate::k8s::objects::text;
+
+pub(super) fn stateful_sets() -> Workload {
+    Workload { system: "statefulset", resource: STATEFUL_SETS.clone() }
+}
+
+pub(super) fn deployments() -> Workload {
+    Workload { system: "deployment", resource: DEPLOYMENTS.clone() }
+}
+
+#[derive(Debug)]
+pub(super) struct Workload {
+    system: &'static str,
+    resource: Resource,
+}
+
+/// What images of servers are called, and what images beside them are.
+const SERVERS: [&str; 6] = ["postgres", "postgis", "timescale", "pgvector", "paradedb", "pgvecto"];
+const BESIDE: [&str; 9] =
+    ["exporter", "bouncer", "pgpool", "pgadmin", "operator", "backup", "odyssey", "postgrest", "pgcat"];
+/// A container with one of these is a client.
+const CLIENTS: [&str; 4] = ["POSTGRES_HOST", "PGHOST", "DB_HOST", "POSTGRESQL_HOST"];
+const USER: [&str; 2] = ["POSTGRES_USER", "POSTGRESQL_USERNAME"];
+const PASSWORD: [&str; 2] = ["POSTGRES_PASSWORD", "POSTGRESQL_PASSWORD"];
+const SUPERUSER_PASSWORD: [&str; 2] = ["POSTGRES_POSTGRES_PASSWORD", "POSTGRESQL_POSTGRES_PASSWORD"];
+const DATABASE: [&str; 3] = ["POSTGRES_DB", "POSTGRES_DATABASE", "POSTGRESQL_DATABASE"];
+
+/// Labels of pods that an operator looks after.
+const OPERATED: [&str; 7] = [
+    "cnpg.io/cluster",
+    "spilo-role",
+    "postgres-operator.crunchydata.com/cluster",
+    "stackgres.io/cluster-name",
+    "apps.kubeblocks.io/component-name",
+    "replicationRole",
+    "kubedb.com/role",
+];
+
+/// A container and the pod template around it.
+struct Container<'a> {
+    container: &'a Value,
+    template: &'a Value,
+}
+
+/// Where a variable's value is.
+enum Variable {
+    Literal(String),
+    Secret(String, String),
+}
+
+impl<'a> Container<'a> {
+    /// The one that runs the server.
+    fn server(template: &'a Value) -> Option<Self> {
+        let containers = template.pointer("/spec/containers").and_then(Value::as_array)?;
+        containers.iter().map(|container| Self { container, template }).find(Self::is_server)
+    }
+
+    fn is_server(&self) -> bool {
+        let image = self.image();
+        if BESIDE.iter().any(|word| image.contains(word)) || CLIENTS.iter().any(|name| self.has(name)) {
+            return false;
+        }
+        let listens = self.ports().any(|(_, port)| port == super::PORT);
+        SERVERS.iter().any(|word| image.contains(word))
+            || (listens && PASSWORD.iter().any(|name| self.variable(name).is_some()))
+    }
+
+    /// The image's last part, without registry and tag.
+    fn image(&self) -> &'a str {
+        let image = text(self.container, "/image").unwrap_or_default();
+        let name = image.rsplit('/').next().unwrap_or_default();
+        name.split([':', '@']).next().unwrap_or_default()
+    }
+
+    fn ports(&self) -> impl Iterator<Item = (&'a str, u16)> {
+        let ports = self.container.pointer("/ports").and_then(Value::as_array);
+        ports.into_iter().flatten().filter_map(|port| {
+            let number = port.get("containerPort").and_then(Value::as_u64)?.try_into().ok()?;
+            Some((text(port, "/name").unwrap_or_default(), number))
+        })
+    }
+
+    fn port(&self) -> u16 {
+        let named = ["POSTGRESQL_PORT_NUMBER", "PGPORT"].iter().find_map(|name| match self.variable(name) {
+            Some(Variable::Literal(port)) => port.parse().ok(),
+            _ => None,
+        });
+        named
+            .or_else(|| self.ports().find(|(name, _)| name.contains("postgres")).map(|(_, port)| port))
+            .unwrap_or(super::PORT)
+    }
+
+    fn items(&self, pointer: &str) -> impl Iterator<Item = &'a Value> {
+        self.container.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.items("/env").any(|entry| text(entry, "/name") == Some(name))
+    }
+
+    /// The first of these variables that is set, directly or as a file.
+    fn first(&self, names: &[&str]) -> Option<Variable> {
+        names.iter().find_map(|name| self.variable(name).or_else(|| self.file(&format!("{name}_FILE"))))
+    }
+
+    fn variable(&self, name: &str) -> Option<Variable> {
+        if let Some(entry) = self.items("/env").find(|entry| text(entry, "/name") == Some(name)) {
+            let reference = entry.pointer("/valueFrom/secretKeyRef");
+            return match reference.and_then(|reference| Some((text(reference, "/name")?, text(reference, "/key")?))) {
+                Some((secret, key)) => Some(Variable::Secret(secret.to_owned(), key.to_owned())),
+                None => text(entry, "/value").map(|value| Variable::Literal(value.to_owned())),
+            };
+        }
+        // All keys of a Secret, with a prefix. Whether it has this one shows when it is read.
+        self.items("/envFrom").find_map(|from| {
+            let secret = text(from, "/secretRef/name")?;
+            let key = name.strip_prefix(text(from, "/prefix").unwrap_or_default())?;
+            Some(Variable::Secret(secret.to_owned(), key.to_owned()))
+        })
+    }
+
+    /// A variable that names a file, which a volume holds.
+    fn file(&self, name: &str) -> Option<Variable> {
+        match self.variable(name)? {
+            Variable::Literal(path) => self.mounted(&path).map(|(secret, key)| Variable::Secret(secret, key)),
+            Variable::Secret(..) => None,
+        }
+    }
+
+    /// The Secret and key that are mounted at a path.
+    fn mounted(&self, path: &str) -> Option<(String, String)> {
+        self.items("/volumeMounts").find_map(|mount| {
+            let inside = path.strip_prefix(text(mount, "/mountPath")?.trim_end_matches('/'))?;
+            let inside = match (inside.strip_prefix('/'), text(mount, "/subPath")) {
+                (Some(inside), _) => inside,
+                (None, Some(sub)) if inside.is_empty() => sub,
+                _ => return None,
+            };
+            let volumes = self.template.pointer("/spec/volumes").and_then(Value::as_array)?;
+            let volume = volumes.iter().find(|volume| text(volume, "/name") == text(mount, "/name"))?;
+            let projected = volume.pointer("/projected/sources").and_then(Value::as_array).into_iter().flatten();
+            let secrets = volume.get("secret").into_iter().chain(projected.filter_map(|source| source.get("secret")));
+            secrets.into_iter().find_map(|secret| {
+                let name = text(secret, "/secretName").or_else(|| text(secret, "/name"))?;
+                let items = secret.get("items").and_then(Value::as_array);
+                let item = items.into_iter().flatten().find(|item| text(item, "/path") == Some(inside));
+                let key = match (items, item) {
+                    (None, _) => inside,
+                    (Some(_), item) => text(item?, "/key")?,
+                };
+                Some((name.to_owned(), key.to_owned()))
+            })
+        })
+    }
+}
+
+/// What a chart's labels say, where a chart made it.
+struct Chart {
+    flavor: &'static str,
+    /// The cluster's name, as the chart makes it of the release's.
+    name: String,
+    release: Option<String>,
+    selector: Option<String>,
+    replicated: bool,
+}
+
+fn chart(object: &Object) -> Option<Chart> {
+    let meta = &object.metadata;
+    let release = meta.label("app.kubernetes.io/instance");
+    let component = meta.label("app.kubernetes.io/component");
+    let strip = |suffix: &str| meta.name.strip_suffix(suffix).unwrap_or(&meta.name).to_owned();
+    match (meta.label("app.kubernetes.io/name")?, component) {
+        ("postgresql", Some(component @ ("primary" | "read"))) => Some(Chart {
+            flavor: "bitnami",
+            name: strip(&format!("-{component}")),
+            release: release.map(str::to_owned),
+            selector: release.map(|release| {
+                format!(
+                    "app.kubernetes.io/name=postgresql,app.kubernetes.io/instance={release},\
+                     app.kubernetes.io/component in (primary,read)"
+                )
+            }),
+            replicated: true,
+        }),
+        ("postgresql-ha", Some("postgresql")) => Some(Chart {
+            flavor: "bitnami-ha",
+            name: strip("-postgresql"),
+            release: release.map(str::to_owned),
+            selector: None,
+            replicated: false,
+        }),
+        _ => None,
+    }
+}
+
+/// The labels that the workload selects its pods by.
+fn selector(object: &Object) -> Option<String> {
+    let labels = object.spec.pointer("/selector/matchLabels").and_then(Value::as_object)?;
+    let pairs: Vec<String> =
+        labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
+    (!pairs.is_empty()).then(|| pairs.join(","))
+}
+
+/// The Services that lead to it, by convention.
+fn services(object: &Object, name: &str, chart: bool) -> Vec<String> {
+    let suffixes: &[&str] = if chart {
+        &["", "-hl", "-primary", "-primary-hl", "-read", "-read-hl", "-pgpool", "-postgresql", "-postgresql-headless"]
+    } else {
+        &[""]
+    };
+    let own = suffixes.iter().map(|suffix| format!("{name}{suffix}"));
+    own.chain(object.spec("/serviceName").map(str::to_owned)).collect()
+}
+
+/// The logins that a container's environment tells.
+fn logins(server: &Container<'_>, bitnami: bool) -> (Vec<LoginSource>, Option<String>) {
+    let user = server.first(&USER);
+    let database = match server.first(&DATABASE) {
+        Some(Variable::Literal(database)) => Some(database),
+        _ => None,
+    };
+    let name = match &user {
+        Some(Variable::Literal(name)) => Some(name.clone()),
+        Some(Variable::Secret(..)) => None,
+        None => Some(POSTGRES.to_owned()),
+    };
+    let default = database.clone().or_else(|| name.clone()).unwrap_or_else(|| POSTGRES.to_owned());
+    // The official image's user is a superuser, whatever its name. Bitnami's is not.
+    let owner = bitnami && name.as_deref() != Some(POSTGRES);
+    let kind = if owner { LoginKind::Application } else { LoginKind::Superuser };
+    let mut all = vec![source(kind, (name.as_deref(), user), server.first(&PASSWORD), &default)];
+    if let Some(password) = server.first(&SUPERUSER_PASSWORD).filter(|_| owner) {
+        all.push(source(LoginKind::Superuser, (Some(POSTGRES), None), Some(password), POSTGRES));
+    }
+    let shown = database.or(name).filter(|database| database != POSTGRES);
+    (all, shown)
+}
+
+fn source(
+    kind: LoginKind,
+    (role, user): (Option<&str>, Option<Variable>),
+    password: Option<Variable>,
+    database: &str,
+) -> LoginSource {
+    let (secret, password) = match password {
+        Some(Variable::Secret(secret, key)) => (secret, Part::Keys(vec![Cow::Owned(key)])),
+        Some(Variable::Literal(password)) => (String::new(), Part::Plain(Hidden(password.into()))),
+        None => (String::new(), Part::Absent),
+    };
+    let user = match (role, user) {
+        (Some(role), _) => Part::Fixed(role.to_owned()),
+        (None, Some(Variable::Secret(other, key))) if other == secret => Part::key(&key),
+        (None, Some(Variable::Secret(other, key))) => Part::Other(other, key),
+        (None, _) => Part::Absent,
+    };
+    LoginSource::new(kind, role, secret, Keys::Named { user, password, database: Part::Absent }, database)
+}
+
+impl Operator for Workload {
+    fn system(&self) -> &str {
+        self.system
+    }
+
+    fn resource(&self) -> Resource {
+        self.resource.clone()
+    }
+
+    fn pod_labels(&self) -> Option<PodLabels> {
+        None
+    }
+
+    /// The name itself, and what the charts make of a release's name.
+    fn object_names(&self, name: &str) -> Vec<String> {
+        if self.resource == DEPLOYMENTS {
+            return vec![name.to_owned()];
+        }
+        ["", "-postgresql", "-primary", "-postgresql-primary", "-postgresql-ha-postgresql"]
+            .iter()
+            .map(|suffix| format!("{name}{suffix}"))
+            .collect()
+    }
+
+    fn read(&self, object: &Object) -> Option<Facts> {
+        let template = object.spec.pointer("/template")?;
+        let labels = template.pointer("/metadata/labels");
+        let operated = OPERATED.iter().any(|label| labels.is_some_and(|labels| labels.get(label).is_some()));
+        if operated || !object.metadata.owner_references.is_empty() {
+            return None;
+        }
+        let server = Container::server(template)?;
+        let chart = chart(object);
+        let own = selector(object)?;
+        let name = chart.as_ref().map_or(object.metadata.name.as_str(), |chart| chart.name.as_str());
+        let (logins, database) = logins(&server, chart.is_some());
+        let instances = object.number("/replicas").unwrap_or(1);
+        let ca = server.first(&["POSTGRESQL_TLS_CA"]).and_then(|ca| match ca {
+            Variable::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+            Variable::Literal(_) => None,
+        });
+        let selector = chart.as_ref().and_then(|chart| chart.selector.clone()).unwrap_or(own);
+        let replicated = chart.as_ref().is_some_and(|chart| chart.replicated);
+        let facts = Facts::of(object, name, Members::Selected(selector));
+        let fixed = self.resource == STATEFUL_SETS && (replicated || instances == 1);
+        let is_reader = object.metadata.label("app.kubernetes.io/component") == Some("read");
+        let mut aliases = facts.aliases.clone();
+        aliases.extend(chart.as_ref().and_then(|chart| chart.release.clone()));
+        Some(Facts {
+            flavor: chart.as_ref().map(|chart| chart.flavor),
+            port: Port::Number(server.port()),
+            // A chart's label never moves; elsewhere only the servers know.
+            leader: if replicated { Leader::Unsaid } else { Leader::Ask },
+            halt: super::scaled_to_zero(&self.resource, &facts, instances, "replicas"),
+            tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
+            logins,
+            databases: database.into_iter().collect(),
+            instances: instances.try_into().unwrap_or(1),
+            ready: Some(
+                object.status.pointer("/readyReplicas").and_then(Value::as_u64).unwrap_or(0).try_into().unwrap_or(0),
+            ),
+            first_pod: (fixed && !is_reader).then(|| format!("{}-0", object.metadata.name)),
+            aliases,
+            services: services(object, name, chart.is_some()),
+            ..facts
+        })
+    }
+
+    fn member(&self, facts: &Facts, pod: &Pod) -> Member {
+        match (facts.leader == Leader::Unsaid, pod.metadata.label("app.kubernetes.io/component")) {
+            (true, Some("read")) => Member::Replica,
+            _ => Member::Primary,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "workloads_tests.rs"]
+mod tests;
