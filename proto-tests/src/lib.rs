@@ -17,4 +17,5 @@ pub mod kubernetes;
 pub mod postgres;
 pub mod secrets;
 pub mod subject;
+pub mod systems;
 pub mod wire;

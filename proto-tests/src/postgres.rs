@@ -39,6 +39,8 @@ pub struct Setup {
     pub hba: Hba,
     /// PEM certificate and key; `ssl = on` where given.
     pub tls: Option<(String, String)>,
+    /// The PEM certificate of the CA that signs clients' certificates.
+    pub client_ca: Option<String>,
     pub settings: Vec<(String, String)>,
     /// Run as the superuser before the hba takes force.
     pub sql: Vec<String>,
@@ -47,7 +49,7 @@ pub struct Setup {
 impl Setup {
     #[must_use]
     pub fn new(major: u32) -> Self {
-        Self { major, hba: Hba::Scram, tls: None, settings: Vec::new(), sql: Vec::new() }
+        Self { major, hba: Hba::Scram, tls: None, client_ca: None, settings: Vec::new(), sql: Vec::new() }
     }
 
     /// A role with a password that owns a database.
@@ -155,6 +157,10 @@ impl PostgresServer {
             server.write("server.key", key)?;
             fs::set_permissions(server.data().join("server.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             server.settings.push(("ssl".to_owned(), "on".to_owned()));
+        }
+        if let Some(authority) = &setup.client_ca {
+            server.write("clients.crt", authority)?;
+            server.settings.push(("ssl_ca_file".to_owned(), "clients.crt".to_owned()));
         }
         if matches!(setup.hba, Hba::Md5) {
             server.settings.push(("password_encryption".to_owned(), "md5".to_owned()));

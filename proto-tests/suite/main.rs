@@ -3,6 +3,7 @@
 
 mod layers;
 mod support;
+mod systems;
 
 mod cancel;
 mod cluster_states;

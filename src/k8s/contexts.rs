@@ -277,8 +277,6 @@ impl Shared {
     }
 
     fn finish(&self, config: Config, expires: Option<SystemTime>, stamps: Vec<Stamp>) -> Result<Built, K8sError> {
-        // It may be another server now.
-        *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let client = connector::build(&config, self.params.connect_timeout)?;
         let built = Built {
             client,
@@ -290,7 +288,10 @@ impl Shared {
             made: Instant::now(),
         };
         debug!(context = self.shown, server = built.server, "made a client");
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(built.clone());
+        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(built.clone());
+        if before.is_some_and(|before| before.server != built.server) {
+            *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         Ok(built)
     }
 

@@ -132,19 +132,22 @@ impl Logins<'_> {
             // Where the resource could not be read, Secrets that nothing names come before a superuser's.
             if source.kind == LoginKind::Superuser && facts.guessed && !listed {
                 listed = true;
-                if let Some(login) = self.any_listed().await {
+                if let Some(login) = self.only_listed().await? {
                     return Ok(login);
                 }
             }
             match self.read(source).await {
                 Ok(Some(login)) => return Ok(login),
-                // A Secret that should be there and is not: the next kind of login is looked for, and if there is
-                // none, the first is what is reported.
+                // The application's Secret should be there: nobody becomes another role because it is not.
+                Ok(None) if source.kind == LoginKind::Application && !facts.standby && !facts.guessed => {
+                    return Err(no_secret(facts, source).into());
+                }
+                // Else the next kind of login is looked for, and if there is none, the first is what is reported.
                 Ok(None) => missing = missing.or_else(|| Some(no_secret(facts, source).into())),
                 Err(failure) => return Err(missing.unwrap_or(failure)),
             }
         }
-        if !listed && let Some(login) = self.any_listed().await {
+        if !listed && let Some(login) = self.only_listed().await? {
             return Ok(login);
         }
         Err(missing.unwrap_or_else(|| no_login(&facts.full()).into()))
@@ -173,7 +176,9 @@ impl Logins<'_> {
                     .hint("Correct its key of the user's name")
                     .into());
                 }
-                None if source.role.is_some() => absent = absent.or_else(|| Some(no_secret(facts, source))),
+                None if source.role.is_some() || !facts.guessed => {
+                    absent = absent.or_else(|| Some(no_secret(facts, source)));
+                }
                 // A Secret whose role was not known before is another role's, or does not exist.
                 Some(_) | None => {}
             }
@@ -253,20 +258,38 @@ impl Logins<'_> {
         found.map(|(objects, _)| objects).unwrap_or_default()
     }
 
-    /// The first listed login that is an application's.
-    async fn any_listed(&self) -> Option<Login> {
+    /// The one listed login that is an application's: the one that is called as the cluster, or the only one.
+    async fn only_listed(&self) -> Result<Option<Login>, Report> {
         let View { system, facts, .. } = self.view;
-        let mut logins: Vec<Login> = self
-            .listed()
-            .await
+        let listed = self.listed().await;
+        let read = listed
             .iter()
-            .filter_map(|(source, object)| self.login(source, &object.data, &object.metadata.resource_version).ok())
-            .filter(|login| !system.is_own_role(&login.user) && !login.superuser)
-            .filter(|login| system.login_of(facts, &login.user).is_none_or(|known| known.kind != LoginKind::Superuser))
-            .collect();
-        // The one that is called as the cluster, else the first by name.
+            .filter_map(|(source, object)| self.login(source, &object.data, &object.metadata.resource_version).ok());
+        let superuser = |login: &Login| {
+            login.superuser
+                || system.login_of(facts, &login.user).is_some_and(|known| known.kind == LoginKind::Superuser)
+        };
+        let mut logins: Vec<Login> =
+            read.filter(|login| !system.is_own_role(&login.user) && !superuser(login)).collect();
         logins.sort_by_key(|login| (login.user != facts.name, login.user.clone()));
-        logins.into_iter().next()
+        match logins.as_slice() {
+            [first, _, ..] if first.user != facts.name => {
+                let roles: Vec<&str> = logins.iter().map(|login| login.user.as_str()).collect();
+                let message = format!(
+                    "cluster {} has several logins, and nothing that may be read says which is the \
+                     application's",
+                    facts.full()
+                );
+                let resource = system.resource();
+                Err(Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint(format!(
+                    "Log in as one of {}; or ask for the right to get {} in namespace {}",
+                    roles.join(", "),
+                    resource.qualified(),
+                    facts.namespace
+                )))
+            }
+            _ => Ok(logins.into_iter().next()),
+        }
     }
 
     /// Reads one Secret; `None` where it does not exist.

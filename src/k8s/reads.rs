@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{
     K8sError,
@@ -93,6 +93,8 @@ pub(super) async fn view(
     place: (&str, &str),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
+    // Which version of a resource to ask for must be known; how old that knowledge is does not matter here.
+    context.discover(Duration::MAX, deadline).await?;
     match system.pod_labels() {
         Some(labels) => of_operator(context, system, &labels, place, deadline).await,
         None => plain(context, systems, system, place, deadline).await,
