@@ -18,6 +18,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+#[path = "e2e_systems.rs"]
+mod systems;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
 /// A line for the person who reads the test's output.
@@ -402,4 +405,79 @@ async fn a_deleted_primary_is_an_error_and_the_next_login_works() {
     let mut wire: Wire = timeout(Duration::from_mins(2), again).await.expect("the pod comes back");
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
     say(&format!("a single instance's pod deleted: the next login after {:.1} s", started.elapsed().as_secs_f32()));
+}
+
+/// pgbench that connects anew for each transaction, begun again when it gives up; each transaction leaves a row with
+/// its time.
+async fn beats(way: &str, host: &str, port: &str, password: &str, until: Instant) {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), format!("insert into beats (way) values ('{way}');\n")).unwrap();
+    let file = script.path().to_str().unwrap().to_owned();
+    let database = if way == "pgferry" { "shop.prod/app" } else { "app" };
+    while Instant::now() < until {
+        let mut pgbench = Command::new("pgbench");
+        pgbench.args(["-n", "-C", "-c", "2", "-T", "3", "-f", &file, "-h", host, "-p", port, "-U", "app", database]);
+        pgbench.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "2").stdin(Stdio::null());
+        // Giving up is what it does at a switchover; the rows tell how long.
+        pgbench.output().await.expect("pgbench");
+    }
+}
+
+/// A planned switchover under load: the longest time without a committed transaction, through pgferry and straight at
+/// the Service, at the same time.
+#[tokio::test]
+async fn a_switchover_under_load() {
+    let Some(kubeconfig) = kubeconfig() else { return };
+    let _alone = CLUSTERS.write().await;
+    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
+    let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
+    let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
+    wire.query("drop table if exists beats; create table beats (at timestamptz default clock_timestamp(), way text)")
+        .await
+        .unwrap();
+    drop(wire);
+    let password =
+        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
+            .await;
+    let service = kubectl(&["get", "service", "-n", "prod", "shop-rw", "-o", "jsonpath={.spec.clusterIP}"]).await;
+    let port = pgferry.address().port().to_string();
+    let before = primary().await;
+    let instances = "cnpg.io/cluster=shop,cnpg.io/podRole=instance";
+    let all = kubectl(&["get", "pods", "-n", "prod", "-l", instances, "-o", "name"]).await;
+    let other = all.lines().filter_map(|name| name.strip_prefix("pod/")).find(|name| *name != before).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let switch = async {
+        // Both ways are under way.
+        let counted = async {
+            loop {
+                let count = "select count(distinct way) from beats";
+                if let Ok(mut wire) = pgferry.connect("app", "shop.prod").await
+                    && wire.value(count).await.is_ok_and(|count| count == "2")
+                {
+                    return;
+                }
+            }
+        };
+        timeout(Duration::from_secs(10), counted).await.expect("both ways");
+        let patch = format!("{{\"status\":{{\"targetPrimary\":\"{other}\"}}}}");
+        kubectl(&["patch", "cluster", "-n", "prod", "shop", "--subresource=status", "--type=merge", "-p", &patch])
+            .await;
+    };
+    tokio::join!(
+        beats("pgferry", "localhost", &port, "", until),
+        beats("directly", &service, "5432", &password, until),
+        switch,
+    );
+    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
+    assert_eq!(primary().await, other);
+    let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
+    let gap = "select max(gap) from (select extract(epoch from at - lag(at) over (partition by way order by at)) gap \
+               from beats where way = 'WAY') gaps";
+    let through: f64 = wire.value(&gap.replace("WAY", "pgferry")).await.unwrap().parse().unwrap();
+    let directly: f64 = wire.value(&gap.replace("WAY", "directly")).await.unwrap().parse().unwrap();
+    say(&format!(
+        "a switchover under load: the longest time without service directly {directly:.1} s, through pgferry {through:.1} s"
+    ));
+    wire.query("drop table beats").await.unwrap();
+    assert!(through < directly + 10.0, "directly {directly} s, through pgferry {through} s");
 }

@@ -1,6 +1,6 @@
 //! Everything that can be reached, for `pgferry list`: of each system its objects and its pods, each in one list.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -255,11 +255,24 @@ impl Lister<'_> {
                 .contains(&service)
                 .then(|| ((slice.metadata.namespace.clone(), service), slice.pods().collect::<Vec<Pod>>()))
         };
-        let found = self.widest(&ENDPOINT_SLICES, &query, keep).await?;
-        let Some(objects) = found.objects else { return Ok(()) };
+        // In a list of one namespace a Service of another may be named.
+        let named = clusters().flat_map(|listed| places(&listed.view.facts)).map(|(namespace, _)| namespace.clone());
+        let namespaces: BTreeSet<Option<String>> = match self.namespace {
+            Some(_) => named.map(Some).collect(),
+            None => BTreeSet::from([None]),
+        };
         let mut pods: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
-        for (service, found) in objects {
-            pods.entry(service).or_default().extend(found);
+        let mut answered = false;
+        for namespace in namespaces {
+            let lister = Lister { namespace: namespace.as_deref(), ..*self };
+            let found = lister.widest(&ENDPOINT_SLICES, &query, keep).await?;
+            answered |= found.objects.is_some();
+            for (service, found) in found.objects.into_iter().flatten() {
+                pods.entry(service).or_default().extend(found);
+            }
+        }
+        if !answered {
+            return Ok(());
         }
         for listed in parts.iter_mut().flatten().flat_map(|part| &mut part.clusters) {
             let places = places(&listed.view.facts);
