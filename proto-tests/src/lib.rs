@@ -13,6 +13,7 @@
 
 pub mod cnpg;
 pub mod demo;
+pub mod fleet;
 pub mod kubernetes;
 pub mod postgres;
 pub mod secrets;

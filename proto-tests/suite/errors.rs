@@ -51,7 +51,11 @@ async fn rows() -> Vec<Row> {
         caused("no login for this role", "nobody-here", "shop", |_| ()).await,
         caused("the login to Kubernetes has expired", "pgferry", "shop", |world| world.api.revoke(world.api.token()))
             .await,
-        caused("RBAC: no `list` on pods", "pgferry", "shop", denied("list", "pods")).await,
+        caused("RBAC: neither `list` nor `get` on pods", "pgferry", "shop", |world| {
+            world.api.deny(None, "get", "pods", None);
+            world.api.deny(None, "list", "pods", None);
+        })
+        .await,
         caused("RBAC: no `get` on secrets", "pgferry", "shop", denied("get", "secrets")).await,
         caused("RBAC: no `create` on pods/portforward", "pgferry", "shop", denied("create", "pods/portforward")).await,
         caused("RBAC: no `get` on pods/portforward", "pgferry", "shop", denied("get", "pods/portforward")).await,

@@ -166,6 +166,7 @@ async fn a_refused_password_says_where_it_came_from_and_is_left_alone() {
     assert_eq!(refusal.code, "28P01");
     assert!(refusal.message.contains("password authentication failed for user \"app\""), "{refusal:?}");
     assert!(refusal.hint.contains("Secret prod/shop-app"), "{refusal:?}");
+    assert_eq!(pgferry.refusal("pgferry", "shop").await.detail, "", "one more try");
     let tunnels = world.api.count("get", "pods/portforward");
     let refusal = pgferry.refusal("pgferry", "shop").await;
     assert_eq!(refusal.code, "28P01");

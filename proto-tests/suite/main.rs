@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod layers;
+mod size;
 mod support;
 mod systems;
+mod unknown_systems;
 
 mod cancel;
 mod cluster_states;

@@ -61,8 +61,11 @@ pub struct DirectoryParams {
     pub external: bool,
 }
 
-/// Where a name led last time; believed only while a watch confirms it.
-type Known = HashMap<(Identity, String, String), (ClusterId, System)>;
+/// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
+type Known = HashMap<(Identity, String, String), (ClusterId, System, Instant)>;
+
+/// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
+const MOMENT: Duration = Duration::from_secs(30);
 
 /// Kubernetes, as the seam sees it.
 #[derive(Debug)]
@@ -103,14 +106,32 @@ impl Kubernetes {
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
         let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let (id, system) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
+        let (id, system, _) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
         self.watches.view(&id, &ask.identity, &system)
+    }
+
+    /// The same, of a cluster that is not watched: its own objects, and nobody else's.
+    async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
+        let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = known
+            .filter(|(id, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(id, &ask.identity, system));
+        let Some((id, system, _)) = known else {
+            return Ok(None);
+        };
+        match reads::view(context, &self.systems, &system, (&id.namespace, &id.name), ask.deadline).await {
+            // Whatever has changed, the name is looked up anew.
+            Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
+            view => Ok(view?),
+        }
     }
 
     fn remember(&self, ask: &Ask, context: &Context, view: &View) {
         let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let value = (view.id(context.name()), view.system.clone());
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+        let value = (view.id(context.name()), view.system.clone(), Instant::now());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        tidy(&mut known);
+        known.insert(key, value);
     }
 
     /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
@@ -133,6 +154,7 @@ impl Kubernetes {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {
                         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                        tidy(&mut asked);
                         asked.insert(id.clone(), pod.metadata.name.clone());
                     }
                     let lost = self.watches.guard(&id, &ask.identity, &view, (&pod, mode));
@@ -167,6 +189,7 @@ impl Kubernetes {
     /// What is known of the cluster now, for its login.
     fn see(&self, ask: &Ask, id: &ClusterId, view: View) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        tidy(&mut seen);
         seen.insert((ask.identity.clone(), id.clone()), Arc::new(view));
     }
 
@@ -187,7 +210,13 @@ impl Kubernetes {
             .hint("To let it connect there directly: kubernetes.external = true (PGFERRY__KUBERNETES__EXTERNAL=true)")
             .into());
         }
-        let tls = self.tls(context, &view.facts, host, ask.deadline).await?;
+        // The way leads through the open: never plaintext unless the Secret says so, and verified where that can be.
+        let mut facts = view.facts.clone();
+        facts.tls.name = Some(CertificateName::Cluster(host.to_owned()));
+        if facts.tls.mode == TlsMode::Allow {
+            facts.tls.mode = if facts.tls.ca.is_empty() { TlsMode::Require } else { TlsMode::VerifyCa };
+        }
+        let tls = self.tls(context, &facts, host, ask.deadline).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
         let upstream = upstream(view, &id, (server, port), ask.target.mode, tls, never);
@@ -241,6 +270,15 @@ impl Kubernetes {
             }
         }
         Ok(tls)
+    }
+}
+
+/// What is only remembered to save a look may be forgotten.
+fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
+    /// More clusters than anybody uses at a time.
+    const MOST: usize = 4096;
+    if remembered.len() >= MOST {
+        remembered.clear();
     }
 }
 
@@ -329,6 +367,8 @@ impl Directory for Kubernetes {
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
         let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
         let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
+            view
+        } else if let Some(view) = self.read_again(ask, &context).await?.filter(serves) {
             view
         } else {
             let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };

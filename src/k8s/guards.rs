@@ -162,12 +162,15 @@ impl Task {
             Ok(found) => found,
             // Who may not read pods sees what the Service says.
             Err(error) if error.is_forbidden() => {
-                let pods = view.iter().flat_map(|view| &view.pods);
-                return Ok((!pods.into_iter().any(|found| found.metadata.uid == pod.uid)).then_some(Lost::Demoted));
+                let pods = view.map(|view| view.pods).unwrap_or_default();
+                let elsewhere = !pods.is_empty() && !pods.iter().any(|found| found.metadata.name == pod.name);
+                return Ok(elsewhere.then_some(Lost::Demoted));
             }
             Err(error) => return Err(error),
         };
-        match found.filter(|found| found.metadata.uid == pod.uid && !found.metadata.deleting()) {
+        // An endpoint need not tell the uid.
+        let same = |found: &Pod| pod.uid.is_empty() || found.metadata.uid == pod.uid;
+        match found.filter(|found| same(found) && !found.metadata.deleting()) {
             Some(found) => Ok(view.and_then(|view| view.lost(&found, *mode))),
             None => Ok(Some(Lost::Deleted)),
         }

@@ -9,7 +9,7 @@ use super::{
     K8sError,
     client::{Context, ListQuery},
     objects::{LeaderObject, Meta, SERVICE_NAME},
-    operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource},
+    operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource, Word},
     reads,
 };
 
@@ -23,44 +23,40 @@ pub(super) async fn of(
 ) -> Result<Leader, K8sError> {
     let sources = operator.leader_sources(name);
     let looks = sources.iter().map(|source| look(context, source, namespace, deadline));
-    let mut leader = Leader::Unsaid;
-    for found in join_all(looks).await {
-        let found = found?;
-        if leader == Leader::Unsaid {
-            leader = found;
-        }
-    }
-    Ok(leader)
+    let words = join_all(looks).await.into_iter().collect::<Result<Vec<Word>, K8sError>>()?;
+    Ok(newest(words))
 }
 
-async fn look(
-    context: &Context,
-    source: &LeaderSource,
-    namespace: &str,
-    deadline: Instant,
-) -> Result<Leader, K8sError> {
+/// What the object says that was written last; of two without a time the first.
+pub(super) fn newest(words: impl IntoIterator<Item = Word>) -> Leader {
+    let said = words.into_iter().filter(|word| word.leader != Leader::Unsaid);
+    let newer = |one: Word, other: Word| if other.renewed > one.renewed { other } else { one };
+    said.reduce(newer).map_or(Leader::Unsaid, |word| word.leader)
+}
+
+async fn look(context: &Context, source: &LeaderSource, namespace: &str, deadline: Instant) -> Result<Word, K8sError> {
     let resource = source.resource();
     match reads::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
-        Ok(Some(object)) => Ok(source.leader(object)),
-        Ok(None) => Ok(Leader::Unsaid),
-        Err(error) if error.is_absent() => Ok(Leader::Unsaid),
+        Ok(Some(object)) => Ok(source.word(object)),
+        Ok(None) => Ok(Word::default()),
+        Err(error) if error.is_absent() => Ok(Word::default()),
         Err(error) if error.is_forbidden() => match source {
             LeaderSource::Endpoints(service) => of_slices(context, service, namespace, deadline).await,
-            _ => Ok(Leader::Unsaid),
+            _ => Ok(Word::default()),
         },
         Err(error) => Err(error),
     }
 }
 
 /// The EndpointSlice follows the Endpoints object within a fraction of a second, annotations included.
-async fn of_slices(context: &Context, service: &str, namespace: &str, deadline: Instant) -> Result<Leader, K8sError> {
+async fn of_slices(context: &Context, service: &str, namespace: &str, deadline: Instant) -> Result<Word, K8sError> {
     match slices::<Value>(context, namespace, &[service], deadline).await {
         Ok(slices) => {
             let source = LeaderSource::Endpoints(service.to_owned());
-            let said = slices.into_iter().map(|slice| source.leader(slice));
-            Ok(said.into_iter().find(|leader| *leader != Leader::Unsaid).unwrap_or(Leader::Unsaid))
+            let mut words = slices.into_iter().map(|slice| source.word(slice));
+            Ok(words.find(|word| word.leader != Leader::Unsaid).unwrap_or_default())
         }
-        Err(error) if error.is_forbidden() || error.is_absent() => Ok(Leader::Unsaid),
+        Err(error) if error.is_forbidden() || error.is_absent() => Ok(Word::default()),
         Err(error) => Err(error),
     }
 }
@@ -105,12 +101,14 @@ pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<I
             None => all.push((source.resource(), vec![name])),
         }
     }
-    let query = |names: &[String]| match names {
-        [one] => ListQuery::fields(format!("metadata.name={one}")),
-        // Names cannot be selected; leader objects are small.
+    // Patroni labels its objects as it labels its pods.
+    let labels = operator.pod_labels();
+    let query = |resource: &Resource, names: &[String]| match (names, &labels) {
+        ([one], _) => ListQuery::fields(format!("metadata.name={one}")),
+        (_, Some(labels)) if resource.group.is_empty() => ListQuery::labels(labels.cluster.to_string()),
         _ => ListQuery::default(),
     };
-    all.into_iter().map(|(resource, names)| Source { query: query(&names), resource }).collect()
+    all.into_iter().map(|(resource, names)| Source { query: query(&resource, &names), resource }).collect()
 }
 
 /// The same, for a caller who may read EndpointSlices and not Endpoints.
@@ -133,7 +131,7 @@ pub(super) fn said(
     clusters: impl IntoIterator<Item = String>,
     resource: &Resource,
     object: &Value,
-) -> Option<(String, usize, Leader)> {
+) -> Option<(String, usize, Word)> {
     let meta: Meta = serde_json::from_value(object.get("metadata")?.clone()).ok()?;
     let sliced = *resource == ENDPOINT_SLICES;
     let name = if sliced { meta.label(SERVICE_NAME)? } else { meta.name.as_str() };
@@ -144,8 +142,8 @@ pub(super) fn said(
                 && if sliced { matches!(source, LeaderSource::Endpoints(_)) } else { source.resource() == *resource }
         };
         let position = sources.iter().position(fits)?;
-        let leader = sources.get(position)?.leader(object.clone());
-        Some((cluster, position, leader))
+        let word = sources.get(position)?.word(object.clone());
+        Some((cluster, position, word))
     })
 }
 

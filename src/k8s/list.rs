@@ -81,29 +81,53 @@ fn once(mut all: Vec<Listed>) -> Vec<Listed> {
     let owned = owned(all.iter().map(|listed| (&listed.view.system, &listed.view.facts)));
     let mut keep = owned.into_iter().map(|owned| !owned);
     all.retain(|_| keep.next().unwrap_or(true));
+    // What leads to a cluster hides what is believed less: its Services, its pods, and what it owns.
     let mut services: [HashSet<(String, String)>; RANKS] = Default::default();
-    let mut names: HashSet<(String, String)> = HashSet::new();
+    let mut pods: [HashSet<(String, String)>; RANKS] = Default::default();
+    let mut prefixes: [Vec<(String, String)>; RANKS] = Default::default();
+    let mut names: HashSet<(String, String, String)> = HashSet::new();
     for listed in &all {
         let facts = &listed.view.facts;
         let places = facts.services.iter().map(|service| (facts.namespace.clone(), service.clone()));
-        // What leads to a cluster hides what is believed less.
-        for known in services.iter_mut().skip(rank(listed) + 1) {
-            known.extend(places.clone());
+        let members = listed.view.pods.iter().chain(listed.endpoints.iter().flatten());
+        for rank in rank(listed) + 1..RANKS {
+            if let (Some(services), Some(pods), Some(prefixes)) =
+                (services.get_mut(rank), pods.get_mut(rank), prefixes.get_mut(rank))
+            {
+                services.extend(places.clone());
+                pods.extend(members.clone().map(name_of));
+                prefixes.extend(facts.pod_prefix.clone().map(|prefix| (facts.namespace.clone(), prefix)));
+            }
         }
-        if rank(listed) == 0 {
-            names.insert(key(facts));
-        }
+        let group = listed.view.system.resource().group.to_string();
+        names.insert((group, facts.namespace.clone(), facts.name.clone()));
     }
     all.retain(|listed| {
-        let facts = &listed.view.facts;
-        let known = services.get(rank(listed));
-        let is_known = |place: &(String, String)| known.is_some_and(|known| known.contains(place));
+        let (facts, rank) = (&listed.view.facts, rank(listed));
+        let (Some(services), Some(pods), Some(prefixes)) = (services.get(rank), pods.get(rank), prefixes.get(rank))
+        else {
+            return true;
+        };
+        let is_known = |place: &(String, String)| services.contains(place);
         let own = facts.services.iter().any(|service| is_known(&(facts.namespace.clone(), service.clone())));
-        let owned = rank(listed) > 0
-            && facts.owners.iter().any(|owner| names.contains(&(facts.namespace.clone(), owner.name.clone())));
-        !owned && !own && !places(facts).iter().any(is_known)
+        let owned = rank > 0
+            && facts
+                .owners
+                .iter()
+                .any(|owner| names.contains(&(owner.group().to_owned(), facts.namespace.clone(), owner.name.clone())));
+        let mut members = listed.endpoints.iter().flatten().map(name_of);
+        let same_pods = members.any(|(namespace, pod)| {
+            let ordinal = |prefix: &str| pod.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
+            prefixes.iter().any(|(place, prefix)| *place == namespace && ordinal(prefix))
+                || pods.contains(&(namespace, pod))
+        });
+        !owned && !own && !same_pods && !places(facts).iter().any(is_known)
     });
     all
+}
+
+fn name_of(pod: &Pod) -> (String, String) {
+    (pod.metadata.namespace.clone(), pod.metadata.name.clone())
 }
 
 /// How many ranks there are.
@@ -177,10 +201,10 @@ impl Lister<'_> {
         for source in leaders::sources(system, names.iter().map(String::as_str)) {
             let keep = |object: Value| {
                 let namespace = object.pointer("/metadata/namespace")?.as_str()?.to_owned();
-                let (cluster, _, leader) = leaders::said(system, names.iter().cloned(), &source.resource, &object)?;
-                Some(((namespace, cluster), leader))
+                let (cluster, _, word) = leaders::said(system, names.iter().cloned(), &source.resource, &object)?;
+                Some(((namespace, cluster), word.leader))
             };
-            let found = self.widest(&source.resource, &ListQuery::default(), keep).await?;
+            let found = self.widest(&source.resource, &source.query, keep).await?;
             let said: BTreeMap<(String, String), Leader> = found.objects.unwrap_or_default().into_iter().collect();
             for listed in &mut doubtful {
                 let leader = said.get(&key(&listed.view.facts)).cloned().unwrap_or(Leader::Unsaid);
@@ -370,6 +394,9 @@ fn shown(listed: &Listed) -> Shown {
         return plain(None, (0, facts.instances.saturating_sub(1)), false, halt.state);
     }
     if let Members::External { host, .. } = &facts.members {
+        return plain(Some(host.clone()), (0, 0), true, "external");
+    }
+    if let (Some([]), Members::Service { outside: Some(host), .. }) = (listed.endpoints.as_deref(), &facts.members) {
         return plain(Some(host.clone()), (0, 0), true, "external");
     }
     if let Some(pods) = &listed.endpoints {

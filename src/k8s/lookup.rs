@@ -9,7 +9,7 @@ use super::{
     client::{Context, ListQuery},
     nearest::nearest,
     objects::{Object, Pod},
-    operators::{Facts, Operator, PODS, Resource, System, Systems},
+    operators::{Facts, Operator, PODS, PodLabels, Resource, System, Systems},
     reads,
 };
 use crate::{
@@ -66,11 +66,8 @@ impl Lookup<'_> {
             self.among(&dotted, (self.context.namespace(), name)),
             self.in_namespace((namespace, cluster)),
         );
-        let whole = match whole {
-            // A namespace that the caller may not look into holds nothing for it.
-            Err(error) if error.is_forbidden() => None,
-            found => found?.into_iter().next(),
-        };
+        // A namespace that the caller may not look into holds nothing for it.
+        let whole = whole?.0.into_iter().next();
         match (whole, divided) {
             (Some(view), _) => Ok(Some(view)),
             (None, divided) => divided,
@@ -79,11 +76,12 @@ impl Lookup<'_> {
 
     /// A bare name: in the namespace in force, else wherever there is exactly one.
     async fn bare(&self, name: &str) -> Result<Option<View>, Failure> {
+        let mut hidden = None;
         match self.in_namespace((self.context.namespace(), name)).await {
             Ok(Some(view)) => return Ok(Some(view)),
             Ok(None) => {}
             // A namespace that the caller may not look into holds nothing for it; others may.
-            Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => {}
+            Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => hidden = Some(failure),
             Err(failure) => return Err(failure),
         }
         let (mut all, _) = self.everywhere(self.present()).await?;
@@ -94,7 +92,8 @@ impl Lookup<'_> {
         let called = || all.iter().filter(|listed| listed.is_called(name)).collect();
         let matching = if named.is_empty() { called() } else { named };
         match matching.as_slice() {
-            [] => Ok(None),
+            // What is not found may be where the caller may not look.
+            [] => hidden.map_or(Ok(None), Err),
             [one] => {
                 let place = (one.facts.namespace.as_str(), one.facts.name.as_str());
                 Ok(reads::view(self.context, self.systems, &one.system, place, self.deadline).await?)
@@ -106,15 +105,10 @@ impl Lookup<'_> {
     /// One namespace: the operators' clusters first, then what built-in objects make up.
     async fn in_namespace(&self, place: (&str, &str)) -> Result<Option<View>, Failure> {
         let operators: Vec<System> = self.present().cloned().collect();
-        let found = self.among(&operators, place).await;
-        let forbidden = match found {
-            Ok(found) => match single(found)? {
-                Some(view) => return Ok(Some(view)),
-                None => None,
-            },
-            Err(error) if error.is_forbidden() => Some(error),
-            Err(error) => return Err(error.into()),
-        };
+        let (found, forbidden) = self.among(&operators, place).await?;
+        if let Some(view) = single(found)? {
+            return Ok(Some(view));
+        }
         let looks = self.systems.plain.iter().map(|system| async move {
             match reads::view(self.context, self.systems, system, place, self.deadline).await {
                 // What may not be looked at holds nothing, unless nothing else does either.
@@ -146,14 +140,18 @@ impl Lookup<'_> {
         self.systems.operators.iter().filter(|system| self.context.has(&system.resource()))
     }
 
-    /// One namespace, several systems at once.
-    async fn among(&self, systems: &[System], place: (&str, &str)) -> Result<Vec<View>, K8sError> {
+    /// One namespace, several systems at once: what was found, and what may not be looked at.
+    async fn among(&self, systems: &[System], place: (&str, &str)) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
         let looks = systems.iter().map(|system| reads::view(self.context, self.systems, system, place, self.deadline));
-        let mut found = Vec::new();
+        let (mut found, mut refused) = (Vec::new(), None);
         for look in join_all(looks).await {
-            found.extend(look?);
+            match look {
+                Ok(view) => found.extend(view),
+                Err(error) if error.is_forbidden() => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(found)
+        Ok((found, refused))
     }
 
     /// All clusters that the caller may list, and what it may not.
@@ -251,11 +249,28 @@ pub(super) fn owned<'a>(all: impl Iterator<Item = (&'a System, &'a Facts)>) -> V
         .iter()
         .map(|(system, facts)| (system.resource().group.to_string(), facts.namespace.as_str(), facts.name.as_str()))
         .collect();
-    let is_owned = |(_, facts): &(&System, &Facts)| {
-        let mut owners = facts.owners.iter();
-        owners.any(|owner| names.contains(&(owner.group().to_owned(), facts.namespace.as_str(), owner.name.as_str())))
+    // Where resources may not be read, pods are all there is, and two systems may label theirs alike.
+    let mut told: std::collections::HashSet<(String, &str, &str)> = std::collections::HashSet::new();
+    let by_pods = |system: &System, facts| {
+        let labels: Option<PodLabels> = system.pod_labels();
+        let facts: &Facts = facts;
+        labels.map(|labels| labels.selector_of([facts.name.as_str()])).unwrap_or_default()
     };
-    all.iter().map(is_owned).collect()
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|index| all.get(*index).is_some_and(|(_, facts)| facts.guessed));
+    let mut owned = vec![false; all.len()];
+    for index in order {
+        let (Some((system, facts)), Some(owned)) = (all.get(index), owned.get_mut(index)) else { continue };
+        let (namespace, name) = (facts.namespace.as_str(), facts.name.as_str());
+        *owned = facts
+            .owners
+            .iter()
+            .any(|owner| names.contains(&(owner.group().to_owned(), namespace, owner.name.as_str())));
+        if !*owned {
+            *owned = !told.insert((by_pods(system, facts), namespace, name)) && facts.guessed;
+        }
+    }
+    owned
 }
 
 /// The facts of all objects of a system; those of one cluster merged.

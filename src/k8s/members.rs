@@ -127,24 +127,31 @@ async fn of_service(
         Some(found) => found,
         None => of_endpoints(context, (namespace, &meta.name), port_name.as_deref(), deadline).await?,
     };
-    let of_pods = found.pods.iter().find_map(|pod| systems.claiming(&pod.metadata));
-    let Some((system, cluster)) = of_pods.or_else(|| claiming_service(context, systems, meta)) else {
+    if found.pooled {
         return Ok(found);
-    };
+    }
+    let claims = claiming_service(context, systems, meta);
     if found.pods.is_empty() && selector.is_none() {
         // Its addresses are another Service's: the operator whose Service it is knows the pods.
-        if let Some(view) = Box::pin(reads::view(context, systems, system, (namespace, &cluster), deadline)).await? {
-            return Ok(Found {
-                leader: view.facts.leader.clone(),
-                claimed: Some(system.clone()),
-                port: Some(view.facts.port.clone()),
-                ..Found::pods(view.pods)
-            });
+        for (system, cluster) in claims {
+            if let Some(view) = Box::pin(reads::view(context, systems, system, (namespace, &cluster), deadline)).await?
+            {
+                return Ok(Found {
+                    leader: view.facts.leader.clone(),
+                    claimed: Some(system.clone()),
+                    port: Some(view.facts.port.clone()),
+                    ..Found::pods(view.pods)
+                });
+            }
         }
         return Ok(found);
     }
+    let of_pods = found.pods.iter().find_map(|pod| systems.claiming(&pod.metadata));
+    let Some((system, cluster)) = of_pods.or_else(|| claims.into_iter().next()) else {
+        return Ok(found);
+    };
     // One address is what the Service says; of several only the leader object knows which one leads.
-    if !found.pooled && found.pods.iter().filter(|pod| pod.serves()).count() > 1 {
+    if found.pods.iter().filter(|pod| pod.serves()).count() > 1 {
         found.leader = leaders::of(context, &**system, (namespace, &cluster), deadline).await?;
     }
     found.claimed = Some(system.clone());
@@ -193,13 +200,15 @@ async fn of_endpoints(
     Ok(Found { port: port.map(Port::Number), ..Found::pods(pods) })
 }
 
-/// The operator that made a Service, and the cluster it is for.
-fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Option<(&'a System, String)> {
-    systems.operators.iter().filter(|system| context.has(&system.resource())).find_map(|system| {
+/// The operators that may have made a Service, and the cluster it is for: two may label it alike.
+fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Vec<(&'a System, String)> {
+    let present = systems.operators.iter().filter(|system| context.has(&system.resource()));
+    let claims = present.filter_map(|system| {
         let cluster = meta.label(&system.pod_labels()?.cluster)?;
         let facts = system.guess(&meta.namespace, cluster)?;
         facts.services.contains(&meta.name).then(|| (system, cluster.to_owned()))
-    })
+    });
+    claims.collect()
 }
 
 fn selector(service: &Object) -> Option<String> {

@@ -21,6 +21,7 @@ pub mod forward;
 mod guards;
 mod leaders;
 mod list;
+mod logins;
 mod lookup;
 mod members;
 mod nearest;

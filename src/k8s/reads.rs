@@ -110,6 +110,10 @@ async fn of_operator(
     (namespace, name): (&str, &str),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
+    // A name that is no label's value is none of an operator's.
+    if !is_label_value(name) {
+        return Ok(None);
+    }
     let resource = system.resource();
     let (object, pods, leader) = tokio::join!(
         get::<Object>(context, &resource, (namespace, name), deadline),
@@ -128,15 +132,19 @@ async fn of_operator(
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let (leader, mut pods) = match (leader?, pods) {
-        (leader, Ok(pods)) => (leader, pods),
+    let leader = leader?;
+    let leads = match (&leader, facts.as_ref().map(|facts| &facts.leader)) {
+        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
+        _ => None,
+    };
+    let mut pods = match (pods, leads) {
+        (Ok(pods), _) => pods,
         // Who may not list pods may still read the one that leads.
-        (Leader::Pod(leader), Err(error)) if error.is_forbidden() => {
-            let pod = get_pod(context, (namespace, &leader), deadline).await;
-            let pod = pod.map_err(|_| error)?;
-            (Leader::Pod(leader), pod.into_iter().collect())
+        (Err(error), Some(leads)) if error.is_forbidden() => {
+            let pod = get_pod(context, (namespace, &leads), deadline).await;
+            pod.map_err(|_| error)?.into_iter().collect()
         }
-        (_, Err(error)) => return Err(error),
+        (Err(error), _) => return Err(error),
     };
     let facts = match facts {
         Some(facts) => facts,
@@ -177,9 +185,12 @@ async fn plain_facts(
     let names = system.object_names(name);
     let gets = names.iter().map(|name| get::<Object>(context, &resource, (namespace, name), deadline));
     let labelled = async {
-        // A name that is no label's value is on no object.
+        // A name that is no label's value is on no object. Services are small, and an annotation may name them too.
         let label = system.name_label().filter(|_| is_label_value(name))?;
-        let query = ListQuery::labels(format!("{label}={name}"));
+        let query = match &*resource.plural {
+            "services" => ListQuery::default(),
+            _ => ListQuery::labels(format!("{label}={name}")),
+        };
         Some(list::<Object>(context, &resource, Some(namespace), &query, deadline).await)
     };
     let (gets, labelled) = tokio::join!(join_all(gets), labelled);
@@ -227,13 +238,25 @@ pub(super) async fn with_members(
     }
     facts.port = port.unwrap_or(facts.port);
     facts.pooled |= pooled;
+    if claimed.is_some() {
+        // An operator's pods: what its leader object does not say, its labels do, and no server is asked.
+        facts.leader = Leader::Unsaid;
+    }
     let mut view = View::new(system.clone(), leaders::decided(facts, leader), pods);
     view.claimed = claimed;
     if let Some(replicas) = view.facts.replicas.clone() {
-        let found = members::read(context, systems, &view.facts.namespace, &replicas, deadline).await?;
-        view.standbys = found.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
+        // Without replicas the primary serves all the same.
+        let found = match members::read(context, systems, &view.facts.namespace, &replicas, deadline).await {
+            Ok(found) => found.pods,
+            Err(error) if error.is_forbidden() || error.is_absent() => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let known: BTreeSet<String> = view.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
-        view.pods.extend(found.pods.into_iter().filter(|pod| !known.contains(&pod.metadata.name)));
+        let others = found.into_iter().filter(|pod| !known.contains(&pod.metadata.name));
+        for pod in others {
+            view.standbys.insert(pod.metadata.name.clone());
+            view.pods.push(pod);
+        }
     }
     Ok(view)
 }

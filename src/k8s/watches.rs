@@ -29,7 +29,7 @@ use super::{
     guards::Guarding,
     leaders::{self, Source},
     objects::{Object, Pod},
-    operators::{ENDPOINTS, Facts, Leader, Members, PODS, Resource, System, Systems},
+    operators::{ENDPOINTS, Facts, Leader, Members, PODS, Resource, System, Systems, Word},
     reads::{self, access},
 };
 use crate::upstream::{ClusterId, Identity, Lost, Mode};
@@ -38,6 +38,8 @@ use crate::upstream::{ClusterId, Identity, Lost, Mode};
 const SETTLE: Duration = Duration::from_millis(50);
 /// Between two tries to open a watch that failed.
 const BACKOFF: Duration = Duration::from_secs(2);
+/// Where the caller may not list pods; rights change seldom.
+const REFUSED: Duration = Duration::from_secs(30);
 /// One list or get.
 const READ: Duration = Duration::from_secs(10);
 /// A watch is two or three connections. Beyond this many, clusters are read at each connect instead.
@@ -113,13 +115,16 @@ struct Guarded {
     mode: Mode,
 }
 
+/// By cluster, then by the position of the object among those that may say who leads.
+type Said = BTreeMap<String, BTreeMap<usize, Word>>;
+
 #[derive(Debug, Default)]
 struct State {
     pods: BTreeMap<String, Pod>,
     /// `None` where the caller may not read them.
     resources: Option<BTreeMap<String, Facts>>,
     /// What leader objects say of a cluster, by the order in which they are believed.
-    leaders: BTreeMap<String, BTreeMap<usize, Leader>>,
+    leaders: Said,
     /// Which clusters the state is about; empty while it is not to be believed.
     covers: BTreeSet<String>,
     mark: Option<Mark>,
@@ -137,6 +142,11 @@ impl Watches {
         watched.touch();
         let state = watched.state.borrow();
         state.view(system, &id.namespace, &id.name)
+    }
+
+    /// Whether a watch on the cluster's system and namespace runs, believed now or not.
+    pub(super) fn is_watched(&self, id: &ClusterId, identity: &Identity, system: &System) -> bool {
+        self.find(id, identity, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
@@ -237,7 +247,7 @@ impl State {
             return None;
         }
         let said = self.leaders.get(name).into_iter().flat_map(BTreeMap::values);
-        let leader = said.into_iter().find(|leader| **leader != Leader::Unsaid).cloned().unwrap_or(Leader::Unsaid);
+        let leader = leaders::newest(said.cloned());
         Some(View::new(system.clone(), leaders::decided(facts, leader), pods))
     }
 }
@@ -286,14 +296,20 @@ impl Watched {
 
     async fn run(&self, contexts: &Contexts) {
         while !self.retire() {
-            let pause = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
+            let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
+            let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
                 Ok(context) => self.follow(&context).await,
                 Err(error) => Err(error),
             };
             self.distrust();
-            if let Err(error) = pause {
-                debug!(namespace = self.key.namespace, %error, "the watch is interrupted");
-                sleep(BACKOFF).await;
+            match ended {
+                Err(error) => {
+                    debug!(namespace = self.key.namespace, %error, "the watch is interrupted");
+                    sleep(if error.is_forbidden() { REFUSED } else { BACKOFF }).await;
+                }
+                // Something that ends every watch at once is not to be asked at full speed.
+                Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,
+                Ok(()) => {}
             }
         }
     }
@@ -307,8 +323,11 @@ impl Watched {
         let mut joined = self.wanted.subscribe();
         let wanted = joined.borrow_and_update().clone();
         let query = self.pods_of(&wanted);
-        let Versions { pods, resources, leaders } = self.list(context, &query, &wanted).await?;
+        let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
         self.look(context).await;
+        if !watchable {
+            return self.poll(&mut joined).await;
+        }
         let opened = async {
             let pods = self.open_watch::<Pod>(context, &PODS, &query, &pods).await?;
             let resources = match resources {
@@ -400,18 +419,21 @@ impl Watched {
         let (pods, pods_version) = pods?;
         let (resources, resources_version) = match resources {
             Ok((resources, version)) => (Some(resources), Some(version)),
-            Err(error) if error.is_forbidden() => (None, None),
+            Err(error) if error.is_forbidden() => (self.each(context, wanted, deadline).await?, None),
             Err(error) => return Err(error),
         };
-        let mut versions = Versions { pods: pods_version, resources: resources_version, leaders: Vec::new() };
-        let mut leaders: BTreeMap<String, BTreeMap<usize, Leader>> = BTreeMap::new();
+        // Who may get a resource and not list it, cannot watch it either.
+        let watchable = resources.is_none() || resources_version.is_some();
+        let mut versions =
+            Versions { pods: pods_version, resources: resources_version, leaders: Vec::new(), watchable };
+        let mut leaders = Said::new();
         for (source, said, version) in objects? {
             // What says nothing now is not watched: labels decide there, and it is looked at again in some minutes.
-            if said.iter().any(|(_, _, leader)| *leader != Leader::Unsaid) {
+            if said.iter().any(|(_, _, word)| word.leader != Leader::Unsaid) {
                 versions.leaders.push((source, version));
             }
-            for (cluster, position, leader) in said {
-                leaders.entry(cluster).or_default().insert(position, leader);
+            for (cluster, position, word) in said {
+                leaders.entry(cluster).or_default().insert(position, word);
             }
         }
         self.state.send_modify(|state| {
@@ -425,6 +447,25 @@ impl Watched {
         Ok(versions)
     }
 
+    /// The wanted resources one by one; `None` where the caller may not read them at all.
+    async fn each(
+        &self,
+        context: &Context,
+        wanted: &BTreeSet<String>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Object>>, K8sError> {
+        let resource = self.system.resource();
+        let mut all = Vec::new();
+        for name in wanted {
+            match reads::get::<Object>(context, &resource, (&self.key.namespace, name), deadline).await {
+                Ok(object) => all.extend(object),
+                Err(error) if error.is_forbidden() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(all))
+    }
+
     fn facts(&self, object: &Object) -> Option<(String, Facts)> {
         Some((object.metadata.name.clone(), self.system.read(object)?))
     }
@@ -435,7 +476,7 @@ impl Watched {
         context: &Context,
         wanted: &BTreeSet<String>,
         deadline: Instant,
-    ) -> Result<Vec<(Source, Vec<(String, usize, Leader)>, String)>, K8sError> {
+    ) -> Result<Vec<(Source, Vec<(String, usize, Word)>, String)>, K8sError> {
         let names = || wanted.iter().map(String::as_str);
         let mut sources = leaders::sources(&*self.system, names());
         let mut all = Vec::new();
@@ -477,12 +518,11 @@ impl Watched {
             WatchEvent::Bookmark(_) => return Ok(()),
             WatchEvent::Error(_) => return Err(K8sError::Gone),
         };
-        if let Some((cluster, position, leader)) =
-            leaders::said(&*self.system, wanted.iter().cloned(), resource, &object)
+        if let Some((cluster, position, word)) = leaders::said(&*self.system, wanted.iter().cloned(), resource, &object)
         {
-            let leader = if deleted { Leader::Unsaid } else { leader };
+            let word = if deleted { Word::default() } else { word };
             self.state.send_modify(|state| {
-                state.leaders.entry(cluster).or_default().insert(position, leader);
+                state.leaders.entry(cluster).or_default().insert(position, word);
             });
         }
         Ok(())
@@ -576,4 +616,6 @@ struct Versions {
     pods: String,
     resources: Option<String>,
     leaders: Vec<(Source, String)>,
+    /// Whether all of it can be watched.
+    watchable: bool,
 }

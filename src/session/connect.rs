@@ -282,7 +282,13 @@ impl Connector {
     }
 
     fn remember(&self, key: &HabitKey, habit: Habit) {
-        self.habits.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), habit);
+        /// Whoever asks for databases that do not exist is not remembered for ever.
+        const MOST: usize = 4096;
+        let mut habits = self.habits.lock().unwrap_or_else(PoisonError::into_inner);
+        if habits.len() >= MOST {
+            habits.clear();
+        }
+        habits.insert(key.clone(), habit);
     }
 
     fn forget(&self, key: &HabitKey) {

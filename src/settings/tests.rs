@@ -81,8 +81,10 @@ fn all_problems_at_once() {
 
 #[test]
 fn the_examples_are_valid() {
-    for example in ["example.laptop.toml", "example.verified.toml"] {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(example);
+    for example in
+        ["config/example.laptop.toml", "config/example.verified.toml", "examples/unknown-operator/config.toml"]
+    {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(example);
         let loaded = load(&Sources { file: Some(file), ..Sources::default() }).expect(example);
         assert!(!loaded.origins.is_empty());
     }

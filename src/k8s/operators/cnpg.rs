@@ -71,9 +71,10 @@ impl Operator for Cnpg {
         let (database, owner) = (bootstrap("database"), bootstrap("owner"));
         let hibernated = meta.annotation(self.hibernation) == Some("on");
         let ca = cluster.status("/certificates/serverCASecret").map_or_else(|| format!("{name}-ca"), str::to_owned);
+        let facts = Facts::of(cluster, name, Members::Labelled);
         Some(Facts {
             leader: leader(cluster),
-            halt: hibernated.then(|| self.hibernated(namespace, name)),
+            halt: facts.halt.clone().or_else(|| hibernated.then(|| self.hibernated(namespace, name))),
             fenced: meta.annotation(self.fenced).map(fenced).unwrap_or_default(),
             fence_hint: self.unfence(namespace, name),
             standby: is_replica_cluster(&cluster.spec),
@@ -83,7 +84,7 @@ impl Operator for Cnpg {
             databases: database.map(str::to_owned).into_iter().collect(),
             instances: cluster.number("/instances").unwrap_or(1).try_into().unwrap_or(1),
             services: services(cluster, name),
-            ..Facts::of(cluster, name, Members::Labelled)
+            ..facts
         })
     }
 
@@ -95,6 +96,7 @@ impl Operator for Cnpg {
                 login(LoginKind::Application, None, format!("{name}-app"), "app"),
                 login(LoginKind::Superuser, Some(SUPERUSER), format!("{name}-superuser"), SUPERUSER),
             ],
+            services: services(&Object::default(), name),
             ..Facts::new(namespace, name, Members::Labelled)
         })
     }

@@ -62,6 +62,31 @@ const URI: &[&str] = &[
 const SSLMODE: &[&str] = &["pgsslmode", "sslmode", "ssl_mode", "db_sslmode"];
 const CA: &[&str] = &["clusterca", "certificates", "ca.crt", "ca_crt", "sslrootcert", "server_ca", "ca"];
 
+/// Types of Service Bindings that are other servers.
+const OTHERS: &[&str] = &[
+    "mysql",
+    "mariadb",
+    "mongodb",
+    "redis",
+    "valkey",
+    "kafka",
+    "rabbitmq",
+    "amqp",
+    "elasticsearch",
+    "cassandra",
+    "sqlserver",
+    "oracle",
+    "db2",
+    "smtp",
+    "s3",
+    "neo4j",
+    "couchdb",
+    "couchbase",
+    "cockroachdb",
+    "etcd",
+    "nats",
+];
+
 /// What such a Secret says.
 #[derive(Clone, Debug, Default)]
 pub(in crate::k8s) struct Connection {
@@ -119,10 +144,15 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     if let Some((key, value)) = raw(URI) {
         match parse_uri(utf8(key, value)?.trim()) {
             Some(uri) => connection.fill(uri),
-            None => foreign = utf8(key, value)?.contains("://"),
+            // Beside a host of its own it is some other address, such as a web page's.
+            None => {
+                let scheme = utf8(key, value)?.split_once("://").map(|(scheme, _)| scheme.to_lowercase());
+                let other = |scheme: &str| scheme.split('+').next().is_some_and(|scheme| OTHERS.contains(&scheme));
+                foreign = scheme.is_some_and(|scheme| connection.host.is_none() || other(&scheme));
+            }
         }
     }
-    let kind = text(&["type"])?;
+    let kind = text(&["type"])?.filter(|kind| kind.starts_with("postgres") || OTHERS.contains(&kind.as_str()));
     let postgres = ["pg", "postgres"].iter().any(|prefix| {
         keys.keys()
             .any(|key| key.starts_with(prefix) && HOST.iter().chain(USER).chain(DATABASE).any(|known| key == known))
@@ -190,13 +220,17 @@ fn mode(text: &str) -> Option<TlsMode> {
 /// `postgres://user:password@host:port/database?sslmode=...`. Some producers encode, some do not: so the user's part
 /// ends at the *last* `@`, and what is no encoding is taken as it stands.
 fn parse_uri(text: &str) -> Option<Connection> {
-    let (scheme, rest) = text.split_once("://")?;
+    let (scheme, rest) = text.strip_prefix("jdbc:").unwrap_or(text).split_once("://")?;
     // SQLAlchemy names its driver behind a plus.
     if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
         return None;
     }
+    // A query may hold an `@`, and so may a password that is not encoded: the query's does not count.
+    let (rest, query) = match rest.rsplit_once('?') {
+        Some((before, query)) if before.contains('@') || !query.contains('@') => (before, query),
+        _ => (rest, ""),
+    };
     let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
-    let (place, query) = place.split_once('?').unwrap_or((place, ""));
     let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
     let host = hosts.split(',').next().unwrap_or_default();
     let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -207,7 +241,8 @@ fn parse_uri(text: &str) -> Option<Connection> {
         login.split_once(':').map_or((Some(login), None), |(user, password)| (Some(user), Some(password)))
     });
     let some = |text: &str| Some(decoded(text)).filter(|text| !text.is_empty());
-    let sslmode = query.split('&').find_map(|pair| pair.strip_prefix("sslmode="));
+    let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let (user, password) = (user.or_else(|| parameter("user")), password.or_else(|| parameter("password")));
     Some(Connection {
         host: some(host),
         port: port.and_then(|port| port.parse().ok()),
@@ -215,7 +250,7 @@ fn parse_uri(text: &str) -> Option<Connection> {
         password: password.and_then(some).map(SecretString::from),
         // CloudNativePG writes `*` for "any".
         database: some(database).filter(|database| database != "*"),
-        mode: sslmode.and_then(mode),
+        mode: parameter("sslmode").and_then(mode),
         ..Connection::default()
     })
 }

@@ -51,7 +51,7 @@ fn login(kind: LoginKind, cluster: &str, role: &str, database: &str) -> LoginSou
 fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
     if object.spec.pointer("/users").is_none_or(serde_json::Value::is_null) {
         // Clusters of old operators have a Secret without the role in its name.
-        let old = LoginSource::new(LoginKind::Managed, None, format!("{cluster}-pguser"), keys(), POSTGRES);
+        let old = LoginSource::new(LoginKind::Application, None, format!("{cluster}-pguser"), keys(), cluster);
         return (vec![login(LoginKind::Application, cluster, cluster, cluster), old], vec![cluster.to_owned()]);
     }
     let mut all: Vec<LoginSource> = Vec::new();
@@ -60,7 +60,13 @@ fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
         let Some(name) = text(user, "/name") else { continue };
         let listed = user.pointer("/databases").and_then(serde_json::Value::as_array);
         let own: Vec<&str> = listed.into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
-        let kind = if OWN_ROLES.contains(&name) { LoginKind::Managed } else { LoginKind::Application };
+        let superuser = text(user, "/options")
+            .is_some_and(|options| options.split_whitespace().any(|option| option.eq_ignore_ascii_case("superuser")));
+        let kind = match (superuser, OWN_ROLES.contains(&name)) {
+            (true, _) => LoginKind::Superuser,
+            (false, true) => LoginKind::Managed,
+            (false, false) => LoginKind::Application,
+        };
         let mut login = login(kind, cluster, name, own.first().copied().unwrap_or(POSTGRES));
         if let Some(secret) = text(user, "/secretName") {
             secret.clone_into(&mut login.secret);
@@ -74,6 +80,9 @@ fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
     }
     // The one that is called as the cluster is the default; else the first.
     all.sort_by_key(|login| (login.kind, login.role.as_deref() != Some(cluster)));
+    for other in all.iter_mut().skip(1).filter(|login| login.kind == LoginKind::Application) {
+        other.kind = LoginKind::Managed;
+    }
     (all, databases)
 }
 
@@ -120,15 +129,16 @@ impl Operator for Crunchy {
         let instances = sets.sum::<u64>();
         let port = object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT);
         let off = self.off.trim_start_matches('/');
+        let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             port: Port::Number(port),
-            halt: object.is_set(self.off).then(|| Halt {
+            halt: facts.halt.clone().or_else(|| object.is_set(self.off).then(|| Halt {
                 state: self.state,
                 hint: format!(
                     "Start it with: kubectl patch {} {name} -n {namespace} --type merge -p '{{\"spec\":{{\"{off}\":false}}}}'",
                     self.resource.qualified()
                 ),
-            }),
+            })),
             standby: object.is_set("/standby/enabled"),
             phase: object.status("/state").unwrap_or_default().to_owned(),
             tls: tls(object, namespace, name),
@@ -136,7 +146,7 @@ impl Operator for Crunchy {
             databases,
             instances: instances.try_into().unwrap_or(1),
             services: services(name),
-            ..Facts::of(object, name, Members::Labelled)
+            ..facts
         })
     }
 

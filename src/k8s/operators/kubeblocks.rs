@@ -52,16 +52,19 @@ impl Operator for KubeBlocks {
             ))
         };
         let stopped = object.status("/phase") == Some("Stopped");
+        let facts = Facts::of(object, name, members);
         Some(Facts {
-            halt: stopped.then(|| Halt {
-                state: "stopped",
-                hint: format!("Start it with: kbcli cluster start {name} -n {}", meta.namespace),
+            halt: facts.halt.clone().or_else(|| {
+                stopped.then(|| Halt {
+                    state: "stopped",
+                    hint: format!("Start it with: kbcli cluster start {name} -n {}", meta.namespace),
+                })
             }),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
             logins: vec![login(name, component)],
             instances: replicas.try_into().unwrap_or(1),
             services: vec![format!("{name}-{component}-postgresql"), format!("{name}-{component}")],
-            ..Facts::of(object, name, members)
+            ..facts
         })
     }
 

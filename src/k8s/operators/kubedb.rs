@@ -44,15 +44,15 @@ fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
         // The vendor's own discovery object holds the CA without anybody's key.
         ca: vec![
             CaSource::Object(APP_BINDINGS, name.to_owned(), "/clientConfig/caBundle"),
-            CaSource::Secret(certificate(object, name, "client"), "ca.crt".to_owned()),
             CaSource::Secret(certificate(object, name, "server"), "ca.crt".to_owned()),
+            CaSource::Secret(certificate(object, name, "client"), "ca.crt".to_owned()),
         ],
         client: by_certificate.then(|| certificate(object, name, "client")),
     }
 }
 
 /// A phase in which nothing serves, on purpose.
-fn halt(object: &Object, namespace: &str, name: &str) -> Option<Halt> {
+fn halted(object: &Object, namespace: &str, name: &str) -> Option<Halt> {
     let start = format!("kubectl patch postgreses.{GROUP} {name} -n {namespace} --type merge");
     (object.is_set("/halted") || object.status("/phase") == Some("Halted")).then(|| Halt {
         state: "halted",
@@ -77,14 +77,15 @@ impl Operator for KubeDb {
         let meta = &object.metadata;
         let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
         let secret = object.spec("/authSecret/name").map_or_else(|| format!("{name}-auth"), str::to_owned);
+        let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
-            halt: halt(object, namespace, name),
+            halt: facts.halt.clone().or_else(|| halted(object, namespace, name)),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
             tls: tls(object, namespace, name),
             logins: vec![login(secret)],
             instances: object.number("/replicas").unwrap_or(1).try_into().unwrap_or(1),
             services: ["", "-standby", "-pods", "-rr"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
-            ..Facts::of(object, name, Members::Labelled)
+            ..facts
         })
     }
 

@@ -41,7 +41,7 @@ impl Operator for Kubegres {
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             port: Port::Number(object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT)),
-            halt: super::scaled_to_zero(&self.resource(), &facts, instances, "replicas"),
+            halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "replicas")),
             logins: logins.into_iter().collect(),
             instances: instances.try_into().unwrap_or(1),
             services: vec![name.to_owned(), format!("{name}-replica")],

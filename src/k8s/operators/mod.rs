@@ -273,18 +273,27 @@ pub(super) enum Member {
 }
 
 /// Who the leader object says is the primary. It decides; labels only propose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Leader {
     /// This pod.
     Pod(String),
     /// The role is being handed over.
     Moving,
     /// It does not say, or may not be read: the labels decide.
+    #[default]
     Unsaid,
     /// This pod, where the labels leave a doubt.
     Perhaps(String),
     /// Nothing but the servers themselves knows: they are asked in turn.
     Ask,
+}
+
+/// What a leader object says, and when it was written: Patroni leaves the objects of a mode that it no longer uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) leader: Leader,
+    /// RFC 3339, always in UTC.
+    pub(super) renewed: String,
 }
 
 /// An object that says who leads.
@@ -314,14 +323,14 @@ impl LeaderSource {
     }
 
     /// What the object says.
-    pub(super) fn leader(&self, object: serde_json::Value) -> Leader {
+    pub(super) fn word(&self, object: serde_json::Value) -> Word {
         match self {
             Self::Twin(operator, _) => {
                 let twin = serde_json::from_value::<Object>(object).ok().and_then(|twin| operator.read(&twin));
-                twin.map_or(Leader::Unsaid, |facts| facts.leader)
+                Word { leader: twin.map_or(Leader::Unsaid, |facts| facts.leader), renewed: String::new() }
             }
             Self::Endpoints(_) | Self::ConfigMap(_) => {
-                serde_json::from_value::<LeaderObject>(object).map_or(Leader::Unsaid, |object| patroni::leader(&object))
+                serde_json::from_value::<LeaderObject>(object).map(|object| patroni::word(&object)).unwrap_or_default()
             }
         }
     }
@@ -380,10 +389,17 @@ pub(super) enum Part {
     Fixed(String),
     /// Nowhere.
     Absent,
-    /// In a key of another Secret, (name, key).
-    Other(String, String),
+    /// In the first of these places that has the key, else this.
+    In(Vec<Place>, Option<String>),
     /// Where the object itself holds a password.
     Plain(Hidden),
+}
+
+/// A key of an object in the cluster's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Secret(String, String),
+    ConfigMap(String, String),
 }
 
 /// A password that stands in an object that is no Secret. Not shown.
@@ -551,6 +567,8 @@ pub(super) struct Facts {
     pub(super) ready: Option<usize>,
     /// The pod that is the primary, where its name is fixed.
     pub(super) first_pod: Option<String>,
+    /// How the names of a StatefulSet's pods begin.
+    pub(super) pod_prefix: Option<String>,
     /// Other names that lead here if they lead to nothing else: Argo CD's applications, Helm's releases.
     pub(super) aliases: Vec<String>,
     /// What the object belongs to.
@@ -584,6 +602,7 @@ impl Facts {
             instances: 0,
             ready: None,
             first_pod: None,
+            pod_prefix: None,
             aliases: Vec::new(),
             owners: Vec::new(),
             services: Vec::new(),
@@ -593,7 +612,12 @@ impl Facts {
     /// With what the metadata of any object tells.
     fn of(object: &Object, name: &str, members: Members) -> Self {
         let meta = &object.metadata;
+        let going = Halt {
+            state: "being deleted",
+            hint: format!("See what holds it up: kubectl get {} -n {} -o yaml", meta.name, meta.namespace),
+        };
         Self {
+            halt: meta.deleting().then_some(going),
             aliases: argo_applications(object),
             owners: meta.owner_references.clone(),
             ..Self::new(&meta.namespace, name, members)
@@ -654,14 +678,15 @@ fn argo_applications(object: &Object) -> Vec<String> {
 }
 
 /// A cluster that should have no instances.
-fn scaled_to_zero(resource: &Resource, facts: &Facts, instances: u64, field: &str) -> Option<Halt> {
+fn scaled_to_zero(resource: &Resource, object: &Object, instances: u64, field: &str) -> Option<Halt> {
+    let meta = &object.metadata;
     (instances == 0).then(|| Halt {
         state: "scaled to zero",
         hint: format!(
             "Start it with: kubectl patch {} {} -n {} --type merge -p '{{\"spec\":{{\"{field}\":1}}}}'",
             resource.qualified(),
-            facts.name,
-            facts.namespace
+            meta.name,
+            meta.namespace
         ),
     })
 }

@@ -1,13 +1,19 @@
 //! What Patroni leaves in Kubernetes (<https://github.com/patroni/patroni>, `patroni/dcs/kubernetes.py`).
 
-use super::{Leader, Pod};
+use super::{Leader, Pod, Word};
 use crate::k8s::objects::LeaderObject;
 
 /// The annotations that only Patroni writes.
 const TRACES: [&str; 4] = ["ttl", "renewTime", "transitions", "acquireTime"];
 
+/// Who leads, and since when that is known.
+pub(super) fn word(object: &LeaderObject) -> Word {
+    let renewed = object.metadata.annotation("renewTime").unwrap_or_default().to_owned();
+    Word { leader: leader(object), renewed }
+}
+
 /// Who leads: the annotation `leader`, else the one address that is a pod's.
-pub(super) fn leader(object: &LeaderObject) -> Leader {
+fn leader(object: &LeaderObject) -> Leader {
     let annotation = object.metadata.annotation("leader").filter(|leader| !leader.is_empty());
     if let Some(leader) = annotation {
         return Leader::Pod(leader.to_owned());

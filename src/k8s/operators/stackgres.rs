@@ -40,6 +40,10 @@ fn leader(object: &Object) -> Leader {
     }
 }
 
+fn services(name: &str) -> Vec<String> {
+    ["", "-primary", "-replicas", "-rest"].iter().map(|suffix| format!("{name}{suffix}")).collect()
+}
+
 impl Operator for StackGres {
     fn system(&self) -> &str {
         "stackgres"
@@ -60,12 +64,15 @@ impl Operator for StackGres {
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             leader: leader(object),
-            halt: super::scaled_to_zero(&self.resource(), &facts, instances, "instances"),
+            halt: facts
+                .halt
+                .clone()
+                .or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "instances")),
             standby: object.spec.pointer("/replicateFrom").is_some_and(|from| !from.is_null()),
             tls: tls(object, name),
             logins: vec![login(name)],
             instances: instances.try_into().unwrap_or(1),
-            services: ["", "-primary", "-replicas", "-rest"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
+            services: services(name),
             ..facts
         })
     }
@@ -74,12 +81,17 @@ impl Operator for StackGres {
         Some(Facts {
             tls: tls(&Object::default(), name),
             logins: vec![login(name)],
+            services: services(name),
             ..Facts::new(namespace, name, Members::Labelled)
         })
     }
 
     fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
-        by_role(pod.metadata.label("role"))
+        match by_role(pod.metadata.label("role")) {
+            // Taken out of the read service on purpose.
+            Member::Replica if pod.metadata.label("noloadbalance") == Some("true") => Member::Other,
+            member => member,
+        }
     }
 
     fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {

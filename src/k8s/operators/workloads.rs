@@ -2,13 +2,11 @@
 //! (<https://github.com/docker-library/docs/tree/master/postgres>) or one like it, and Bitnami's charts postgresql and
 //! postgresql-ha (<https://github.com/bitnami/charts>). The environment of their containers says who logs in.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
 use super::{
     CaSource, DEPLOYMENTS, Facts, Hidden, Keys, Leader, LoginKind, LoginSource, Member, Members, Object, Operator,
-    POSTGRES, Part, Pod, PodLabels, Port, Resource, STATEFUL_SETS, Tls,
+    POSTGRES, Part, Place, Pod, PodLabels, Port, Resource, STATEFUL_SETS, Tls,
 };
 use crate::k8s::objects::text;
 
@@ -57,7 +55,8 @@ struct Container<'a> {
 /// Where a variable's value is.
 enum Variable {
     Literal(String),
-    Secret(String, String),
+    /// In the first of these that has the key.
+    In(Vec<Place>),
 }
 
 impl<'a> Container<'a> {
@@ -73,8 +72,11 @@ impl<'a> Container<'a> {
             return false;
         }
         let listens = self.ports().any(|(_, port)| port == super::PORT);
-        SERVERS.iter().any(|word| image.contains(word))
-            || (listens && PASSWORD.iter().any(|name| self.variable(name).is_some()))
+        // Without a password, or word that none is wanted, the official image does not start.
+        let told = PASSWORD.iter().chain(&USER).chain(&["POSTGRES_HOST_AUTH_METHOD", "ALLOW_EMPTY_PASSWORD"]);
+        let told = told.into_iter().any(|name| self.has(name) || self.has(&format!("{name}_FILE")))
+            || self.items("/envFrom").next().is_some();
+        told && (listens || SERVERS.iter().any(|word| image.contains(word)))
     }
 
     /// The image's last part, without registry and tag.
@@ -112,30 +114,60 @@ impl<'a> Container<'a> {
 
     /// The first of these variables that is set, directly or as a file.
     fn first(&self, names: &[&str]) -> Option<Variable> {
-        names.iter().find_map(|name| self.variable(name).or_else(|| self.file(&format!("{name}_FILE"))))
+        let own = names.iter().find_map(|name| {
+            let variable = if self.has(name) { self.variable(name) } else { None };
+            variable.or_else(|| self.file(&format!("{name}_FILE")))
+        });
+        own.or_else(|| names.iter().find_map(|name| self.from_all(name)))
     }
 
     fn variable(&self, name: &str) -> Option<Variable> {
-        if let Some(entry) = self.items("/env").find(|entry| text(entry, "/name") == Some(name)) {
-            let reference = entry.pointer("/valueFrom/secretKeyRef");
-            return match reference.and_then(|reference| Some((text(reference, "/name")?, text(reference, "/key")?))) {
-                Some((secret, key)) => Some(Variable::Secret(secret.to_owned(), key.to_owned())),
-                None => text(entry, "/value").map(|value| Variable::Literal(value.to_owned())),
-            };
+        let Some(entry) = self.items("/env").find(|entry| text(entry, "/name") == Some(name)) else {
+            return self.from_all(name);
+        };
+        let reference = |kind: &str| {
+            let reference = entry.pointer(&format!("/valueFrom/{kind}"))?;
+            Some((text(reference, "/name")?.to_owned(), text(reference, "/key")?.to_owned()))
+        };
+        if let Some((secret, key)) = reference("secretKeyRef") {
+            return Some(Variable::In(vec![Place::Secret(secret, key)]));
         }
-        // All keys of a Secret, with a prefix. Whether it has this one shows when it is read.
-        self.items("/envFrom").find_map(|from| {
-            let secret = text(from, "/secretRef/name")?;
-            let key = name.strip_prefix(text(from, "/prefix").unwrap_or_default())?;
-            Some(Variable::Secret(secret.to_owned(), key.to_owned()))
-        })
+        if let Some((map, key)) = reference("configMapKeyRef") {
+            return Some(Variable::In(vec![Place::ConfigMap(map, key)]));
+        }
+        let value = text(entry, "/value")?;
+        // `$(OTHER)` is another variable, and never this one again.
+        match value.strip_prefix("$(").and_then(|rest| rest.strip_suffix(')')) {
+            Some(other) if other != name && !other.contains('$') => self.variable(other),
+            _ => Some(Variable::Literal(value.to_owned())),
+        }
+    }
+
+    /// All keys of a Secret or ConfigMap, with a prefix. Whether it has this one shows when it is read; the later wins.
+    fn from_all(&self, name: &str) -> Option<Variable> {
+        let place = |from: &Value| {
+            let key = name.strip_prefix(text(from, "/prefix").unwrap_or_default())?.to_owned();
+            match (text(from, "/secretRef/name"), text(from, "/configMapRef/name")) {
+                (Some(secret), _) => Some(Place::Secret(secret.to_owned(), key)),
+                (None, map) => Some(Place::ConfigMap(map?.to_owned(), key)),
+            }
+        };
+        let mut places: Vec<Place> = self.items("/envFrom").filter_map(place).collect();
+        places.reverse();
+        (!places.is_empty()).then_some(Variable::In(places))
     }
 
     /// A variable that names a file, which a volume holds.
     fn file(&self, name: &str) -> Option<Variable> {
+        // Only one that is set by itself: anything may or may not be among all keys of a Secret.
+        if !self.has(name) {
+            return None;
+        }
         match self.variable(name)? {
-            Variable::Literal(path) => self.mounted(&path).map(|(secret, key)| Variable::Secret(secret, key)),
-            Variable::Secret(..) => None,
+            Variable::Literal(path) => {
+                self.mounted(&path).map(|(secret, key)| Variable::In(vec![Place::Secret(secret, key)]))
+            }
+            Variable::In(_) => None,
         }
     }
 
@@ -226,46 +258,66 @@ fn services(object: &Object, name: &str, chart: bool) -> Vec<String> {
 
 /// The logins that a container's environment tells.
 fn logins(server: &Container<'_>, bitnami: bool) -> (Vec<LoginSource>, Option<String>) {
-    let user = server.first(&USER);
+    let name = match server.first(&USER) {
+        Some(Variable::Literal(name)) => Some(name),
+        Some(Variable::In(_)) => None,
+        None => Some(POSTGRES.to_owned()),
+    };
+    let user = part(server.first(&USER), Some(POSTGRES));
     let database = match server.first(&DATABASE) {
         Some(Variable::Literal(database)) => Some(database),
         _ => None,
     };
-    let name = match &user {
-        Some(Variable::Literal(name)) => Some(name.clone()),
-        Some(Variable::Secret(..)) => None,
-        None => Some(POSTGRES.to_owned()),
+    let database_part = match server.first(&DATABASE) {
+        // What is not there is called as the user.
+        Some(Variable::In(places)) => Part::In(places, Some(String::new())),
+        _ => Part::Absent,
     };
-    let default = database.clone().or_else(|| name.clone()).unwrap_or_else(|| POSTGRES.to_owned());
     // The official image's user is a superuser, whatever its name. Bitnami's is not.
     let owner = bitnami && name.as_deref() != Some(POSTGRES);
     let kind = if owner { LoginKind::Application } else { LoginKind::Superuser };
-    let mut all = vec![source(kind, (name.as_deref(), user), server.first(&PASSWORD), &default)];
+    let default = database.clone().or_else(|| name.clone()).unwrap_or_default();
+    let mut all = vec![source(kind, (name.as_deref(), user), server.first(&PASSWORD), database_part, &default)];
     if let Some(password) = server.first(&SUPERUSER_PASSWORD).filter(|_| owner) {
-        all.push(source(LoginKind::Superuser, (Some(POSTGRES), None), Some(password), POSTGRES));
+        let user = Part::Fixed(POSTGRES.to_owned());
+        all.push(source(LoginKind::Superuser, (Some(POSTGRES), user), Some(password), Part::Absent, POSTGRES));
     }
     let shown = database.or(name).filter(|database| database != POSTGRES);
     (all, shown)
 }
 
+fn part(variable: Option<Variable>, or: Option<&str>) -> Part {
+    let or = or.map(str::to_owned);
+    match variable {
+        Some(Variable::Literal(value)) => Part::Fixed(value),
+        Some(Variable::In(places)) => Part::In(places, or),
+        None => or.map_or(Part::Absent, Part::Fixed),
+    }
+}
+
 fn source(
     kind: LoginKind,
-    (role, user): (Option<&str>, Option<Variable>),
+    (role, user): (Option<&str>, Part),
     password: Option<Variable>,
+    database_part: Part,
     database: &str,
 ) -> LoginSource {
     let (secret, password) = match password {
-        Some(Variable::Secret(secret, key)) => (secret, Part::Keys(vec![Cow::Owned(key)])),
+        Some(Variable::In(places)) => match places.as_slice() {
+            [Place::Secret(secret, key)] => (secret.clone(), Part::key(key)),
+            // A Secret that is read for one part is not read again for another.
+            places => {
+                let secret = places.iter().find_map(|place| match place {
+                    Place::Secret(secret, _) => Some(secret.clone()),
+                    Place::ConfigMap(..) => None,
+                });
+                (secret.unwrap_or_default(), Part::In(places.to_vec(), None))
+            }
+        },
         Some(Variable::Literal(password)) => (String::new(), Part::Plain(Hidden(password.into()))),
         None => (String::new(), Part::Absent),
     };
-    let user = match (role, user) {
-        (Some(role), _) => Part::Fixed(role.to_owned()),
-        (None, Some(Variable::Secret(other, key))) if other == secret => Part::key(&key),
-        (None, Some(Variable::Secret(other, key))) => Part::Other(other, key),
-        (None, _) => Part::Absent,
-    };
-    LoginSource::new(kind, role, secret, Keys::Named { user, password, database: Part::Absent }, database)
+    LoginSource::new(kind, role, secret, Keys::Named { user, password, database: database_part }, database)
 }
 
 impl Operator for Workload {
@@ -306,7 +358,10 @@ impl Operator for Workload {
         let (logins, database) = logins(&server, chart.is_some());
         let instances = object.number("/replicas").unwrap_or(1);
         let ca = server.first(&["POSTGRESQL_TLS_CA"]).and_then(|ca| match ca {
-            Variable::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+            Variable::In(places) => places.into_iter().find_map(|place| match place {
+                Place::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+                Place::ConfigMap(..) => None,
+            }),
             Variable::Literal(_) => None,
         });
         let selector = chart.as_ref().and_then(|chart| chart.selector.clone()).unwrap_or(own);
@@ -321,7 +376,7 @@ impl Operator for Workload {
             port: Port::Number(server.port()),
             // A chart's label never moves; elsewhere only the servers know.
             leader: if replicated { Leader::Unsaid } else { Leader::Ask },
-            halt: super::scaled_to_zero(&self.resource, &facts, instances, "replicas"),
+            halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource, object, instances, "replicas")),
             tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
             logins,
             databases: database.into_iter().collect(),
@@ -329,6 +384,7 @@ impl Operator for Workload {
             ready: Some(
                 object.status.pointer("/readyReplicas").and_then(Value::as_u64).unwrap_or(0).try_into().unwrap_or(0),
             ),
+            pod_prefix: (self.resource == STATEFUL_SETS).then(|| format!("{}-", object.metadata.name)),
             first_pod: (fixed && !is_reader).then(|| format!("{}-0", object.metadata.name)),
             aliases,
             services: services(object, name, chart.is_some()),

@@ -49,7 +49,8 @@ fn all_keys_of_a_secret_may_be_the_environment() {
     let (role, secret, keys, _) = default_login(&facts);
     assert_eq!((role, secret), (None, "login"));
     let Keys::Named { user, password, .. } = keys else { panic!("{keys:?}") };
-    assert_eq!((user, password), (&Part::key("USER"), &Part::key("PASSWORD")));
+    let place = Place::Secret("login".to_owned(), "USER".to_owned());
+    assert_eq!((user, password), (&Part::In(vec![place], Some("postgres".to_owned())), &Part::key("PASSWORD")));
 }
 
 #[test]
@@ -92,4 +93,19 @@ fn clients_and_sidecars_are_no_servers() {
     }
     let own_image = json!({"image": "shop/database", "env": [password], "ports": [{"containerPort": 5432}]});
     assert!(plain(own_image).is_some());
+}
+
+#[test]
+fn configmaps_and_references_are_followed() {
+    let facts = plain(json!({"image": "postgres:17", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [
+        {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "pw"}}},
+        {"name": "POSTGRES_DB", "value": "$(NAME)"}, {"name": "NAME", "value": "shop"},
+    ]}))
+    .expect("a server");
+    let (role, secret, keys, database) = default_login(&facts);
+    assert_eq!((role, secret, database), (None, "login", "shop"));
+    let Keys::Named { user, .. } = keys else { panic!("{keys:?}") };
+    let place = Place::ConfigMap("settings".to_owned(), "POSTGRES_USER".to_owned());
+    assert_eq!(user, &Part::In(vec![place], Some("postgres".to_owned())));
+    assert!(plain(json!({"image": "postgres:17", "command": ["sleep", "infinity"]})).is_none());
 }

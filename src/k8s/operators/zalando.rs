@@ -85,12 +85,17 @@ impl Zalando {
         let prepared = prepared.iter().map(|(role, database)| (role.clone(), database.as_str()));
         for (role, database) in owners.chain(users).chain(prepared) {
             let known = logins.iter().any(|login| login.role.as_deref() == Some(&role));
-            if !known && !OWN_ROLES.contains(&role.as_str()) && !no_login(object, &role) {
+            if !known && !OWN_ROLES.contains(&role.as_str()) && !has_flag(object, &role, "nologin") {
                 logins.push(self.login(&name, &role, database));
             }
         }
         if !logins.iter().any(|login| login.kind == LoginKind::Superuser) {
             logins.push(self.login(&name, &self.0.super_username, POSTGRES));
+        }
+        for login in &mut logins {
+            if login.role.as_ref().is_some_and(|role| has_flag(object, role, "superuser")) {
+                login.kind = LoginKind::Superuser;
+            }
         }
         Facts { logins, databases: databases.into_iter().map(|(database, _)| database).collect(), ..facts }
     }
@@ -138,9 +143,9 @@ fn main_database<'a>(databases: &'a [(String, String)], cluster: &str) -> Option
     found.or_else(|| databases.first()).map(|(database, owner)| (database.as_str(), owner.as_str()))
 }
 
-fn no_login(object: &Object, role: &str) -> bool {
+fn has_flag(object: &Object, role: &str, wanted: &str) -> bool {
     let flags = object.spec.pointer("/users").and_then(|users| users.get(role)).and_then(serde_json::Value::as_array);
-    flags.into_iter().flatten().any(|flag| flag.as_str().is_some_and(|flag| flag.eq_ignore_ascii_case("nologin")))
+    flags.into_iter().flatten().any(|flag| flag.as_str().is_some_and(|flag| flag.eq_ignore_ascii_case(wanted)))
 }
 
 /// The server's certificate is the operator's own, for a name that is nobody's, until somebody brings one.
@@ -151,6 +156,10 @@ fn tls(object: &Object) -> Tls {
         ca: secret.map(|secret| CaSource::Secret(secret.to_owned(), file.to_owned())).into_iter().collect(),
         ..Tls::default()
     }
+}
+
+fn services(name: &str) -> Vec<String> {
+    ["", "-repl", "-pooler", "-pooler-repl"].iter().map(|suffix| format!("{name}{suffix}")).collect()
 }
 
 impl Operator for Zalando {
@@ -177,24 +186,23 @@ impl Operator for Zalando {
         let instances = object.number("/numberOfInstances").unwrap_or(1);
         let facts = Facts::of(object, &meta.name, Members::Labelled);
         let facts = Facts {
-            halt: super::scaled_to_zero(&self.resource(), &facts, instances, "numberOfInstances"),
+            halt: facts
+                .halt
+                .clone()
+                .or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "numberOfInstances")),
             standby: object.spec.pointer("/standby").is_some_and(|standby| !standby.is_null()),
             phase: object.status("/PostgresClusterStatus").unwrap_or_default().to_owned(),
             tls: tls(object),
             instances: instances.try_into().unwrap_or(1),
-            services: vec![
-                meta.name.clone(),
-                format!("{}-repl", meta.name),
-                format!("{}-pooler", meta.name),
-                format!("{}-pooler-repl", meta.name),
-            ],
+            services: services(&meta.name),
             ..facts
         };
         Some(self.facts(facts, object))
     }
 
     fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
-        Some(self.facts(Facts::new(namespace, name, Members::Labelled), &Object::default()))
+        let facts = Facts { services: services(name), ..Facts::new(namespace, name, Members::Labelled) };
+        Some(self.facts(facts, &Object::default()))
     }
 
     fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
@@ -218,7 +226,7 @@ impl Operator for Zalando {
     fn login_secrets(&self, facts: &Facts) -> Option<(String, LoginSource)> {
         let labels = self.pod_labels()?;
         let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
-        let source = LoginSource { rotates: true, ..LoginSource::new(LoginKind::Managed, None, "", keys(), database) };
+        let source = LoginSource::new(LoginKind::Managed, None, "", keys(), database);
         Some((labels.selector_of([facts.name.as_str()]), source))
     }
 }
