@@ -204,8 +204,8 @@ async fn listed(stage: &Stage<'_>) -> Cell {
     assert_eq!(found["namespace"], stage.state.namespace);
     let first = stage.system.pod_name(&stage.state, 0);
     assert!(found["primary"] == json!(first) || found["primary"].is_null() && !stage.has_leader_object(), "{found:#}");
-    // Lists read no Secret that a Service names.
-    if login.database != "postgres" && stage.system.name() != "service" {
+    // Lists read no Secret that a Service or a container's environment names.
+    if login.database != "postgres" && !matches!(stage.system.name(), "service" | "deployment") {
         assert!(found["databases"].as_array().unwrap().contains(&json!(login.database)), "{found:#}");
     }
     let roles = found["roles"].as_array().unwrap();

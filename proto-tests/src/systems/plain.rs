@@ -338,7 +338,8 @@ impl System for Deployment {
         SCRAM
     }
     fn login(&self, _state: &State) -> Role {
-        Role { superuser: true, ..Role::new("app", "postgres") }
+        // The image calls the database as the user.
+        Role { superuser: true, ..Role::new("app", "app") }
     }
     fn secret(&self, _state: &State) -> Option<String> {
         Some("environment".to_owned())
