@@ -2,7 +2,7 @@
 //!
 //! Runs only with `PGFERRY_E2E=1`. It expects the clusters `shop` (two instances) and `ledger` in namespace `prod` and
 //! `shop` in `staging`; what it makes of its own it removes again.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::{path::PathBuf, process::Stdio, sync::OnceLock, time::Duration};
 

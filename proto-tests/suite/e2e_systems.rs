@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures_util::StreamExt as _;
 use proto_tests::{
     kubernetes::certificates::Authority,
     secrets,
@@ -432,7 +433,6 @@ async fn the_layouts_of_other_systems() {
         Box::new(Marked),
         Box::new(KubeDbCertificate),
     ];
-    use futures_util::StreamExt as _;
     for system in &systems {
         forget(&**system).await;
     }

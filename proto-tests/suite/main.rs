@@ -4,6 +4,7 @@
 mod layers;
 mod size;
 mod support;
+mod system_states;
 mod systems;
 mod unknown_systems;
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{errors::in_readme, support::BINARY};
 
 /// Long enough for a busy machine; a claim that needs it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// A superuser of the tests' own, trusted on loopback.
 const RIG: &str = "rig";
 
@@ -43,15 +43,15 @@ const CLAIMS: [&str; 11] = [
 ];
 
 /// One system with two servers, and the API that shows them.
-struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     system: &'a dyn System,
-    api: FakeKubernetes,
+    pub(crate) api: FakeKubernetes,
     servers: Vec<PostgresServer>,
-    state: State,
+    pub(crate) state: State,
 }
 
 impl<'a> Stage<'a> {
-    async fn new(system: &'a dyn System) -> Self {
+    pub(crate) async fn new(system: &'a dyn System) -> Self {
         let mut state = State {
             namespace: "prod".to_owned(),
             name: "shop".to_owned(),
@@ -76,18 +76,18 @@ impl<'a> Stage<'a> {
         for (group, version, plural) in system.resources() {
             api.serve_crd(group, version, plural);
         }
-        let stage = Self { system, api, servers, state };
-        for (number, server) in stage.servers.iter().enumerate() {
-            let pod = system.pod_name(&stage.state, number);
-            let namespace = system.server_namespace(&stage.state);
-            stage.api.backend(&namespace, &pod, system.port(), Backend::To(server.address()));
+        let it = Self { system, api, servers, state };
+        for (number, server) in it.servers.iter().enumerate() {
+            let pod = system.pod_name(&it.state, number);
+            let namespace = system.server_namespace(&it.state);
+            it.api.backend(&namespace, &pod, system.port(), Backend::To(server.address()));
         }
-        stage.draw();
-        stage
+        it.draw();
+        it
     }
 
     /// Puts the state's objects into the API.
-    fn draw(&self) {
+    pub(crate) fn draw(&self) {
         for (plural, object) in self.system.objects(&self.state) {
             self.api.put(plural, object);
         }
@@ -106,14 +106,14 @@ impl<'a> Stage<'a> {
         format!("{}.{}", self.system.target(&self.state), self.state.namespace)
     }
 
-    async fn pgferry(&self, more: &str) -> Subject {
+    pub(crate) async fn pgferry(&self, more: &str) -> Subject {
         let text = format!("[sessions]\nprimary_wait = \"2s\"\n{more}");
         let config = self.api.write("config.toml", &text);
         let start = Start::new(BINARY).args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]);
         start.arg(self.api.kubeconfig()).arg("--config").arg(config).wait().await
     }
 
-    async fn list(&self) -> Vec<Value> {
+    pub(crate) async fn list(&self) -> Vec<Value> {
         let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(self.api.kubeconfig());
         let (code, out, err) = start.run().await;
         assert_eq!(code, 0, "{err}");
@@ -122,7 +122,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Which server a session is on.
-    async fn server_of(&self, wire: &mut Wire) -> usize {
+    pub(crate) async fn server_of(&self, wire: &mut Wire) -> usize {
         let port = wire.value("select inet_server_port()").await.unwrap();
         self.servers.iter().position(|server| server.address().port().to_string() == port).expect("one of ours")
     }

@@ -96,13 +96,12 @@ impl View {
         match &self.facts.leader {
             Leader::Pod(name) => self.pod(name),
             Leader::Moving => None,
-            Leader::Unsaid => single(&self.labelled()),
+            Leader::Unsaid | Leader::Ask => single(&self.labelled()),
             Leader::Perhaps(name) => match self.labelled().as_slice() {
                 [] => None,
                 [only] => Some(only),
                 several => several.iter().find(|pod| pod.metadata.name == *name).copied(),
             },
-            Leader::Ask => single(&self.labelled()),
         }
     }
 

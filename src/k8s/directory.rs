@@ -148,8 +148,8 @@ impl Kubernetes {
                 return self.external(ask, context, &view, (host, *port)).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let last = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-            let report = match view.choose(mode, Preference { turn, last: last.as_deref(), avoid: stale }) {
+            let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+            let report = match view.choose(mode, Preference { turn, last: before.as_deref(), avoid: stale }) {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {

@@ -112,7 +112,7 @@ impl Task {
                 Ok(Some(lost)) => return self.announce(lost),
                 Ok(None) => {}
                 Err(error) => {
-                    debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read")
+                    debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read");
                 }
             }
         }
@@ -185,7 +185,7 @@ impl Task {
         let access = access("watch", &PODS, namespace, Some(&pod.name));
         // From any version on: the first event is the pod as it is.
         let stream = context.watch_objects(&access, &path, &query, "0").await;
-        stream.ok().map(|stream| stream.boxed())
+        stream.ok().map(futures_util::StreamExt::boxed)
     }
 
     fn announce(&self, lost: Lost) {

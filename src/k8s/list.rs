@@ -13,7 +13,7 @@ use super::{
     leaders,
     lookup::{clusters_of, merged, owned, worth_reading},
     objects::{LeaderObject, Object, Pod},
-    operators::{ENDPOINT_SLICES, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
+    operators::{ENDPOINT_SLICES, Evidence, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
     reads,
 };
 use crate::{
@@ -241,7 +241,7 @@ impl Lister<'_> {
     async fn of_resource(&self, resource: &Resource, systems: &[&System]) -> Result<Part, K8sError> {
         let read = |object: Object| {
             systems.iter().find_map(|system| {
-                let facts = system.read(&object).filter(|facts| facts.certain)?;
+                let facts = system.read(&object).filter(|facts| facts.evidence == Evidence::Read)?;
                 Some(((*system).clone(), facts))
             })
         };

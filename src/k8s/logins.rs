@@ -39,7 +39,7 @@ impl Logins<'_> {
                 break;
             }
             // Where the resource could not be read, Secrets that nothing names come before a superuser's.
-            if source.kind == LoginKind::Superuser && facts.guessed && !listed {
+            if source.kind == LoginKind::Superuser && facts.is_guessed() && !listed {
                 listed = true;
                 if let Some(login) = self.only_listed().await? {
                     return Ok(login);
@@ -49,7 +49,7 @@ impl Logins<'_> {
                 Ok(Some(login)) => return Ok(login),
                 // The next one is looked for, and if there is none, the first is what is reported.
                 Ok(None) => {
-                    bereft |= source.kind == LoginKind::Application && !facts.standby && !facts.guessed;
+                    bereft |= source.kind == LoginKind::Application && !facts.standby && !facts.is_guessed();
                     missing = missing.or_else(|| Some(no_secret(facts, source).into()));
                 }
                 Err(failure) => return Err(missing.unwrap_or(failure)),
@@ -96,7 +96,7 @@ impl Logins<'_> {
                     .hint("Correct its key of the user's name")
                     .into());
                 }
-                None if source.role.is_some() || !facts.guessed => {
+                None if source.role.is_some() || !facts.is_guessed() => {
                     absent = absent.or_else(|| Some(no_secret(facts, source)));
                 }
                 // A Secret whose role was not known before is another role's, or does not exist.
@@ -236,7 +236,7 @@ impl Logins<'_> {
                 let password = self.value(about, data, password, &mut version).await?;
                 let database = match database {
                     Part::In(..) => self.value(about, data, database, &mut version).await?,
-                    database => about.optional(data, database).map(SecretString::from),
+                    database => About::optional(data, database).map(SecretString::from),
                 };
                 let user = user.map(|user| name(user.expose_secret()).to_owned()).unwrap_or_default();
                 (user, password, database.map(|database| name(database.expose_secret()).to_owned()))
@@ -329,7 +329,7 @@ struct About<'a> {
 
 impl About<'_> {
     /// The database, where a key names one. `*` is "any" in a superuser's Secret.
-    fn optional(self, data: &Data, part: &Part) -> Option<String> {
+    fn optional(data: &Data, part: &Part) -> Option<String> {
         let Part::Keys(keys) = part else { return None };
         let found = keys.iter().find_map(|key| std::str::from_utf8(data.get(key)?).ok());
         found.map(name).filter(|name| !name.is_empty() && *name != "*").map(str::to_owned)

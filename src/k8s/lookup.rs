@@ -9,7 +9,7 @@ use super::{
     client::{Context, ListQuery},
     nearest::nearest,
     objects::{Object, Pod},
-    operators::{Facts, Operator, PODS, PodLabels, Resource, System, Systems},
+    operators::{Evidence, Facts, Operator, PODS, PodLabels, Resource, System, Systems},
     reads,
 };
 use crate::{
@@ -109,29 +109,39 @@ impl Lookup<'_> {
         if let Some(view) = single(found)? {
             return Ok(Some(view));
         }
-        let looks = self.systems.plain.iter().map(|system| async move {
-            match reads::view(self.context, self.systems, system, place, self.deadline).await {
-                // What may not be looked at holds nothing, unless nothing else does either.
-                Err(error) if error.is_forbidden() || error.is_absent() => Ok((None, Some(error))),
-                view => view.map(|view| (view, None)),
-            }
-        });
-        let mut refused = forbidden;
-        let mut first = None;
+        let looks = self.systems.plain.iter().map(|system| self.plain(system, place));
+        let (mut first, mut broken) = (None, None);
         for look in join_all(looks).await {
-            let (view, error) = look?;
-            first = first.or(view);
-            // What exists and leads nowhere is told; that there is no StatefulSet of this name is not.
-            refused = refused.or(error);
+            match look? {
+                Some(Ok(view)) => first = first.or(Some(view)),
+                Some(Err(error)) => broken = broken.or(Some(error)),
+                None => {}
+            }
         }
-        match (first, refused) {
-            (Some(view), _) => Ok(Some(view)),
-            (None, Some(error)) if matches!(error, K8sError::NotFound { .. }) => {
+        match (first, broken, forbidden) {
+            (Some(view), _, _) => Ok(Some(view)),
+            // What exists and leads nowhere is told.
+            (None, Some(error), _) if error.is_absent() => {
                 let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{}\" leads nowhere: {error}", place.1));
                 Err(report.hint("See what the Service's name in it should be").into())
             }
-            (None, Some(error)) if is_about_pods(&error) => Err(error.into()),
-            (None, _) => Ok(None),
+            (None, Some(error), _) | (None, None, Some(error)) => Err(error.into()),
+            (None, None, None) => Ok(None),
+        }
+    }
+
+    /// What built-in objects of one kind make up: nothing, a cluster, or one whose members could not be seen.
+    async fn plain(&self, system: &System, place: (&str, &str)) -> Result<Option<Result<View, K8sError>>, K8sError> {
+        let facts = match reads::plain_facts(self.context, system, place, self.deadline).await {
+            Ok(Some(facts)) => facts,
+            Ok(None) => return Ok(None),
+            // What may not be looked at holds nothing.
+            Err(error) if error.is_forbidden() || error.is_absent() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match reads::with_members(self.context, self.systems, system, facts, self.deadline).await {
+            Err(error) if !error.is_forbidden() && !error.is_absent() => Err(error),
+            view => Ok(Some(view)),
         }
     }
 
@@ -221,11 +231,6 @@ impl Lookup<'_> {
     }
 }
 
-/// A right that the caller will need whatever the cluster is.
-fn is_about_pods(error: &K8sError) -> bool {
-    matches!(error, K8sError::Forbidden { resource, .. } if resource == "pods")
-}
-
 /// The only one; two of different systems are an error.
 fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
     let owned = owned(found.iter().map(|view| (&view.system, &view.facts)));
@@ -257,7 +262,7 @@ pub(super) fn owned<'a>(all: impl Iterator<Item = (&'a System, &'a Facts)>) -> V
         labels.map(|labels| labels.selector_of([facts.name.as_str()])).unwrap_or_default()
     };
     let mut order: Vec<usize> = (0..all.len()).collect();
-    order.sort_by_key(|index| all.get(*index).is_some_and(|(_, facts)| facts.guessed));
+    order.sort_by_key(|index| all.get(*index).is_some_and(|(_, facts)| facts.is_guessed()));
     let mut owned = vec![false; all.len()];
     for index in order {
         let (Some((system, facts)), Some(owned)) = (all.get(index), owned.get_mut(index)) else { continue };
@@ -267,7 +272,7 @@ pub(super) fn owned<'a>(all: impl Iterator<Item = (&'a System, &'a Facts)>) -> V
             .iter()
             .any(|owner| names.contains(&(owner.group().to_owned(), namespace, owner.name.as_str())));
         if !*owned {
-            *owned = !told.insert((by_pods(system, facts), namespace, name)) && facts.guessed;
+            *owned = !told.insert((by_pods(system, facts), namespace, name)) && facts.is_guessed();
         }
     }
     owned
@@ -281,7 +286,7 @@ pub(super) async fn all_facts(
     deadline: Instant,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
-    let read = |object: Object| system.read(&object).filter(|facts| facts.certain);
+    let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
     let path = context.collection(&resource, namespace);
     let access = reads::access("list", &resource, namespace, None);
     let (facts, _) = context.filter_objects(&access, &path, &worth_reading(&resource), deadline, read).await?;

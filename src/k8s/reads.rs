@@ -13,7 +13,7 @@ use super::{
     leaders,
     members::{self, Found},
     objects::{Object, Pod, Secret},
-    operators::{Facts, Leader, Members, Operator, PODS, PodLabels, Resource, SECRETS, System, Systems},
+    operators::{Evidence, Facts, Leader, Members, Operator, PODS, PodLabels, Resource, SECRETS, System, Systems},
 };
 
 pub(super) fn access<'a>(
@@ -150,7 +150,7 @@ async fn of_operator(
         Some(facts) => facts,
         None if pods.is_empty() => return Ok(None),
         None => match system.guess(namespace, name) {
-            Some(facts) => Facts { guessed: true, ..facts },
+            Some(facts) => Facts { evidence: Evidence::Guessed, ..facts },
             None => return Ok(None),
         },
     };
@@ -175,7 +175,7 @@ async fn plain(
 }
 
 /// The objects that may be called so, and those that a label says are the cluster's.
-async fn plain_facts(
+pub(super) async fn plain_facts(
     context: &Context,
     system: &System,
     (namespace, name): (&str, &str),

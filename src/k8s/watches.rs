@@ -29,7 +29,7 @@ use super::{
     guards::Guarding,
     leaders::{self, Source},
     objects::{Object, Pod},
-    operators::{ENDPOINTS, Facts, Leader, Members, PODS, Resource, System, Systems, Word},
+    operators::{ENDPOINTS, Evidence, Facts, Leader, Members, PODS, Resource, System, Systems, Word},
     reads::{self, access},
 };
 use crate::upstream::{ClusterId, Identity, Lost, Mode};
@@ -240,7 +240,7 @@ impl State {
         let facts = match &self.resources {
             Some(resources) => resources.get(name)?.clone(),
             None if pods.is_empty() => return None,
-            None => Facts { guessed: true, ..system.guess(namespace, name)? },
+            None => Facts { evidence: Evidence::Guessed, ..system.guess(namespace, name)? },
         };
         // Pods that the cluster's own object selects are not among those that are watched.
         if facts.members != Members::Labelled {

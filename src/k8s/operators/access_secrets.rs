@@ -33,7 +33,7 @@ fn access(connection: &Connection, port: u16, namespace: &str) -> Option<Members
 }
 
 impl Operator for AccessSecrets {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "elastisys"
     }
 

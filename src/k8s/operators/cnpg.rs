@@ -51,7 +51,7 @@ pub(in crate::k8s) struct Cnpg {
 const BOOTSTRAPS: [&str; 3] = ["recovery", "pg_basebackup", "initdb"];
 
 impl Operator for Cnpg {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         self.system
     }
 

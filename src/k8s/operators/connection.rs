@@ -142,14 +142,13 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     }
     let mut foreign = false;
     if let Some((key, value)) = raw(URI) {
-        match parse_uri(utf8(key, value)?.trim()) {
-            Some(uri) => connection.fill(uri),
+        if let Some(uri) = parse_uri(utf8(key, value)?.trim()) {
+            connection.fill(uri);
+        } else {
             // Beside a host of its own it is some other address, such as a web page's.
-            None => {
-                let scheme = utf8(key, value)?.split_once("://").map(|(scheme, _)| scheme.to_lowercase());
-                let other = |scheme: &str| scheme.split('+').next().is_some_and(|scheme| OTHERS.contains(&scheme));
-                foreign = scheme.is_some_and(|scheme| connection.host.is_none() || other(&scheme));
-            }
+            let scheme = utf8(key, value)?.split_once("://").map(|(scheme, _)| scheme.to_lowercase());
+            let other = |scheme: &str| scheme.split('+').next().is_some_and(|scheme| OTHERS.contains(&scheme));
+            foreign = scheme.is_some_and(|scheme| connection.host.is_none() || other(&scheme));
         }
     }
     let kind = text(&["type"])?.filter(|kind| kind.starts_with("postgres") || OTHERS.contains(&kind.as_str()));

@@ -1,8 +1,8 @@
 //! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
 
 use super::{
-    CaSource, CertificateName, Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod,
-    PodLabels, Port, Resource, SECRETS, Tls,
+    CaSource, CertificateName, Evidence, Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator,
+    POSTGRES, Pod, PodLabels, Port, Resource, SECRETS, Tls,
     access_secrets::LEADER,
     connection::{self, Broken, Connection, members},
     marked,
@@ -66,7 +66,7 @@ pub(super) fn facts_of(
 }
 
 impl Operator for ConnectionSecrets {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "connection-secret"
     }
 
@@ -94,7 +94,8 @@ impl Operator for ConnectionSecrets {
             connection => {
                 let bound = object.kind == SERVICE_BINDING;
                 let certain = connection.as_ref().is_ok_and(|connection| connection.certain || bound);
-                Some(Facts { certain, ..facts_of(object, name, connection, None) })
+                let evidence = if certain { Evidence::Read } else { Evidence::Doubtful };
+                Some(Facts { evidence, ..facts_of(object, name, connection, None) })
             }
         }
     }

@@ -106,7 +106,7 @@ fn services(name: &str) -> Vec<String> {
 }
 
 impl Operator for Crunchy {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         self.system
     }
 
@@ -191,12 +191,12 @@ mod tests {
 
     use super::*;
 
-    fn read(spec: Value) -> Facts {
+    fn read(spec: &Value) -> Facts {
         let object = json!({"metadata": {"name": "shop", "namespace": "prod"}, "spec": spec});
         CRUNCHY.read(&serde_json::from_value(object).expect("an object")).expect("facts")
     }
 
-    fn logins(spec: Value) -> Vec<(String, String, String)> {
+    fn logins(spec: &Value) -> Vec<(String, String, String)> {
         let logins = read(spec).logins.into_iter();
         logins.map(|login| (login.role.unwrap_or_default(), login.secret, login.database)).collect()
     }
@@ -207,14 +207,14 @@ mod tests {
 
     #[test]
     fn users_are_listed_or_one_is_called_as_the_cluster() {
-        assert_eq!(logins(json!({})).first(), Some(&of("shop", "shop-pguser-shop", "shop")));
-        assert_eq!(logins(json!({"users": []})), []);
+        assert_eq!(logins(&json!({})).first(), Some(&of("shop", "shop-pguser-shop", "shop")));
+        assert_eq!(logins(&json!({"users": []})), []);
         let several = json!({"users": [
             {"name": "bi", "databases": ["reports"]}, {"name": "postgres"}, {"name": "shop", "databases": ["web", "log"]},
             {"name": "named", "secretName": "my-secret"}, {"name": 7},
         ]});
         assert_eq!(
-            logins(several.clone()),
+            logins(&several),
             [
                 of("shop", "shop-pguser-shop", "web"),
                 of("bi", "shop-pguser-bi", "reports"),
@@ -222,15 +222,15 @@ mod tests {
                 of("postgres", "shop-pguser-postgres", "postgres"),
             ]
         );
-        assert_eq!(read(several).databases, ["reports", "web", "log"]);
+        assert_eq!(read(&several).databases, ["reports", "web", "log"]);
     }
 
     #[test]
     fn the_spec_says_port_and_instances() {
-        let facts = read(json!({"port": 5433, "shutdown": true, "instances": [{"replicas": 2}, {}]}));
+        let facts = read(&json!({"port": 5433, "shutdown": true, "instances": [{"replicas": 2}, {}]}));
         assert_eq!((facts.port, facts.instances), (Port::Number(5433), 3));
         assert_eq!(facts.halt.map(|halt| halt.state), Some("shut down"));
         let custom = json!({"customTLSSecret": {"name": "own", "items": [{"key": "root.pem", "path": "ca.crt"}]}});
-        assert_eq!(read(custom).tls.ca, [CaSource::Secret("own".to_owned(), "root.pem".to_owned())]);
+        assert_eq!(read(&custom).tls.ca, [CaSource::Secret("own".to_owned(), "root.pem".to_owned())]);
     }
 }

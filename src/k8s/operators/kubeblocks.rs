@@ -28,7 +28,7 @@ fn component(object: &Object) -> Option<(&str, u64)> {
 }
 
 impl Operator for KubeBlocks {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "kubeblocks"
     }
 

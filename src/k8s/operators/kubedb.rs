@@ -61,7 +61,7 @@ fn halted(object: &Object, namespace: &str, name: &str) -> Option<Halt> {
 }
 
 impl Operator for KubeDb {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "kubedb"
     }
 
@@ -108,27 +108,27 @@ mod tests {
 
     use super::*;
 
-    fn read(spec: Value) -> Facts {
+    fn read(spec: &Value) -> Facts {
         let object = json!({"metadata": {"name": "shop", "namespace": "prod"}, "spec": spec});
         KubeDb.read(&serde_json::from_value(object).expect("an object")).expect("facts")
     }
 
     #[test]
     fn the_spec_says_how_tls_is_done() {
-        assert_eq!(read(json!({})).tls.mode, TlsMode::Allow);
-        assert_eq!(read(json!({"sslMode": "disable", "tls": {}})).tls.mode, TlsMode::Allow);
-        assert_eq!(read(json!({"tls": {"issuerRef": {}}})).tls.mode, TlsMode::Require);
+        assert_eq!(read(&json!({})).tls.mode, TlsMode::Allow);
+        assert_eq!(read(&json!({"sslMode": "disable", "tls": {}})).tls.mode, TlsMode::Allow);
+        assert_eq!(read(&json!({"tls": {"issuerRef": {}}})).tls.mode, TlsMode::Require);
         // The vendor's own client makes these TLS as well.
-        assert_eq!(read(json!({"sslMode": "prefer"})).tls.mode, TlsMode::Require);
-        assert_eq!(read(json!({"sslMode": "require", "clientAuthMode": "scram"})).tls.client, None);
+        assert_eq!(read(&json!({"sslMode": "prefer"})).tls.mode, TlsMode::Require);
+        assert_eq!(read(&json!({"sslMode": "require", "clientAuthMode": "scram"})).tls.client, None);
         let by_certificate = json!({"sslMode": "verify-full", "clientAuthMode": "cert"});
-        assert_eq!(read(by_certificate).tls.client.as_deref(), Some("shop-client-cert"));
+        assert_eq!(read(&by_certificate).tls.client.as_deref(), Some("shop-client-cert"));
     }
 
     #[test]
     fn the_secret_may_be_somebody_elses() {
         let secret = |facts: Facts| facts.logins.first().map(|login| login.secret.clone());
-        assert_eq!(secret(read(json!({}))).as_deref(), Some("shop-auth"));
-        assert_eq!(secret(read(json!({"authSecret": {"name": "mine"}}))).as_deref(), Some("mine"));
+        assert_eq!(secret(read(&json!({}))).as_deref(), Some("shop-auth"));
+        assert_eq!(secret(read(&json!({"authSecret": {"name": "mine"}}))).as_deref(), Some("mine"));
     }
 }

@@ -11,7 +11,7 @@ use crate::k8s::objects::text;
 pub(super) struct Kubegres;
 
 impl Operator for Kubegres {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "kubegres"
     }
 

@@ -31,7 +31,7 @@ pub(in crate::k8s) fn login(object: &Object, database: &str) -> LoginSource {
 }
 
 impl Operator for Marked {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "service"
     }
 
@@ -86,21 +86,21 @@ mod tests {
 
     use super::*;
 
-    fn read(marks: Value) -> Option<Facts> {
+    fn read(marks: &Value) -> Option<Facts> {
         let object = json!({"metadata": {"name": "db", "namespace": "prod", "annotations": marks}});
         Marked.read(&serde_json::from_value(object).expect("a Service"))
     }
 
     #[test]
     fn marks_make_a_cluster_of_a_service() {
-        assert!(read(json!({})).is_none());
-        let facts = read(json!({"pgferry.dev/secret": "login"})).expect("facts");
+        assert!(read(&json!({})).is_none());
+        let facts = read(&json!({"pgferry.dev/secret": "login"})).expect("facts");
         assert_eq!((facts.name.as_str(), facts.logins.len()), ("db", 1));
-        let facts = read(json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "6000"})).expect("facts");
+        let facts = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "6000"})).expect("facts");
         assert_eq!((facts.name.as_str(), facts.port), ("shop", Port::Number(6000)));
-        let broken = read(json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "x"})).expect("facts").broken;
+        let broken = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "x"})).expect("facts").broken;
         assert_eq!(broken.as_deref(), Some("pgferry.dev/port of Service prod/db is no port number"));
-        let replica = read(json!({"pgferry.dev/cluster": "shop", "pgferry.dev/role": "replica"})).expect("facts");
+        let replica = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/role": "replica"})).expect("facts");
         assert!(replica.replicas.is_some() && replica.members == Members::Labelled);
     }
 }

@@ -528,6 +528,17 @@ pub(super) struct Halt {
     pub(super) hint: String,
 }
 
+/// How far facts are to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// The cluster's object says so.
+    Read,
+    /// The object could not be read; this is what is usual.
+    Guessed,
+    /// The object may be about something else; it is believed only where somebody names it.
+    Doubtful,
+}
+
 /// What is known of one cluster, apart from its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -540,10 +551,7 @@ pub(super) struct Facts {
     pub(super) leader: Leader,
     /// What is wrong with the object, so that it cannot be used.
     pub(super) broken: Option<String>,
-    /// Whether the object is about PostgreSQL for certain; else it is believed only where somebody names it.
-    pub(super) certain: bool,
-    /// The cluster's object could not be read; this is what is usual.
-    pub(super) guessed: bool,
+    pub(super) evidence: Evidence,
     /// A system's own name for clusters that it shares with others.
     pub(super) flavor: Option<&'static str>,
     pub(super) halt: Option<Halt>,
@@ -586,8 +594,7 @@ impl Facts {
             members,
             replicas: None,
             broken: None,
-            certain: true,
-            guessed: false,
+            evidence: Evidence::Read,
             flavor: None,
             leader: Leader::Unsaid,
             halt: None,
@@ -642,6 +649,11 @@ impl Facts {
             services,
             ..first
         }
+    }
+
+    /// The cluster's object could not be read.
+    pub(super) fn is_guessed(&self) -> bool {
+        self.evidence == Evidence::Guessed
     }
 
     /// `cluster.namespace`.

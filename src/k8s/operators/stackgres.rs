@@ -45,7 +45,7 @@ fn services(name: &str) -> Vec<String> {
 }
 
 impl Operator for StackGres {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "stackgres"
     }
 

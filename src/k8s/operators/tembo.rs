@@ -10,7 +10,7 @@ use super::{
 pub(super) struct Tembo;
 
 impl Operator for Tembo {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "tembo"
     }
 

@@ -118,12 +118,12 @@ impl<'a> Container<'a> {
             let variable = if self.has(name) { self.variable(name) } else { None };
             variable.or_else(|| self.file(&format!("{name}_FILE")))
         });
-        own.or_else(|| names.iter().find_map(|name| self.from_all(name)))
+        own.or_else(|| names.iter().find_map(|name| self.among_all(name)))
     }
 
     fn variable(&self, name: &str) -> Option<Variable> {
         let Some(entry) = self.items("/env").find(|entry| text(entry, "/name") == Some(name)) else {
-            return self.from_all(name);
+            return self.among_all(name);
         };
         let reference = |kind: &str| {
             let reference = entry.pointer(&format!("/valueFrom/{kind}"))?;
@@ -144,7 +144,7 @@ impl<'a> Container<'a> {
     }
 
     /// All keys of a Secret or ConfigMap, with a prefix. Whether it has this one shows when it is read; the later wins.
-    fn from_all(&self, name: &str) -> Option<Variable> {
+    fn among_all(&self, name: &str) -> Option<Variable> {
         let place = |from: &Value| {
             let key = name.strip_prefix(text(from, "/prefix").unwrap_or_default())?.to_owned();
             match (text(from, "/secretRef/name"), text(from, "/configMapRef/name")) {
@@ -321,7 +321,7 @@ fn source(
 }
 
 impl Operator for Workload {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         self.system
     }
 

@@ -14,7 +14,7 @@ fn read(labels: &Value, spec: &Value) -> Option<Facts> {
     stateful_sets().read(&serde_json::from_value(object).expect("a StatefulSet"))
 }
 
-fn plain(container: Value) -> Option<Facts> {
+fn plain(container: &Value) -> Option<Facts> {
     read(&json!({}), &json!({"containers": [container]}))
 }
 
@@ -25,7 +25,7 @@ fn default_login(facts: &Facts) -> (Option<&str>, &str, &Keys, &str) {
 
 #[test]
 fn the_official_images_environment_is_read() {
-    let facts = plain(json!({"image": "docker.io/library/postgres:17", "env": [
+    let facts = plain(&json!({"image": "docker.io/library/postgres:17", "env": [
         {"name": "POSTGRES_USER", "value": "app"},
         {"name": "POSTGRES_DB", "value": "shop"},
         {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "pw"}}},
@@ -35,7 +35,7 @@ fn the_official_images_environment_is_read() {
     assert_eq!((role, secret, database), (Some("app"), "login", "shop"));
     assert_eq!((facts.instances, facts.ready, facts.members), (1, Some(1), Members::Selected("app=db".to_owned())));
     // A password in the object itself is used, and not shown.
-    let facts = plain(json!({"image": "postgres", "env": [{"name": "POSTGRES_PASSWORD", "value": "hunter2"}]}))
+    let facts = plain(&json!({"image": "postgres", "env": [{"name": "POSTGRES_PASSWORD", "value": "hunter2"}]}))
         .expect("a server");
     assert!(!format!("{facts:?}").contains("hunter2"));
     assert_eq!(default_login(&facts).0, Some("postgres"));
@@ -44,7 +44,7 @@ fn the_official_images_environment_is_read() {
 #[test]
 fn all_keys_of_a_secret_may_be_the_environment() {
     let facts =
-        plain(json!({"image": "postgres", "envFrom": [{"prefix": "POSTGRES_", "secretRef": {"name": "login"}}]}))
+        plain(&json!({"image": "postgres", "envFrom": [{"prefix": "POSTGRES_", "secretRef": {"name": "login"}}]}))
             .expect("a server");
     let (role, secret, keys, _) = default_login(&facts);
     assert_eq!((role, secret), (None, "login"));
@@ -89,15 +89,15 @@ fn clients_and_sidecars_are_no_servers() {
         json!({"image": "quay.io/prometheuscommunity/postgres-exporter", "env": [password]}),
         json!({"image": "bitnami/pgpool", "env": [password]}),
     ] {
-        assert!(plain(container.clone()).is_none(), "{container}");
+        assert!(plain(&container).is_none(), "{container}");
     }
     let own_image = json!({"image": "shop/database", "env": [password], "ports": [{"containerPort": 5432}]});
-    assert!(plain(own_image).is_some());
+    assert!(plain(&own_image).is_some());
 }
 
 #[test]
 fn configmaps_and_references_are_followed() {
-    let facts = plain(json!({"image": "postgres:17", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [
+    let facts = plain(&json!({"image": "postgres:17", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [
         {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "pw"}}},
         {"name": "POSTGRES_DB", "value": "$(NAME)"}, {"name": "NAME", "value": "shop"},
     ]}))
@@ -107,5 +107,5 @@ fn configmaps_and_references_are_followed() {
     let Keys::Named { user, .. } = keys else { panic!("{keys:?}") };
     let place = Place::ConfigMap("settings".to_owned(), "POSTGRES_USER".to_owned());
     assert_eq!(user, &Part::In(vec![place], Some("postgres".to_owned())));
-    assert!(plain(json!({"image": "postgres:17", "command": ["sleep", "infinity"]})).is_none());
+    assert!(plain(&json!({"image": "postgres:17", "command": ["sleep", "infinity"]})).is_none());
 }

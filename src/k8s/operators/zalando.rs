@@ -163,7 +163,7 @@ fn services(name: &str) -> Vec<String> {
 }
 
 impl Operator for Zalando {
-    fn system(&self) -> &str {
+    fn system(&self) -> &'static str {
         "zalando"
     }
 
@@ -237,13 +237,13 @@ mod tests {
 
     use super::*;
 
-    fn read(spec: Value) -> Facts {
+    fn read(spec: &Value) -> Facts {
         let object = json!({"metadata": {"name": "web-shop", "namespace": "prod"}, "spec": spec});
         let zalando = Zalando::new(ZalandoParams::default());
         zalando.read(&serde_json::from_value(object).expect("an object")).expect("facts")
     }
 
-    fn logins(spec: Value) -> Vec<(String, String, LoginKind)> {
+    fn logins(spec: &Value) -> Vec<(String, String, LoginKind)> {
         let logins = read(spec).logins.into_iter();
         logins.map(|login| (login.role.unwrap_or_default(), login.database, login.kind)).collect()
     }
@@ -257,7 +257,7 @@ mod tests {
         let only =
             json!({"databases": {"books": "clerk"}, "users": {"clerk": [], "group": ["NOLOGIN"], "bi_user": []}});
         assert_eq!(
-            logins(only),
+            logins(&only),
             [
                 of("clerk", "books", LoginKind::Application),
                 of("bi_user", "books", LoginKind::Managed),
@@ -265,21 +265,21 @@ mod tests {
             ]
         );
         let several = json!({"databases": {"a": "x", "web_shop": "y"}});
-        assert_eq!(logins(several).first(), Some(&of("y", "web_shop", LoginKind::Application)));
-        assert_eq!(logins(json!({})), [of("postgres", "postgres", LoginKind::Superuser)]);
-        assert_eq!(logins(json!({"databases": "wrong", "users": 7})).len(), 1);
+        assert_eq!(logins(&several).first(), Some(&of("y", "web_shop", LoginKind::Application)));
+        assert_eq!(logins(&json!({})), [of("postgres", "postgres", LoginKind::Superuser)]);
+        assert_eq!(logins(&json!({"databases": "wrong", "users": 7})).len(), 1);
     }
 
     #[test]
     fn prepared_databases_have_users_of_their_own() {
         let prepared = json!({"preparedDatabases": {"foo": {"defaultUsers": true}, "bar": {}}});
-        let roles: Vec<String> = logins(prepared).into_iter().map(|(role, _, _)| role).collect();
+        let roles: Vec<String> = logins(&prepared).into_iter().map(|(role, _, _)| role).collect();
         assert_eq!(roles, ["foo_owner_user", "foo_reader_user", "foo_writer_user", "postgres"]);
     }
 
     #[test]
     fn secrets_have_computed_names() {
-        let facts = read(json!({"databases": {"books": "the_clerk"}}));
+        let facts = read(&json!({"databases": {"books": "the_clerk"}}));
         let secret = facts.logins.first().map(|login| login.secret.as_str());
         assert_eq!(secret, Some("the-clerk.web-shop.credentials.postgresql.acid.zalan.do"));
         let zalando = Zalando::new(ZalandoParams {
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn running_without_instances_is_not_running() {
-        assert_eq!(read(json!({"numberOfInstances": 0})).halt.map(|halt| halt.state), Some("scaled to zero"));
-        assert!(read(json!({"standby": {"standby_host": "x"}})).standby);
+        assert_eq!(read(&json!({"numberOfInstances": 0})).halt.map(|halt| halt.state), Some("scaled to zero"));
+        assert!(read(&json!({"standby": {"standby_host": "x"}})).standby);
     }
 }

@@ -1,0 +1,131 @@
+//! Clusters of every system that do not serve, on purpose or for a moment, and leaders that few rights still show.
+
+use proto_tests::systems::{
+    Crunchy, Elastisys, KubeBlocks, KubeDb, Kubegres, Percona, StackGres, StatefulSet, System, Zalando,
+};
+use serde_json::{Value, json};
+
+use crate::systems::Stage;
+
+/// What an object says, and the words for it.
+type Row = (Box<dyn System>, &'static str, fn(&mut Value), &'static str);
+
+#[tokio::test]
+async fn clusters_that_do_not_serve_say_why() {
+    let rows: [Row; 9] = [
+        (Box::new(Zalando), "postgresqls", |object| object["spec"]["numberOfInstances"] = json!(0), "scaled to zero"),
+        (Box::new(Crunchy), "postgresclusters", |object| object["spec"]["shutdown"] = json!(true), "shut down"),
+        (Box::new(Percona), "perconapgclusters", |object| object["spec"]["pause"] = json!(true), "paused"),
+        (Box::new(StackGres), "sgclusters", |object| object["spec"]["instances"] = json!(0), "scaled to zero"),
+        (Box::new(KubeDb), "postgreses", |object| object["spec"]["halted"] = json!(true), "halted"),
+        (Box::new(KubeBlocks), "clusters", |object| object["status"]["phase"] = json!("Stopped"), "stopped"),
+        (Box::new(Kubegres), "kubegres", |object| object["spec"]["replicas"] = json!(0), "scaled to zero"),
+        (Box::new(StatefulSet), "statefulsets", |object| object["spec"]["replicas"] = json!(0), "scaled to zero"),
+        (
+            Box::new(Zalando),
+            "postgresqls",
+            |object| object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+            "being deleted",
+        ),
+    ];
+    for (system, plural, change, state) in rows {
+        let stage = Stage::new(&*system).await;
+        stage.api.change(plural, "prod", "shop", change);
+        let pgferry = stage.pgferry("").await;
+        let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+        let told = (refusal.code.as_str(), refusal.message.as_str());
+        assert_eq!(told, ("57P03", format!("cluster shop.prod is {state}").as_str()), "{}", system.title());
+        assert!(refusal.hint.contains("kubectl") || refusal.hint.contains("kbcli"), "{refusal:?}");
+        let listed = stage.list().await;
+        assert_eq!((&listed[0]["status"], &listed[0]["ready"]), (&json!(state), &json!(false)), "{listed:#?}");
+    }
+}
+
+/// A standby cluster's leader carries a primary's label; Patroni's annotation says what it is.
+#[tokio::test]
+async fn the_leader_of_a_standby_cluster_is_read_only_and_no_mistake() {
+    let mut stage = Stage::new(&Zalando).await;
+    // The replica leads, and its server is in recovery.
+    stage.state.lead(1);
+    stage.draw();
+    let refusal = stage.pgferry("").await.refusal("pgferry", "shop.prod").await;
+    assert!(refusal.message.contains("is a standby, not the primary"), "{refusal:?}");
+    stage.api.change("pods", "prod", "shop-1", |pod| {
+        pod["metadata"]["annotations"]["status"] = json!("{\"role\":\"standby_leader\",\"state\":\"running\"}");
+    });
+    let pgferry = stage.pgferry("").await;
+    let wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    assert!(wire.notices.iter().any(|notice| notice.message.contains("replica cluster")), "{:?}", wire.notices);
+    assert_eq!(stage.list().await[0]["status"], "ready (replica cluster)");
+}
+
+/// Endpoints may be forbidden where EndpointSlices are not; they say the same.
+#[tokio::test]
+async fn an_endpoint_slice_names_the_leader_where_endpoints_are_forbidden() {
+    let mut stage = Stage::new(&Zalando).await;
+    stage.state.labelled = vec![0, 1];
+    stage.draw();
+    stage.api.deny(None, "get", "endpoints", None);
+    stage.api.deny(None, "list", "endpoints", None);
+    let pgferry = stage.pgferry("").await;
+    let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+    assert!(
+        refusal.message.contains("no ready primary"),
+        "without either, two that claim it are not believed: {refusal:?}"
+    );
+    stage.api.put(
+        "endpointslices",
+        json!({
+            "metadata": {
+                "namespace": "prod", "name": "shop-abcde", "labels": {"kubernetes.io/service-name": "shop"},
+                "annotations": {"leader": "shop-0", "ttl": "30", "renewTime": "2026-01-01T00:00:00+00:00"},
+            },
+            "endpoints": null, "ports": null,
+        }),
+    );
+    let pgferry = stage.pgferry("").await;
+    let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    assert_eq!(stage.server_of(&mut wire).await, 0);
+}
+
+/// Patroni leaves the objects of a mode that it no longer uses: the one that is renewed counts.
+#[tokio::test]
+async fn a_leader_object_of_older_times_is_not_believed() {
+    let stage = Stage::new(&Zalando).await;
+    let old = json!({"leader": "shop-1", "ttl": "30", "renewTime": "2020-01-01T00:00:00+00:00"});
+    stage.api.put("configmaps", json!({"metadata": {"namespace": "prod", "name": "shop-leader", "annotations": old}}));
+    let pgferry = stage.pgferry("").await;
+    for _ in 0..3 {
+        let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        assert_eq!(stage.server_of(&mut wire).await, 0);
+    }
+}
+
+/// Replicas of an access Secret, and what a tenant reads who may see nothing of the database's namespace.
+#[tokio::test]
+async fn an_access_secret_with_replicas_and_without_rights() {
+    let stage = Stage::new(&Elastisys).await;
+    let namespace = "prod-system";
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": "shop-repl"},
+        "spec": {"ports": [{"port": 5432}], "selector": {"cluster-name": "shop", "spilo-role": "replica"}}});
+    stage.api.put("services", service);
+    stage.api.change("secrets", "prod", "shop.user.access", |secret| {
+        secret["data"]["PGHOST_REPLICA"] = json!(proto_tests::cnpg::encoded("shop-repl.prod-system.svc.cluster.local"));
+    });
+    let pgferry = stage.pgferry("").await;
+    let mut wire = pgferry.connect("pgferry", "shop.prod:ro").await.unwrap();
+    assert_eq!(stage.server_of(&mut wire).await, 1);
+    let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    assert_eq!(stage.server_of(&mut wire).await, 0);
+    for resource in ["services", "pods", "endpoints", "endpointslices"] {
+        for verb in ["get", "list"] {
+            stage.api.deny(None, verb, resource, None);
+        }
+    }
+    let refusal = stage.pgferry("").await.refusal("pgferry", "shop.prod").await;
+    assert_eq!(refusal.code, "42501", "{refusal:?}");
+    assert!(
+        refusal.message.contains("get services") && refusal.hint.contains("resources: [\"services\"]"),
+        "{refusal:?}"
+    );
+}
