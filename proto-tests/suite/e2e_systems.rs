@@ -25,6 +25,9 @@ use super::{BINARY, kubeconfig, kubectl, say};
 /// Pods start in seconds; a claim that needs this long fails.
 const PATIENCE: Duration = Duration::from_mins(3);
 
+/// A server that its environment sets up; where no node has it, nothing is tried.
+const IMAGE: &str = "rig.local/postgres:17";
+
 /// Objects that are written, and gone at the end.
 struct Rig<'a> {
     system: &'a dyn System,
@@ -156,7 +159,7 @@ impl<'a> Rig<'a> {
         let mut environment = self.environment();
         environment.extend(primary.map(|address| json!({"name": "PRIMARY", "value": address})));
         json!({
-            "name": "postgres", "image": "rig.local/postgres:17", "imagePullPolicy": "Never", "env": environment,
+            "name": "postgres", "image": IMAGE, "imagePullPolicy": "Never", "env": environment,
             "ports": [{"containerPort": 5432, "name": "postgresql"}],
             "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": true}],
             "readinessProbe": {"exec": {"command": ["pg_isready", "-q", "-h", "localhost"]}, "periodSeconds": 1},
@@ -423,6 +426,10 @@ async fn claims(system: &dyn System, kubeconfig: PathBuf, number: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_layouts_of_other_systems() {
     let Some(kubeconfig) = kubeconfig() else { return };
+    let images = kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names[*]}"]).await;
+    if !images.contains(IMAGE) {
+        return say(&format!("no node has the image {IMAGE}: the layouts of other systems are not tried here"));
+    }
     let systems: [Box<dyn System>; 8] = [
         Box::new(Zalando),
         Box::new(Crunchy),
