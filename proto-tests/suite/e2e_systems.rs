@@ -5,8 +5,6 @@ use std::{path::PathBuf, time::Duration};
 
 use futures_util::StreamExt as _;
 use proto_tests::{
-    kubernetes::certificates::Authority,
-    secrets,
     subject::{Start, Subject},
     systems::{
         self, Crunchy, Elastisys, KubeDb, KubeDbCertificate, Marked, StackGres, State, StatefulSet, System, Zalando,
@@ -67,25 +65,8 @@ fn definition((group, version, plural): (&str, &str, &str), kind: &str) -> Value
 
 impl<'a> Rig<'a> {
     async fn new(system: &'a dyn System, kubeconfig: PathBuf, number: usize) -> Self {
-        let mut state = State {
-            namespace: format!("pgferry-layout-{number}"),
-            name: "shop".to_owned(),
-            servers: if system.name() == "statefulset" { 1 } else { 2 },
-            leader: 0,
-            labelled: vec![0],
-            password: secrets::make("app"),
-            other_password: secrets::make("other"),
-            superuser: secrets::make("super"),
-            pooler: false,
-            authority: String::new(),
-            certificate: (String::new(), String::new()),
-            client: (String::new(), String::new()),
-        };
-        let authority = Authority::new("the cluster's CA");
-        authority.pem().clone_into(&mut state.authority);
-        let name = system.certificate_name(&state).unwrap_or_else(|| "spilo.example.org".to_owned());
-        state.certificate = authority.server(&[&name]);
-        state.client = authority.client("postgres");
+        let servers = if system.name() == "statefulset" { 1 } else { 2 };
+        let state = State::new(system, &format!("pgferry-layout-{number}"), servers);
         let rig = Self { system, state, kubeconfig };
         rig.remove().await;
         let namespaces = rig.namespaces().into_iter();

@@ -52,26 +52,9 @@ pub(crate) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub(crate) async fn new(system: &'a dyn System) -> Self {
-        let mut state = State {
-            namespace: "prod".to_owned(),
-            name: "shop".to_owned(),
-            servers: if system.name() == "deployment" { 1 } else { 2 },
-            leader: 0,
-            labelled: vec![0],
-            password: secrets::make("app"),
-            other_password: secrets::make("other"),
-            superuser: secrets::make("super"),
-            pooler: false,
-            authority: String::new(),
-            certificate: (String::new(), String::new()),
-            client: (String::new(), String::new()),
-        };
-        let authority = Authority::new("the cluster's CA");
-        authority.pem().clone_into(&mut state.authority);
-        let name = system.certificate_name(&state).unwrap_or_else(|| "spilo.example.org".to_owned());
-        state.certificate = authority.server(&[&name]);
-        state.client = authority.client("postgres");
-        let servers = servers(system, &state).await;
+        let servers = if system.name() == "deployment" { 1 } else { 2 };
+        let state = State::new(system, "prod", servers);
+        let servers = self::servers(system, &state).await;
         let api = FakeKubernetes::start().await;
         for (group, version, plural) in system.resources() {
             api.serve_crd(group, version, plural);

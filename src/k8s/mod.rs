@@ -30,6 +30,7 @@ mod objects;
 pub mod operators;
 mod reads;
 pub mod tunnel;
+mod watch_state;
 pub mod watches;
 
 pub use error::K8sError;

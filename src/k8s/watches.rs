@@ -6,7 +6,7 @@
 //! believed only while they run; whoever is told that a server is lost can rely on it having been read once more.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,8 +29,9 @@ use super::{
     guards::Guarding,
     leaders::{self, Source},
     objects::{Object, Pod},
-    operators::{ENDPOINTS, Evidence, Facts, Leader, Members, PODS, Resource, System, Systems, Word},
+    operators::{ENDPOINTS, Facts, Leader, PODS, Resource, System, Systems, Word},
     reads::{self, access},
+    watch_state::{Guarded, Guards, Said, State},
 };
 use crate::upstream::{ClusterId, Identity, Lost, Mode};
 
@@ -89,45 +90,6 @@ struct Watched {
     state: watch::Sender<State>,
     used: Mutex<Instant>,
     guards: Mutex<Guards>,
-}
-
-/// The servers that sessions rely on, and whether anybody still looks after them.
-#[derive(Debug, Default)]
-struct Guards {
-    ended: bool,
-    all: HashMap<Guarded, watch::Sender<Option<Lost>>>,
-}
-
-impl Guards {
-    /// Forgets those whose sessions have ended.
-    fn tidy(&mut self) -> &mut HashMap<Guarded, watch::Sender<Option<Lost>>> {
-        self.all.retain(|_, sender| sender.receiver_count() > 0);
-        &mut self.all
-    }
-}
-
-/// A server that sessions rely on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Guarded {
-    cluster: String,
-    pod: String,
-    uid: String,
-    mode: Mode,
-}
-
-/// By cluster, then by the position of the object among those that may say who leads.
-type Said = BTreeMap<String, BTreeMap<usize, Word>>;
-
-#[derive(Debug, Default)]
-struct State {
-    pods: BTreeMap<String, Pod>,
-    /// `None` where the caller may not read them.
-    resources: Option<BTreeMap<String, Facts>>,
-    /// What leader objects say of a cluster, by the order in which they are believed.
-    leaders: Said,
-    /// Which clusters the state is about; empty while it is not to be believed.
-    covers: BTreeSet<String>,
-    mark: Option<Mark>,
 }
 
 impl Watches {
@@ -226,29 +188,6 @@ impl Watches {
         let (contexts, registered) = (Arc::clone(&self.contexts), Arc::clone(&watched));
         tokio::spawn(async move { registered.run(&contexts).await });
         Some(watched)
-    }
-}
-
-impl State {
-    fn view(&self, system: &System, namespace: &str, name: &str) -> Option<View> {
-        if !self.covers.contains(name) || self.mark.is_none_or(|mark| mark.jumped()) {
-            return None;
-        }
-        let labels = system.pod_labels()?;
-        let of_cluster = |pod: &&Pod| pod.metadata.label(&labels.cluster) == Some(name);
-        let pods: Vec<Pod> = self.pods.values().filter(of_cluster).cloned().collect();
-        let facts = match &self.resources {
-            Some(resources) => resources.get(name)?.clone(),
-            None if pods.is_empty() => return None,
-            None => Facts { evidence: Evidence::Guessed, ..system.guess(namespace, name)? },
-        };
-        // Pods that the cluster's own object selects are not among those that are watched.
-        if facts.members != Members::Labelled {
-            return None;
-        }
-        let said = self.leaders.get(name).into_iter().flat_map(BTreeMap::values);
-        let leader = leaders::newest(said.cloned());
-        Some(View::new(system.clone(), leaders::decided(facts, leader), pods))
     }
 }
 
@@ -597,16 +536,6 @@ impl Watched {
         debug!(pod = guarded.pod, cluster = guarded.cluster, "a server in use {}", lost.as_str());
         if let Some(sender) = self.guards().all.get(guarded) {
             sender.send_replace(Some(lost));
-        }
-    }
-}
-
-impl Guarded {
-    /// Whether this server, as it is now, still serves what was asked of it.
-    fn judge(&self, view: Option<&View>, pod: Option<&Pod>) -> Option<Lost> {
-        match pod.filter(|pod| pod.metadata.uid == self.uid && !pod.metadata.deleting()) {
-            Some(pod) => view?.lost(pod, self.mode),
-            None => Some(Lost::Deleted),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::cnpg::encoded;
+use crate::{cnpg::encoded, kubernetes::certificates::Authority, secrets};
 
 mod operators;
 mod plain;
@@ -45,6 +45,30 @@ pub struct State {
 }
 
 impl State {
+    /// A cluster `shop` with passwords and certificates of its own, led by its first server.
+    #[must_use]
+    pub fn new(system: &dyn System, namespace: &str, servers: usize) -> Self {
+        let authority = Authority::new("the cluster's CA");
+        let mut state = Self {
+            namespace: namespace.to_owned(),
+            name: "shop".to_owned(),
+            servers,
+            leader: 0,
+            labelled: vec![0],
+            password: secrets::make("app"),
+            other_password: secrets::make("other"),
+            superuser: secrets::make("super"),
+            pooler: false,
+            authority: authority.pem().to_owned(),
+            certificate: (String::new(), String::new()),
+            client: authority.client("postgres"),
+        };
+        // Where nobody can verify it, it is for a name that is nobody's.
+        let name = system.certificate_name(&state).unwrap_or_else(|| "spilo.example.org".to_owned());
+        state.certificate = authority.server(&[&name]);
+        state
+    }
+
     /// Another server leads, and the labels say so.
     pub fn lead(&mut self, leader: usize) {
         self.leader = leader;

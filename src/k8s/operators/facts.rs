@@ -1,0 +1,243 @@
+//! What is known of a cluster, apart from its pods.
+
+use std::sync::Arc;
+
+use super::{Leader, LoginSource, Member, Operator, PORT, Resource};
+use crate::{
+    k8s::objects::{Object, Owner, Pod},
+    upstream::{Lost, TlsMode},
+};
+
+/// Where something that is no secret can be read: a CA, a client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum CaSource {
+    /// A key of a Secret in the cluster's namespace.
+    Secret(String, String),
+    /// A key of a ConfigMap there.
+    ConfigMap(String, String),
+    /// Base64 inside another object, by JSON pointer.
+    Object(Resource, String, &'static str),
+    /// PEM, known already.
+    Pem(Arc<[u8]>),
+}
+
+/// The name that a server's certificate carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum CertificateName {
+    /// The same for all servers of the cluster.
+    Cluster(String),
+    /// The pod's name, and this behind it.
+    Pod(String),
+}
+
+/// How a cluster's servers do TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::k8s) struct Tls {
+    pub(in crate::k8s) mode: TlsMode,
+    /// `None` where no name can be relied on.
+    pub(in crate::k8s) name: Option<CertificateName>,
+    /// Looked at in this order.
+    pub(in crate::k8s) ca: Vec<CaSource>,
+    /// The Secret (`tls.crt`, `tls.key`) that servers want clients to identify with.
+    pub(in crate::k8s) client: Option<String>,
+}
+
+/// PostgreSQL's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Port {
+    Number(u16),
+    /// As the pod's containers call it.
+    Named(String),
+}
+
+/// Which pods are a cluster's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Members {
+    /// Those with the system's labels and the cluster's name.
+    Labelled,
+    /// Those with these labels, in the cluster's namespace.
+    Selected(String),
+    /// Those that a Service leads to.
+    Service {
+        /// As (namespace, name); the first that exists.
+        places: Vec<(String, String)>,
+        /// The Service's port.
+        port: u16,
+        /// The host that is meant where no such Service exists.
+        outside: Option<String>,
+    },
+    /// One pod.
+    Pod(String, String),
+    /// None: a server outside Kubernetes.
+    External { host: String, port: u16 },
+}
+
+/// Why a cluster does not serve, where that is on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct Halt {
+    /// `hibernated`: for "cluster NAME is ..." and for lists.
+    pub(in crate::k8s) state: &'static str,
+    /// How to start it.
+    pub(in crate::k8s) hint: String,
+}
+
+/// How far facts are to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Evidence {
+    /// The cluster's object says so.
+    Read,
+    /// The object could not be read; this is what is usual.
+    Guessed,
+    /// The object may be about something else; it is believed only where somebody names it.
+    Doubtful,
+}
+
+/// What is known of one cluster, apart from its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct Facts {
+    pub(in crate::k8s) namespace: String,
+    pub(in crate::k8s) name: String,
+    pub(in crate::k8s) port: Port,
+    pub(in crate::k8s) members: Members,
+    /// Where replicas are, if they are not among the members.
+    pub(in crate::k8s) replicas: Option<Members>,
+    pub(in crate::k8s) leader: Leader,
+    /// What is wrong with the object, so that it cannot be used.
+    pub(in crate::k8s) broken: Option<String>,
+    pub(in crate::k8s) evidence: Evidence,
+    /// A system's own name for clusters that it shares with others.
+    pub(in crate::k8s) flavor: Option<&'static str>,
+    pub(in crate::k8s) halt: Option<Halt>,
+    /// Pods that are fenced; `*` is all.
+    pub(in crate::k8s) fenced: Vec<String>,
+    /// How to lift the fence.
+    pub(in crate::k8s) fence_hint: String,
+    /// A standby of another cluster.
+    pub(in crate::k8s) standby: bool,
+    /// A pooler answers, not PostgreSQL itself.
+    pub(in crate::k8s) pooled: bool,
+    /// The system's own words about what it is doing.
+    pub(in crate::k8s) phase: String,
+    pub(in crate::k8s) tls: Tls,
+    /// The default one first.
+    pub(in crate::k8s) logins: Vec<LoginSource>,
+    pub(in crate::k8s) databases: Vec<String>,
+    /// Instances that the cluster should have; 0 where that is not known.
+    pub(in crate::k8s) instances: usize,
+    /// Instances that are ready, where the object itself tells and pods need not be read for a list.
+    pub(in crate::k8s) ready: Option<usize>,
+    /// The pod that is the primary, where its name is fixed.
+    pub(in crate::k8s) first_pod: Option<String>,
+    /// How the names of a StatefulSet's pods begin.
+    pub(in crate::k8s) pod_prefix: Option<String>,
+    /// Other names that lead here if they lead to nothing else: Argo CD's applications, Helm's releases.
+    pub(in crate::k8s) aliases: Vec<String>,
+    /// What the object belongs to.
+    pub(in crate::k8s) owners: Vec<Owner>,
+    /// The Services that lead here.
+    pub(in crate::k8s) services: Vec<String>,
+}
+
+impl Facts {
+    pub(in crate::k8s) fn new(namespace: &str, name: &str, members: Members) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            port: Port::Number(PORT),
+            members,
+            replicas: None,
+            broken: None,
+            evidence: Evidence::Read,
+            flavor: None,
+            leader: Leader::Unsaid,
+            halt: None,
+            fenced: Vec::new(),
+            fence_hint: String::new(),
+            standby: false,
+            pooled: false,
+            phase: String::new(),
+            tls: Tls::default(),
+            logins: Vec::new(),
+            databases: Vec::new(),
+            instances: 0,
+            ready: None,
+            first_pod: None,
+            pod_prefix: None,
+            aliases: Vec::new(),
+            owners: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+
+    /// With what the metadata of any object tells.
+    pub(in crate::k8s) fn of(object: &Object, name: &str, members: Members) -> Self {
+        let meta = &object.metadata;
+        let going = Halt {
+            state: "being deleted",
+            hint: format!("See what holds it up: kubectl get {} -n {} -o yaml", meta.name, meta.namespace),
+        };
+        Self {
+            halt: meta.deleting().then_some(going),
+            aliases: argo_applications(object),
+            owners: meta.owner_references.clone(),
+            ..Self::new(&meta.namespace, name, members)
+        }
+    }
+
+    /// The facts of one cluster that several objects tell.
+    pub(in crate::k8s) fn merge(self, other: Self) -> Self {
+        let (first, second) =
+            if self.members == Members::Labelled && self.replicas.is_some() { (other, self) } else { (self, other) };
+        let mut logins = first.logins;
+        logins.extend(second.logins.into_iter().filter(|login| !logins.contains(login)).collect::<Vec<_>>());
+        let mut services = first.services;
+        services.extend(second.services);
+        Self {
+            replicas: first.replicas.or(second.replicas),
+            instances: first.instances + second.instances,
+            first_pod: first.first_pod.or(second.first_pod),
+            ready: first.ready.zip(second.ready).map(|(one, two)| one + two).or(first.ready),
+            broken: first.broken.or(second.broken),
+            logins,
+            services,
+            ..first
+        }
+    }
+
+    /// The cluster's object could not be read.
+    pub(in crate::k8s) fn is_guessed(&self) -> bool {
+        self.evidence == Evidence::Guessed
+    }
+
+    /// `cluster.namespace`.
+    pub(in crate::k8s) fn full(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+
+    pub(in crate::k8s) fn is_fenced(&self, pod: &str) -> bool {
+        self.fenced.iter().any(|fenced| fenced == "*" || fenced == pod)
+    }
+
+    /// Why a pod that was the primary is not any more; `None` while that is not certain.
+    pub(in crate::k8s) fn lost(&self, operator: &dyn Operator, pod: &Pod) -> Option<Lost> {
+        if self.is_fenced(&pod.metadata.name) {
+            return Some(Lost::Fenced);
+        }
+        match (&self.leader, operator.member(self, pod)) {
+            (Leader::Pod(leader), _) if *leader != pod.metadata.name => Some(Lost::Demoted),
+            (Leader::Unsaid | Leader::Perhaps(_), Member::Replica) => Some(Lost::Demoted),
+            _ => None,
+        }
+    }
+}
+
+/// Argo CD's marks on an object: the application's name.
+fn argo_applications(object: &Object) -> Vec<String> {
+    let label = object.metadata.label("argocd.argoproj.io/instance");
+    // "app:group/kind:namespace/name"; an application in another namespace is "namespace_app".
+    let tracking = object.metadata.annotation("argocd.argoproj.io/tracking-id");
+    let tracked = tracking.and_then(|id| id.split(':').next()).map(|app| app.rsplit('_').next().unwrap_or(app));
+    let mut all: Vec<String> = label.into_iter().chain(tracked).map(str::to_owned).collect();
+    all.dedup();
+    all
+}
