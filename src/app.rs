@@ -234,7 +234,7 @@ fn systems_params(settings: &Settings) -> SystemsParams {
         configured: configured.collect(),
         zalando: ZalandoParams {
             secret_name_template: zalando.secret_name_template,
-            cluster_labels: zalando.cluster_labels.into_iter().collect(),
+            cluster_labels: zalando.cluster_labels,
             cluster_name_label: zalando.cluster_name_label,
             pod_role_label: zalando.pod_role_label,
             super_username: zalando.super_username,

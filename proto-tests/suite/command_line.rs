@@ -66,6 +66,13 @@ async fn list_with_few_rights_names_the_missing_ones() {
     assert!(out.contains("shop"), "the pods' labels tell: {out}");
     assert!(err.contains("warning: Kubernetes does not allow you to list clusters"), "{err}");
     assert!(err.contains("verbs: [list]"), "{err}");
+    // What is missing in the same place is one rule.
+    for resource in ["services", "statefulsets", "secrets"] {
+        world.api.deny(None, "list", resource, None);
+    }
+    let (_, _, err) = list(&world, &[]).await;
+    assert_eq!(err.lines().filter(|line| line.starts_with("warning")).count(), 1, "{err}");
+    assert!(err.contains("resources: [\"clusters\", \"services\", \"statefulsets\", \"secrets\"]"), "{err}");
 }
 
 #[tokio::test]

@@ -41,6 +41,77 @@ async fn clusters_that_do_not_serve_say_why() {
     }
 }
 
+/// What a system says while it is at something else.
+#[tokio::test]
+async fn the_systems_own_words_are_passed_on() {
+    let rows: [Row; 4] = [
+        (
+            Box::new(Zalando),
+            "postgresqls",
+            |object| object["status"]["PostgresClusterStatus"] = json!("Updating"),
+            "Updating",
+        ),
+        (
+            Box::new(Crunchy),
+            "postgresclusters",
+            |object| {
+                let restoring =
+                    json!({"type": "PostgresDataInitialized", "status": "False", "reason": "RestoreInProgress"});
+                object["status"]["conditions"] = json!([restoring]);
+            },
+            "PostgresDataInitialized is False (RestoreInProgress)",
+        ),
+        (Box::new(KubeDb), "postgreses", |object| object["status"]["phase"] = json!("DataRestoring"), "DataRestoring"),
+        (
+            Box::new(Percona),
+            "perconapgclusters",
+            |object| object["status"]["state"] = json!("initializing"),
+            "initializing",
+        ),
+    ];
+    for (system, plural, change, words) in rows {
+        let stage = Stage::new(&*system).await;
+        stage.api.change(plural, "prod", "shop", change);
+        for number in 0..2 {
+            stage.api.delete("pods", "prod", &system.pod_name(&stage.state, number));
+        }
+        let refusal = stage.pgferry("").await.refusal("pgferry", "shop.prod").await;
+        assert_eq!(refusal.code, "57P03", "{}: {refusal:?}", system.title());
+        assert!(refusal.detail.contains(words) && refusal.detail.contains("0 of 0 pods"), "{refusal:?}");
+    }
+}
+
+/// Zalando's administrators may call Secrets and labels otherwise; the superuser has a Secret, too.
+#[tokio::test]
+async fn zalandos_own_configuration_is_followed() {
+    let stage = Stage::new(&Zalando).await;
+    for role in ["the-clerk", "bi-user", "postgres"] {
+        let name = format!("{role}.shop.credentials.postgresql.acid.zalan.do");
+        let mut secret = stage.api.get("secrets", "prod", &name).unwrap();
+        stage.api.delete("secrets", "prod", &name);
+        secret["metadata"]["name"] = json!(format!("shop-{role}"));
+        secret["metadata"]["labels"] = json!({"app": "spilo", "name": "shop"});
+        stage.api.put("secrets", secret);
+    }
+    for number in 0..2 {
+        stage.api.change("pods", "prod", &format!("shop-{number}"), |pod| {
+            let role = if number == 0 { "master" } else { "replica" };
+            pod["metadata"]["labels"] = json!({"app": "spilo", "name": "shop", "role": role});
+        });
+    }
+    let refusal = stage.pgferry("").await.refusal("pgferry", "shop.prod").await;
+    assert!(refusal.code == "57P03" || refusal.code == "28000", "{refusal:?}");
+    let configuration = "[zalando]\nsecret_name_template = \"{cluster}-{username}\"\n\
+         cluster_labels = \"app:spilo\"\ncluster_name_label = \"name\"\npod_role_label = \"role\"\n";
+    let pgferry = stage.pgferry(configuration).await;
+    for (user, role) in [("pgferry", "the_clerk"), ("bi_user", "bi_user"), ("postgres", "postgres")] {
+        let mut wire = pgferry.connect(user, "shop.prod").await.unwrap();
+        assert_eq!(wire.value("select current_user").await.unwrap(), role);
+    }
+    let mut wire = pgferry.connect("pgferry", "shop.prod:ro").await.unwrap();
+    assert_eq!(stage.server_of(&mut wire).await, 1);
+}
+
 /// A standby cluster's leader carries a primary's label; Patroni's annotation says what it is.
 #[tokio::test]
 async fn the_leader_of_a_standby_cluster_is_read_only_and_no_mistake() {

@@ -125,6 +125,48 @@ async fn a_marked_secret_adds_a_login_to_any_cluster() {
     assert_eq!(who(&mut pgferry.connect("app", "shop.prod").await.unwrap()).await, "app app false");
 }
 
+/// A StatefulSet, a marked Service that leads to it, and Secrets with its Service's host.
+#[tokio::test]
+async fn one_cluster_seen_three_ways_is_listed_once() {
+    let stage = stage().await;
+    let labels = json!({"acme.example.com/name": "shop"});
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "default", "name": "acme"},
+        "spec": {"replicas": 2, "serviceName": "acme", "selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels}, "spec": {"containers": [{"image": "postgres:17",
+                "env": [{"name": "POSTGRES_PASSWORD", "value": PASSWORD}]}]}}},
+        "status": {"readyReplicas": 2}});
+    stage.api.put("statefulsets", set);
+    let service = |name: &str, marks: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name, "annotations": marks},
+            "spec": {"selector": labels, "ports": [{"port": 5432, "targetPort": 5999}]}})
+    };
+    let slice = |service: &str| {
+        json!({"metadata": {"namespace": "default", "name": format!("{service}-x"), "labels": {"kubernetes.io/service-name": service}},
+            "endpoints": [{"conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "acme-0", "namespace": "default"}}]})
+    };
+    for name in ["acme", "other"] {
+        stage.api.put("services", service(name, json!({})));
+        stage.api.put("endpointslices", slice(name));
+        let pairs = [("PGHOST", name.as_bytes()), ("PGUSER", b"app"), ("PGPASSWORD", PASSWORD.as_bytes())];
+        stage.api.put("secrets", secret("default", &format!("{name}-login"), &pairs));
+    }
+    let listed = names(&stage.api).await;
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed:#}");
+    assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("acme"), &json!("statefulset")));
+    // By name each of them works.
+    let pgferry = pgferry(&stage.api, "").await;
+    assert_eq!(who(&mut pgferry.connect("pgferry", "other-login/shop").await.unwrap()).await, "app shop false");
+    // The mark is the person's own word for it.
+    stage
+        .api
+        .put("services", service("acme", json!({"pgferry.dev/cluster": "mine", "pgferry.dev/secret": "acme-login"})));
+    let listed = names(&stage.api).await;
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed:#}");
+    assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("mine"), &json!("service")));
+    // An annotation is enough, and a name is found by it.
+    assert_eq!(who(&mut pgferry.connect("pgferry", "mine.default/shop").await.unwrap()).await, "app shop false");
+}
+
 #[tokio::test]
 async fn a_server_outside_is_listed_and_dialled_only_where_that_is_allowed() {
     let stage = stage().await;

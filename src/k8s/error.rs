@@ -149,6 +149,24 @@ impl K8sError {
         matches!(self, Self::NotFound { .. } | Self::NoSuchResource { .. })
     }
 
+    /// One error for rights that are missing in the same place: resources and groups with commas between them.
+    #[must_use]
+    pub(super) fn together(errors: &[&Self]) -> Option<Self> {
+        let mut all = (*errors.first()?).clone();
+        for error in errors {
+            if let (Self::Forbidden { resource, group, .. }, Self::Forbidden { resource: more, group: of, .. }) =
+                (&mut all, error)
+            {
+                for (list, one) in [(resource, more), (group, of)] {
+                    if !list.split(", ").any(|known| known == one) {
+                        *list = format!("{list}, {one}");
+                    }
+                }
+            }
+        }
+        Some(all)
+    }
+
     fn code(&self) -> SqlState {
         match self {
             Self::UnknownContext { .. } | Self::NoContext => SqlState::UNKNOWN_TARGET,
@@ -208,7 +226,10 @@ impl K8sError {
             return None;
         };
         let scope = namespace.as_ref().map_or_else(|| "-A".to_owned(), |namespace| format!("-n {namespace}"));
-        let qualified = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+        let listed = |text: &str| text.split(", ").map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ");
+        let first = |text: &str| text.split(", ").next().unwrap_or_default().to_owned();
+        let (one, of) = (first(resource), first(group));
+        let qualified = if of.is_empty() { one } else { format!("{one}.{of}") };
         let verbs = if resource == "pods/portforward" {
             // WebSocket upgrades are GET; since Kubernetes 1.35 `create` is checked too.
             "create, get".to_owned()
@@ -217,7 +238,9 @@ impl K8sError {
         };
         Some(format!(
             "Check with: kubectl auth can-i {verb} {qualified} {scope} --context '{context}'. The rule to add: \
-             {{apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [{verbs}]}}"
+             {{apiGroups: [{}], resources: [{}], verbs: [{verbs}]}}",
+            listed(group),
+            listed(resource)
         ))
     }
 }

@@ -63,16 +63,9 @@ pub(super) async fn list(
         refused.extend(part.refused);
     }
     let all = once(all);
-    let mut listing = Listing::default();
-    for error in refused {
-        let warning = warning(&error);
-        if !listing.warnings.contains(&warning) {
-            listing.warnings.push(warning);
-        }
-    }
-    listing.clusters = all.iter().map(|listed| info(context, listed)).collect();
-    listing.clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
-    Ok(listing)
+    let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(context, listed)).collect();
+    clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
+    Ok(Listing { clusters, warnings: warnings(&refused) })
 }
 
 /// The same cluster seen twice is listed once: what an operator made for another, a workload whose Service is marked,
@@ -347,9 +340,21 @@ struct Found<T> {
     refused: Option<K8sError>,
 }
 
+/// What was refused, each once; what is missing in the same place is one rule.
+fn warnings(refused: &[K8sError]) -> Vec<Report> {
+    let mut places: Vec<(&Option<String>, Vec<&K8sError>)> = Vec::new();
+    for error in refused {
+        let K8sError::Forbidden { namespace, .. } = error else { continue };
+        match places.iter_mut().find(|(known, _)| *known == namespace) {
+            Some((_, errors)) => errors.push(error),
+            None => places.push((namespace, vec![error])),
+        }
+    }
+    places.into_iter().filter_map(|(_, errors)| K8sError::together(&errors)).map(|error| warning(&error)).collect()
+}
+
 fn warning(error: &K8sError) -> Report {
-    let report = error.report();
-    Report { severity: crate::error::Severity::Warning, ..report }
+    Report { severity: crate::error::Severity::Warning, ..error.report() }
 }
 
 fn info(context: &Context, listed: &Listed) -> ClusterInfo {

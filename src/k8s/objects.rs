@@ -269,6 +269,17 @@ impl Object {
         map.into_iter().flat_map(|map| map.keys().map(String::as_str))
     }
 
+    /// Conditions that are not met, in the operator's words, such as `Ready is False (RestoreInProgress)`.
+    pub(super) fn unmet(&self) -> String {
+        let conditions = self.status.pointer("/conditions").and_then(serde_json::Value::as_array);
+        let unmet = conditions.into_iter().flatten().filter(|condition| text(condition, "/status") == Some("False"));
+        let words = unmet.filter_map(|condition| {
+            let reason = text(condition, "/reason").map(|reason| format!(" ({reason})")).unwrap_or_default();
+            Some(format!("{} is False{reason}", text(condition, "/type")?))
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     /// A label, or an annotation of the same name.
     pub(super) fn mark(&self, name: &str) -> Option<&str> {
         let value = self.metadata.label(name).or_else(|| self.metadata.annotation(name));

@@ -178,7 +178,8 @@ pub enum Authority {
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Zalando {
     pub secret_name_template: String,
-    pub cluster_labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "labels")]
+    pub cluster_labels: Vec<(String, String)>,
     pub cluster_name_label: String,
     pub pod_role_label: String,
     pub super_username: String,
@@ -480,6 +481,17 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
 
 fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(text(deserializer)?.map(PathBuf::from))
+}
+
+/// `name:value,name:value`, as Zalando's operator writes labels.
+fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once(':')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    pairs.map(|one| pair(one).ok_or_else(|| de::Error::custom(format!("\"{one}\" is no label:value")))).collect()
 }
 
 /// A list, or in a variable, which has no lists, numbers with commas between them.

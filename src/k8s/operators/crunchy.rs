@@ -140,7 +140,7 @@ impl Operator for Crunchy {
                 ),
             })),
             standby: object.is_set("/standby/enabled"),
-            phase: object.status("/state").unwrap_or_default().to_owned(),
+            phase: object.status("/state").map_or_else(|| object.unmet(), str::to_owned),
             tls: tls(object, namespace, name),
             logins,
             databases,

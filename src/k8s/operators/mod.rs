@@ -1,6 +1,6 @@
 //! How each system lays out a cluster. One file a system: data first, code only where systems differ; no I/O.
 //!
-//! To add one: write its file, and add it to [`Systems::new`].
+//! To add one: write its file, and add it to `Systems::new`.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
