@@ -6,10 +6,7 @@
 
 use std::{path::PathBuf, process::Stdio, sync::OnceLock, time::Duration};
 
-use proto_tests::{
-    subject::{Start, Subject},
-    wire::Wire,
-};
+use proto_tests::subject::{Start, Subject};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -18,6 +15,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+#[path = "e2e_failover.rs"]
+mod failover;
 #[path = "e2e_systems.rs"]
 mod systems;
 
@@ -305,179 +304,4 @@ async fn a_restricted_service_account() {
     }
     kubectl(&["delete", "-n", "prod", "serviceaccount", &name]).await;
     drop(admin);
-}
-
-/// The primary of `shop.prod`, as its operator says.
-async fn primary() -> String {
-    kubectl(&["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.currentPrimary}"]).await
-}
-
-/// Waits until both instances of `shop.prod` are healthy.
-async fn healthy() {
-    let phase = ["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.phase} {.status.readyInstances}"];
-    while kubectl(&phase).await != "Cluster in healthy state 2" {}
-}
-
-/// PostgreSQL waits for idle sessions when its pod is deleted, and the operator for PostgreSQL: with one idle psql
-/// through kubectl's port-forward the cluster has no primary for three minutes. Through pgferry it has one at once.
-#[tokio::test]
-async fn an_idle_session_holds_up_no_failover() {
-    let Some(kubeconfig) = kubeconfig() else { return };
-    let _alone = CLUSTERS.write().await;
-    timeout(Duration::from_mins(2), healthy()).await.expect("both instances");
-    let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
-    let mut idle = pgferry.connect("app", "shop.prod").await.unwrap();
-    let before = primary().await;
-    let started = Instant::now();
-    kubectl(&["delete", "pod", "-n", "prod", &before, "--wait=false"]).await;
-    let said = timeout(Duration::from_secs(10), idle.next()).await.expect("an end").unwrap().expect("a word");
-    assert_eq!(said.fields().code, "57P01", "{:?}", said.fields());
-    let next = async {
-        loop {
-            if let Ok(mut wire) = pgferry.connect("app", "shop.prod").await
-                && wire.value("select pg_is_in_recovery()").await.as_deref() == Ok("f")
-            {
-                return;
-            }
-        }
-    };
-    timeout(Duration::from_secs(30), next).await.expect("a new primary");
-    let through = started.elapsed();
-    assert_ne!(primary().await, before);
-    say(&format!(
-        "an idle session and a deleted primary: the next login on the new one after {:.1} s",
-        through.as_secs_f32()
-    ));
-    assert!(through < Duration::from_secs(10), "{through:?}");
-    drop(pgferry);
-
-    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
-    let before = primary().await;
-    let mut forward = Command::new("kubectl");
-    forward
-        .args(["port-forward", "-n", "prod", &format!("pod/{before}"), ":5432"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut forward = forward.spawn().unwrap();
-    let mut lines = tokio::io::BufReader::new(forward.stdout.take().unwrap());
-    let mut line = String::new();
-    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();
-    let port: u16 = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
-    let password =
-        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
-            .await;
-    let mut idle = Wire::tcp(("127.0.0.1", port)).await.unwrap();
-    idle.start_with_password(&[("user", "app"), ("database", "app")], &password).await.unwrap();
-    kubectl(&["delete", "pod", "-n", "prod", &before, "--wait=false"]).await;
-    let promoted = async {
-        let labelled =
-            ["get", "pod", "-n", "prod", "-l", "cnpg.io/cluster=shop,cnpg.io/instanceRole=primary", "-o", "name"];
-        while kubectl(&labelled).await.lines().all(|name| name == format!("pod/{before}")) {}
-    };
-    let control = timeout(Duration::from_secs(30), promoted).await;
-    assert!(control.is_err(), "the control: with kubectl's port-forward nothing is promoted for 30 s");
-    say("the control, an idle session through kubectl port-forward: no new primary after 30 s");
-    drop(idle);
-    drop(forward);
-    timeout(Duration::from_mins(4), healthy()).await.expect("both instances");
-}
-
-/// One idle session and one in a transaction, and the primary's pod is deleted under them.
-#[tokio::test]
-async fn a_deleted_primary_is_an_error_and_the_next_login_works() {
-    let Some(kubeconfig) = kubeconfig() else { return };
-    let _alone = CLUSTERS.write().await;
-    let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
-    let mut idle = pgferry.connect("app", "shop.staging").await.unwrap();
-    kubectl(&["delete", "pod", "-n", "staging", "-l", "cnpg.io/cluster=shop", "--wait=false"]).await;
-    let said = timeout(Duration::from_secs(30), idle.next()).await.expect("an end").unwrap().expect("a word");
-    let fields = said.fields();
-    assert!(said.tag == 'E' && ["57P01", "57P02", "08006"].contains(&fields.code.as_str()), "{fields:?}");
-    let started = Instant::now();
-    let again = async {
-        loop {
-            match pgferry.connect("app", "shop.staging").await {
-                Ok(wire) => return wire,
-                Err(fields) => assert!(["57P03", "08006", "08001"].contains(&fields.code.as_str()), "{fields:?}"),
-            }
-        }
-    };
-    let mut wire: Wire = timeout(Duration::from_mins(2), again).await.expect("the pod comes back");
-    assert_eq!(wire.value("select 1").await.unwrap(), "1");
-    say(&format!("a single instance's pod deleted: the next login after {:.1} s", started.elapsed().as_secs_f32()));
-}
-
-/// pgbench that connects anew for each transaction, begun again when it gives up; each transaction leaves a row with
-/// its time.
-async fn beats(way: &str, host: &str, port: &str, password: &str, until: Instant) {
-    let script = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(script.path(), format!("insert into beats (way) values ('{way}');\n")).unwrap();
-    let file = script.path().to_str().unwrap().to_owned();
-    let database = if way == "pgferry" { "shop.prod/app" } else { "app" };
-    while Instant::now() < until {
-        let mut pgbench = Command::new("pgbench");
-        pgbench.args(["-n", "-C", "-c", "2", "-T", "3", "-f", &file, "-h", host, "-p", port, "-U", "app", database]);
-        pgbench.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "2").stdin(Stdio::null());
-        // Giving up is what it does at a switchover; the rows tell how long.
-        pgbench.output().await.expect("pgbench");
-    }
-}
-
-/// A planned switchover under load: the longest time without a committed transaction, through pgferry and straight at
-/// the Service, at the same time.
-#[tokio::test]
-async fn a_switchover_under_load() {
-    let Some(kubeconfig) = kubeconfig() else { return };
-    let _alone = CLUSTERS.write().await;
-    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
-    let pgferry = Start::new(BINARY).serve(&kubeconfig).await;
-    let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
-    wire.query("drop table if exists beats; create table beats (at timestamptz default clock_timestamp(), way text)")
-        .await
-        .unwrap();
-    drop(wire);
-    let password =
-        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
-            .await;
-    let service = kubectl(&["get", "service", "-n", "prod", "shop-rw", "-o", "jsonpath={.spec.clusterIP}"]).await;
-    let port = pgferry.address().port().to_string();
-    let before = primary().await;
-    let instances = "cnpg.io/cluster=shop,cnpg.io/podRole=instance";
-    let all = kubectl(&["get", "pods", "-n", "prod", "-l", instances, "-o", "name"]).await;
-    let other = all.lines().filter_map(|name| name.strip_prefix("pod/")).find(|name| *name != before).unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
-    let switch = async {
-        // Both ways are under way.
-        let counted = async {
-            loop {
-                let count = "select count(distinct way) from beats";
-                if let Ok(mut wire) = pgferry.connect("app", "shop.prod").await
-                    && wire.value(count).await.is_ok_and(|count| count == "2")
-                {
-                    return;
-                }
-            }
-        };
-        timeout(Duration::from_secs(10), counted).await.expect("both ways");
-        let patch = format!("{{\"status\":{{\"targetPrimary\":\"{other}\"}}}}");
-        kubectl(&["patch", "cluster", "-n", "prod", "shop", "--subresource=status", "--type=merge", "-p", &patch])
-            .await;
-    };
-    tokio::join!(
-        beats("pgferry", "localhost", &port, "", until),
-        beats("directly", &service, "5432", &password, until),
-        switch,
-    );
-    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
-    assert_eq!(primary().await, other);
-    let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
-    let gap = "select max(gap) from (select extract(epoch from at - lag(at) over (partition by way order by at)) gap \
-               from beats where way = 'WAY') gaps";
-    let through: f64 = wire.value(&gap.replace("WAY", "pgferry")).await.unwrap().parse().unwrap();
-    let directly: f64 = wire.value(&gap.replace("WAY", "directly")).await.unwrap().parse().unwrap();
-    say(&format!(
-        "a switchover under load: the longest time without service directly {directly:.1} s, through pgferry {through:.1} s"
-    ));
-    wire.query("drop table beats").await.unwrap();
-    assert!(through < directly + 10.0, "directly {directly} s, through pgferry {through} s");
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use proto_tests::kubernetes::Fault;
+use proto_tests::{
+    kubernetes::Fault,
+    systems::{Crunchy, Elastisys, KubeDb, StackGres, StatefulSet, System, Zalando, ZalandoConfigMaps},
+};
 
-use crate::support::World;
+use crate::{support::World, systems::Stage};
 
 /// An API server that is busy for a moment, a node that fails one upgrade, a connection that is cut: none of them is
 /// the client's business.
@@ -45,6 +48,56 @@ async fn the_second_connection_costs_one_upgrade_and_one_secret() {
     assert_eq!(count("get", "pods/portforward"), 1, "{requests:#?}");
     assert!(count("get", "secrets") <= 1, "{requests:#?}");
     assert_eq!(requests.len(), 1 + count("get", "secrets"), "{requests:#?}");
+}
+
+/// Whoever keeps the leader, what is watched is not read again.
+#[tokio::test]
+async fn the_second_connection_to_any_operators_cluster_costs_the_same() {
+    let systems: [(Box<dyn System>, &[&str]); 5] = [
+        (Box::new(Zalando), &["pods", "postgresqls", "endpoints"]),
+        (Box::new(ZalandoConfigMaps), &["pods", "postgresqls", "configmaps"]),
+        (Box::new(Crunchy), &["pods", "postgresclusters", "endpoints"]),
+        (Box::new(StackGres), &["pods", "sgclusters", "endpoints"]),
+        (Box::new(KubeDb), &["pods", "postgreses"]),
+    ];
+    for (system, watched) in systems {
+        let stage = Stage::new(&*system).await;
+        let pgferry = stage.pgferry("").await;
+        pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        let watching = async {
+            while watched.iter().any(|resource| stage.api.count("watch", resource) == 0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), watching).await.expect("a watch");
+        stage.api.forget_requests();
+        pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        let requests = stage.api.requests();
+        let spent: Vec<&str> = requests.iter().map(|request| request.resource.as_str()).collect();
+        let upgrades = spent.iter().filter(|resource| **resource == "pods/portforward").count();
+        assert_eq!(upgrades, 1, "{}: {spent:?}", system.title());
+        assert!(
+            spent.len() <= 2 && spent.iter().all(|spent| ["pods/portforward", "secrets"].contains(spent)),
+            "{spent:?}"
+        );
+    }
+}
+
+/// Without an operator there is nothing to watch but the pod: the second connection reads the cluster's own objects,
+/// and asks no other system.
+#[tokio::test]
+async fn the_second_connection_without_an_operator_asks_nobody_else() {
+    for (system, most) in [(Box::new(Elastisys) as Box<dyn System>, 8), (Box::new(StatefulSet), 10)] {
+        let stage = Stage::new(&*system).await;
+        let pgferry = stage.pgferry("").await;
+        drop(pgferry.connect("pgferry", "shop.prod").await.unwrap());
+        stage.api.forget_requests();
+        pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        let requests = stage.api.requests();
+        let spent: Vec<&str> = requests.iter().map(|request| request.resource.as_str()).collect();
+        assert!(spent.len() <= most, "{}: {spent:?}", system.title());
+        assert!(!spent.contains(&"deployments"), "{spent:?}");
+    }
 }
 
 #[tokio::test]

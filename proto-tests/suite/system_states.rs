@@ -81,6 +81,21 @@ async fn the_systems_own_words_are_passed_on() {
     }
 }
 
+/// Two databases of two owners, and neither is called as the cluster: nobody becomes one of them unasked.
+#[tokio::test]
+async fn of_several_owners_none_is_the_default() {
+    let stage = Stage::new(&Zalando).await;
+    stage.api.change("postgresqls", "prod", "shop", |object| {
+        object["spec"]["databases"] = json!({"books": "the_clerk", "reports": "bi_user"});
+    });
+    let pgferry = stage.pgferry("").await;
+    let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+    assert_eq!(refusal.code, "28000", "{refusal:?}");
+    assert!(refusal.message.contains("several logins") && refusal.hint.contains("the_clerk, bi_user"), "{refusal:?}");
+    let mut wire = pgferry.connect("bi_user", "shop.prod/books").await.unwrap();
+    assert_eq!(wire.value("select current_user").await.unwrap(), "bi_user");
+}
+
 /// Zalando's administrators may call Secrets and labels otherwise; the superuser has a Secret, too.
 #[tokio::test]
 async fn zalandos_own_configuration_is_followed() {

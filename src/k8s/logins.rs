@@ -33,6 +33,11 @@ impl Logins<'_> {
         sources.sort_by_key(|source| source.kind);
         let mut missing: Option<Failure> = None;
         let (mut listed, mut bereft) = (false, false);
+        let declared = |kind: LoginKind| facts.logins.iter().filter(move |source| source.kind == kind);
+        if declared(LoginKind::Application).next().is_none() && declared(LoginKind::Managed).count() > 1 {
+            let roles = declared(LoginKind::Managed).filter_map(|source| source.role.as_deref());
+            return Err(several(facts, &roles.collect::<Vec<_>>()).into());
+        }
         for source in sources {
             // The application's Secret should be there: nobody becomes another role because it is not.
             if bereft && source.kind != LoginKind::Application {
@@ -196,18 +201,11 @@ impl Logins<'_> {
         match logins.as_slice() {
             [first, _, ..] if first.user != facts.name => {
                 let roles: Vec<&str> = logins.iter().map(|login| login.user.as_str()).collect();
-                let message = format!(
-                    "cluster {} has several logins, and nothing that may be read says which is the \
-                     application's",
-                    facts.full()
-                );
+                let report = several(facts, &roles);
                 let resource = system.resource();
-                Err(Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint(format!(
-                    "Log in as one of {}; or ask for the right to get {} in namespace {}",
-                    roles.join(", "),
-                    resource.qualified(),
-                    facts.namespace
-                )))
+                let right = format!("get {} in namespace {}", resource.qualified(), facts.namespace);
+                let hint = format!("{}; or ask for the right to {right}", report.hint.clone().unwrap_or_default());
+                Err(report.hint(hint))
             }
             _ => Ok(logins.into_iter().next()),
         }
@@ -386,6 +384,13 @@ fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
         ),
     )
     .hint(format!("See which there are: kubectl get secrets -n {}", About { facts, source }.namespace()))
+}
+
+/// Nobody is given one of several roles that nothing prefers.
+fn several(facts: &Facts, roles: &[&str]) -> Report {
+    let message = format!("cluster {} has several logins, and nothing says which is the application's", facts.full());
+    let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
+    report.hint(format!("Log in as one of {}", roles.join(", ")))
 }
 
 fn no_role(cluster: &str, role: &str, known: &[String]) -> Report {

@@ -26,8 +26,8 @@ pub(super) struct Workload {
 
 /// What images of servers are called, and what images beside them are.
 const SERVERS: [&str; 6] = ["postgres", "postgis", "timescale", "pgvector", "paradedb", "pgvecto"];
-const BESIDE: [&str; 9] =
-    ["exporter", "bouncer", "pgpool", "pgadmin", "operator", "backup", "odyssey", "postgrest", "pgcat"];
+const BESIDE: [&str; 10] =
+    ["exporter", "bouncer", "pgpool", "pgadmin", "operator", "backup", "odyssey", "postgrest", "pgcat", "-meta"];
 /// A container with one of these is a client.
 const CLIENTS: [&str; 4] = ["POSTGRES_HOST", "PGHOST", "DB_HOST", "POSTGRESQL_HOST"];
 const USER: [&str; 2] = ["POSTGRES_USER", "POSTGRESQL_USERNAME"];
@@ -36,14 +36,15 @@ const SUPERUSER_PASSWORD: [&str; 2] = ["POSTGRES_POSTGRES_PASSWORD", "POSTGRESQL
 const DATABASE: [&str; 3] = ["POSTGRES_DB", "POSTGRES_DATABASE", "POSTGRESQL_DATABASE"];
 
 /// Labels of pods that an operator looks after.
-const OPERATED: [&str; 7] = [
-    "cnpg.io/cluster",
-    "spilo-role",
-    "postgres-operator.crunchydata.com/cluster",
-    "stackgres.io/cluster-name",
-    "apps.kubeblocks.io/component-name",
-    "replicationRole",
-    "kubedb.com/role",
+const OPERATED: [(&str, Option<&str>); 8] = [
+    ("cnpg.io/cluster", None),
+    ("application", Some("spilo")),
+    ("connection-pooler", None),
+    ("postgres-operator.crunchydata.com/cluster", None),
+    ("stackgres.io/cluster-name", None),
+    ("apps.kubeblocks.io/component-name", None),
+    ("replicationRole", None),
+    ("app.kubernetes.io/name", Some("postgreses.kubedb.com")),
 ];
 
 /// A container and the pod template around it.
@@ -347,7 +348,10 @@ impl Operator for Workload {
     fn read(&self, object: &Object) -> Option<Facts> {
         let template = object.spec.pointer("/template")?;
         let labels = template.pointer("/metadata/labels");
-        let operated = OPERATED.iter().any(|label| labels.is_some_and(|labels| labels.get(label).is_some()));
+        let operated = OPERATED.iter().any(|(label, value)| {
+            let found = labels.and_then(|labels| labels.get(label)).and_then(Value::as_str);
+            found.is_some_and(|found| value.is_none_or(|value| value == found))
+        });
         if operated || !object.metadata.owner_references.is_empty() {
             return None;
         }

@@ -134,13 +134,13 @@ fn prepared_users(object: &Object, cluster: &str) -> Vec<(String, String)> {
     with_users.flat_map(users).collect()
 }
 
-/// The only database, or the one that is called as the cluster.
+/// The only database, or the one that is called as the cluster; of several others none is anybody's default.
 fn main_database<'a>(databases: &'a [(String, String)], cluster: &str) -> Option<(&'a str, &'a str)> {
     let found = match databases {
         [only] => Some(only),
         several => several.iter().find(|(name, _)| *name == cluster || *name == cluster.replace('-', "_")),
     };
-    found.or_else(|| databases.first()).map(|(database, owner)| (database.as_str(), owner.as_str()))
+    found.map(|(database, owner)| (database.as_str(), owner.as_str()))
 }
 
 fn has_flag(object: &Object, role: &str, wanted: &str) -> bool {
