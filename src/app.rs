@@ -20,7 +20,7 @@ use crate::{
     server::{self, Stop, descriptors, listen},
     session::{
         Params, Parts, Phase, Sessions,
-        registry::Registry,
+        registry::{Limits, Registry},
         route::{Names, parse_target},
     },
     settings::{self, Authority, Settings, SslMode, Tls},
@@ -64,7 +64,10 @@ impl Server {
             acceptor,
             allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
             params: session_params(settings),
-            registry: Registry::new(settings.sessions.max_connections),
+            registry: Registry::new(Limits {
+                all: settings.sessions.max_connections,
+                cluster: Some(settings.sessions.max_per_cluster).filter(|limit| *limit > 0),
+            }),
             phase: watched,
         });
         let params = server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };

@@ -23,6 +23,27 @@ async fn too_many_connections() {
     timeout(Duration::from_secs(20), again).await.expect("a place is free again");
 }
 
+/// One cluster's limit is not another's, and a cancel request has no part in it.
+#[tokio::test]
+async fn too_many_connections_to_one_cluster() {
+    let world = World::new().await;
+    proto_tests::cnpg::Cluster::new(&world.api, ("prod", "other"), &world.password, &[world.server.address()]);
+    let config = world.api.write("config.toml", "[sessions]\nmax_per_cluster = 2\n");
+    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let first = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    let _second = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+    assert_eq!(refusal.code, "53300");
+    assert!(
+        refusal.message.contains("2 connections to shop.prod") && refusal.hint.contains("max_per_cluster"),
+        "{refusal:?}"
+    );
+    pgferry.connect("pgferry", "other.prod").await.unwrap();
+    drop(first);
+    let again = async { while pgferry.connect("pgferry", "shop.prod").await.is_err() {} };
+    timeout(Duration::from_secs(20), again).await.expect("a place is free again");
+}
+
 #[tokio::test]
 async fn it_listens_on_both_loopbacks_and_on_a_private_socket() {
     let world = World::new().await;

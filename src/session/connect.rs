@@ -23,6 +23,7 @@ use crate::{
         frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
+    session::registry::{Place, Registry},
     tls,
     upstream::{
         Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, Server, TlsMode,
@@ -80,6 +81,8 @@ pub(super) struct Connected {
     pub(super) key: Option<CancelKey>,
     /// Bytes behind ReadyForQuery.
     pub(super) rest: Bytes,
+    /// Its place among the cluster's sessions.
+    pub(super) place: Option<Place>,
 }
 
 /// The question of one client.
@@ -107,6 +110,7 @@ pub(super) struct Connector {
     pub(super) directory: Arc<dyn Directory>,
     pub(super) credentials: Arc<dyn Credentials>,
     pub(super) dial: Arc<dyn Dial>,
+    registry: Arc<Registry>,
     habits: Mutex<HashMap<HabitKey, Habit>>,
 }
 
@@ -132,8 +136,13 @@ impl From<Failure> for Miss {
 }
 
 impl Connector {
-    pub(super) fn new(directory: Arc<dyn Directory>, credentials: Arc<dyn Credentials>, dial: Arc<dyn Dial>) -> Self {
-        Self { directory, credentials, dial, habits: Mutex::default() }
+    pub(super) fn new(
+        directory: Arc<dyn Directory>,
+        credentials: Arc<dyn Credentials>,
+        dial: Arc<dyn Dial>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self { directory, credentials, dial, registry, habits: Mutex::default() }
     }
 
     /// Connects, within the ask's deadline.
@@ -153,6 +162,7 @@ impl Connector {
     async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
         let ask = &wanted.ask;
         let mut upstream = self.directory.resolve(ask).await?;
+        let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
         // What a watch remembers may be old: one more look is always taken, and at once.
@@ -161,7 +171,7 @@ impl Connector {
         let mut other_ways = 2;
         loop {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
-                Ok(connected) => return Ok(connected),
+                Ok(connected) => return Ok(Connected { place: Some(place), ..connected }),
                 Err(Miss::Final(refusal)) => return Err(refusal),
                 Err(Miss::Again(login)) if other_ways > 0 => {
                     other_ways -= 1;
@@ -416,7 +426,7 @@ async fn greeting(
                 let _: TransactionStatus = backend::ready_for_query(&frame).map_err(protocol)?;
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
-                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest };
+                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
                 return Ok(Greeted { connected, in_hot_standby });
             }
             if greeting.len() > MAX_GREETING {

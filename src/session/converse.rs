@@ -44,7 +44,7 @@ enum Over {
 impl Sessions {
     /// Hands the server's greeting over, pipes, and ends both sides properly.
     pub(super) async fn converse(&self, about: About, mut reply: Reply, connected: Box<Connected>, early: BytesMut) {
-        let Connected { stream, upstream, login, encrypted, greeting, key, rest } = *connected;
+        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place } = *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
         let lost = upstream.lost.clone();
         let registered = key.map(|key| {

@@ -127,7 +127,7 @@ impl Sessions {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            connector: Connector::new(parts.directory, parts.credentials, parts.dial),
+            connector: Connector::new(parts.directory, parts.credentials, parts.dial, Arc::clone(&parts.registry)),
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     error::{Report, SqlState},
     pg::cancel::CancelKey,
-    upstream::{Identity, Upstream},
+    upstream::{ClusterId, Identity, Upstream},
 };
 
 /// Numbers a session within this process; shown in logs and in reports of our own bugs.
@@ -42,20 +42,37 @@ pub struct Live {
     pub cancelled: Arc<watch::Sender<u64>>,
 }
 
+/// How many sessions there may be at a time; cancel requests do not count.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// In all.
+    pub all: usize,
+    /// To one cluster; `None` leaves that to its server.
+    pub cluster: Option<usize>,
+}
+
 /// All open sessions.
 #[derive(Debug)]
 pub struct Registry {
-    limit: usize,
+    limits: Limits,
+    /// Sessions of each cluster that has any, from the moment its server is dialled.
+    clusters: Mutex<HashMap<ClusterId, usize>>,
     open: AtomicUsize,
     next: AtomicU64,
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
 }
 
 impl Registry {
-    /// At most `limit` sessions at a time; cancel requests do not count.
+    /// With these limits.
     #[must_use]
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, open: AtomicUsize::new(0), next: AtomicU64::new(1), live: Mutex::default() })
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            clusters: Mutex::default(),
+            open: AtomicUsize::new(0),
+            next: AtomicU64::new(1),
+            live: Mutex::default(),
+        })
     }
 
     /// The number of the next session.
@@ -74,14 +91,32 @@ impl Registry {
     /// 53300 where the limit is reached.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Report> {
         let permit = Permit(Arc::clone(self));
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limit {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits.all {
             return Err(Report::fatal(
                 SqlState::TOO_MANY_CONNECTIONS,
-                format!("pgferry serves {} connections already, its limit", self.limit),
+                format!("pgferry serves {} connections already, its limit", self.limits.all),
             )
             .hint("Close some, or raise sessions.max_connections (PGFERRY__SESSIONS__MAX_CONNECTIONS)"));
         }
         Ok(permit)
+    }
+
+    /// Counts a session of a cluster in, until the place is dropped.
+    ///
+    /// # Errors
+    /// 53300 where the cluster's limit is reached.
+    pub fn place(self: &Arc<Self>, cluster: &ClusterId) -> Result<Place, Report> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = clusters.entry(cluster.clone()).or_default();
+        if let Some(limit) = self.limits.cluster.filter(|limit| *open >= *limit) {
+            return Err(Report::fatal(
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("pgferry serves {limit} connections to {cluster} already, the limit of one cluster"),
+            )
+            .hint("Close some, or raise sessions.max_per_cluster (PGFERRY__SESSIONS__MAX_PER_CLUSTER)"));
+        }
+        *open += 1;
+        Ok(Place { registry: Arc::clone(self), cluster: cluster.clone() })
     }
 
     /// Makes a session known to cancel requests, until the guard is dropped.
@@ -109,6 +144,25 @@ pub struct Permit(Arc<Registry>);
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a cluster's session out when dropped.
+#[derive(Debug)]
+pub struct Place {
+    registry: Arc<Registry>,
+    cluster: ClusterId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clusters = self.registry.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = clusters.get_mut(&self.cluster) {
+            *open -= 1;
+            if *open == 0 {
+                clusters.remove(&self.cluster);
+            }
+        }
     }
 }
 

@@ -128,6 +128,7 @@ pub struct Sessions {
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     pub max_connections: usize,
+    pub max_per_cluster: usize,
     pub max_startups: usize,
 }
 
