@@ -269,6 +269,7 @@ fn session_params(settings: &Settings) -> Params {
         connect_timeout: sessions.connect_timeout,
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,
+        spare: settings.sessions.spare,
         names: Names { aliases: settings.names.aliases.clone(), os_user: os_user() },
     }
 }

@@ -100,6 +100,38 @@ async fn the_second_connection_without_an_operator_asks_nobody_else() {
     }
 }
 
+/// With a spare session the next client that is like the last has one at once; nobody gets one that was used.
+#[tokio::test]
+async fn a_spare_session_is_given_away_once() {
+    let world = World::new().await;
+    let config = world.api.write("config.toml", "[sessions]\nspare = \"15s\"\n");
+    let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let sessions = "select count(*) from pg_stat_activity where usename = 'app' and backend_type = 'client backend'";
+    let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
+    first.query("set application_name = 'used'").await.unwrap();
+    let two = async { while first.value(sessions).await.unwrap() != "2" {} };
+    tokio::time::timeout(std::time::Duration::from_secs(30), two).await.expect("a spare one");
+    let mut pids = vec![first.value("select pg_backend_pid()").await.unwrap()];
+    let taken = async {
+        while !pgferry.output().contains("logged in ahead is taken") {
+            let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
+            assert_eq!(wire.value("show application_name").await.unwrap(), "");
+            let pid = wire.value("select pg_backend_pid()").await.unwrap();
+            assert!(!pids.contains(&pid), "nobody gets a session that was used");
+            pids.push(pid);
+            wire.query("set application_name = 'used'").await.unwrap();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), taken).await.expect("one that was ready");
+    // Another database is another client's business.
+    let mut other = pgferry.connect("app", "shop.prod/postgres").await.unwrap();
+    assert_eq!(other.value("select current_database()").await.unwrap(), "postgres");
+    drop((first, other));
+    pgferry.signal(rustix::process::Signal::TERM);
+    assert!(pgferry.ended().await.success(), "spare sessions hold up no drain");
+    world.api.tunnels(0).await;
+}
+
 #[tokio::test]
 async fn two_hundred_sessions_at_once() {
     let world = World::new().await;

@@ -176,7 +176,7 @@ enum Farewell {
 }
 
 /// What the server still hears.
-enum Goodbye {
+pub(super) enum Goodbye {
     /// It has had the client's Terminate: its close is awaited.
     Terminated,
     /// It gets one from us.
@@ -185,7 +185,7 @@ enum Goodbye {
     Closed,
 }
 
-async fn goodbye(mut stream: BoxedStream, goodbye: Goodbye) {
+pub(super) async fn goodbye(mut stream: BoxedStream, goodbye: Goodbye) {
     let farewell = async {
         if let Goodbye::Terminate = goodbye {
             let mut out = BytesMut::new();

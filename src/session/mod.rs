@@ -31,6 +31,7 @@ mod pipe;
 pub mod registry;
 mod reply;
 pub mod route;
+mod spare;
 mod turns;
 
 use client::{ClientStream, Peer, Socket};
@@ -39,6 +40,7 @@ use greet::{GreetError, Greeted, Greeting, greet};
 use registry::{Registry, SessionId};
 use reply::{Reply, tell};
 use route::{Names, Route, is_replication, route};
+use spare::{Likeness, Spares};
 
 /// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
 /// that it hangs.
@@ -59,6 +61,8 @@ pub struct Params {
     pub primary_wait: Duration,
     /// How long a busy session may keep a server that is lost.
     pub failover_grace: Duration,
+    /// How long one session more waits for the next client that is like the last; nothing: there is none.
+    pub spare: Duration,
     /// The configured part of naming.
     pub names: Names,
 }
@@ -97,7 +101,8 @@ pub struct Parts {
 
 /// Serves clients. One value for all of them.
 pub struct Sessions {
-    connector: Connector,
+    connector: Arc<Connector>,
+    spares: Option<Arc<Spares>>,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
     params: Params,
@@ -127,7 +132,13 @@ impl Sessions {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            connector: Connector::new(parts.directory, parts.credentials, parts.dial, Arc::clone(&parts.registry)),
+            connector: Arc::new(Connector::new(
+                parts.directory,
+                parts.credentials,
+                parts.dial,
+                Arc::clone(&parts.registry),
+            )),
+            spares: Spares::new(parts.params.spare, parts.phase.clone()),
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,
@@ -219,11 +230,28 @@ impl Sessions {
         let started = Instant::now();
         let (wanted, progress) = self.wanted(&who, &startup, route);
         let mut early = early;
-        let connected = match self.await_server(id, &wanted, progress, &mut reply, &mut early).await {
+        // A replication connection is one of a kind.
+        let spares = self.spares.as_ref().filter(|_| !is_replication(&startup));
+        let likeness = spares.map(|spares| (spares, Likeness::of(&wanted)));
+        let spare = match &likeness {
+            Some((spares, likeness)) => spares.take(likeness).await,
+            None => None,
+        };
+        let outcome = match spare {
+            Some(connected) => {
+                debug!(session = %id, "a session that was logged in ahead is taken");
+                Waited::Connected(Box::new(connected))
+            }
+            None => self.await_server(id, &wanted, progress, &mut reply, &mut early).await,
+        };
+        let connected = match outcome {
             Waited::Connected(connected) => connected,
             Waited::Refused(refusal) => return reply.refuse(id, &peer, &refusal).await,
             Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
         };
+        if let Some((spares, likeness)) = likeness {
+            spares.prepare(likeness, &wanted, &self.connector);
+        }
         let about = About { id, peer, who, startup, wanted, started };
         self.converse(about, reply, connected, early).await;
         drop(permit);

@@ -127,6 +127,8 @@ pub struct Sessions {
     pub failover_grace: Duration,
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    #[serde(with = "humantime_serde")]
+    pub spare: Duration,
     pub max_connections: usize,
     pub max_per_cluster: usize,
     pub max_startups: usize,
