@@ -201,8 +201,11 @@ impl Table {
         writeln!(out, "| p50 (p95) | {} | to direct | to kubectl |", names.join(" | "))?;
         writeln!(out, "| --- |{}", " --- |".repeat(names.len() + 2))?;
         for (what, numbers) in &self.0 {
-            let cells: Vec<String> =
-                numbers.iter().map(|n| format!("{:.1} ({:.1})", median(n), quantile(n, 0.95))).collect();
+            let cell = |n: &Vec<f64>| {
+                if n.is_empty() { String::new() } else { format!("{:.1} ({:.1})", median(n), quantile(n, 0.95)) }
+            };
+            let none = Vec::new();
+            let cells: Vec<String> = (0..names.len()).map(|at| cell(numbers.get(at).unwrap_or(&none))).collect();
             let [direct, kubectl, pgferry] = [0, 1, 2].map(|at| numbers.get(at).map_or(f64::NAN, |n| median(n)));
             let (to_direct, to_kubectl) = (pgferry / direct, pgferry / kubectl);
             writeln!(out, "| {what} | {} | {to_direct:.2} | {to_kubectl:.2} |", cells.join(" | "))?;
@@ -368,6 +371,13 @@ async fn main() -> anyhow::Result<()> {
         .arg(&kubeconfig)
         .wait()
         .await;
+    // The same with a session that is logged in ahead for the next connect.
+    let sparing: Subject = Start::new(env!("CARGO_BIN_EXE_pgferry"))
+        .args(["serve", "--port", "0", "--log", "warn,pgferry=info", "--kubeconfig"])
+        .arg(&kubeconfig)
+        .env("PGFERRY__SESSIONS__SPARE", "15s")
+        .wait()
+        .await;
     let as_app = |name, address, pid| Way { name, address, user: "app".into(), password: Some(password.clone()), pid };
     let ways = [
         as_app("direct", direct, None),
@@ -378,6 +388,13 @@ async fn main() -> anyhow::Result<()> {
             user: format!("app@{cluster}.{namespace}"),
             password: None,
             pid: Some(subject.pid()),
+        },
+        Way {
+            name: "pgferry, spare",
+            address: sparing.address(),
+            user: format!("app@{cluster}.{namespace}"),
+            password: None,
+            pid: Some(sparing.pid()),
         },
     ];
     let mut table = Table::default();
@@ -390,9 +407,9 @@ async fn main() -> anyhow::Result<()> {
     connects(&mut table, &ways, options.rounds).await?;
     echoes(&mut table, &ways, options.rounds).await?;
     if options.rtt.is_zero() {
-        copies(&mut table, &ways, options.mib).await?;
-        let idle = idle_sessions(&ways[2], 60).await?;
-        table.add("RSS of an idle session, KiB", vec![vec![f64::NAN], vec![f64::NAN], vec![idle]]);
+        copies(&mut table, &ways[..3], options.mib).await?;
+        let idle = idle_sessions(&ways[2], 200).await?;
+        table.add("RSS of an idle session, KiB", vec![vec![], vec![], vec![idle]]);
     }
     table.print(&ways)?;
     drop(child);

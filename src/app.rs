@@ -206,6 +206,7 @@ fn directory_params(settings: &Settings) -> DirectoryParams {
         watches: WatchParams::default(),
         systems: systems_params(settings),
         external: settings.kubernetes.external,
+        direct: transport(settings) == Transport::Direct,
     }
 }
 
@@ -249,6 +250,7 @@ fn tls_mode(mode: SslMode) -> TlsMode {
     match mode {
         SslMode::Disable => TlsMode::Disable,
         SslMode::Allow => TlsMode::Allow,
+        SslMode::Prefer => TlsMode::Prefer,
         SslMode::Require => TlsMode::Require,
         SslMode::VerifyCa => TlsMode::VerifyCa,
         SslMode::VerifyFull => TlsMode::VerifyFull,

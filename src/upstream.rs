@@ -240,6 +240,8 @@ pub enum TlsMode {
     /// Plaintext first, TLS where the server demands it (28000 "no encryption", or a cleartext password).
     #[default]
     Allow,
+    /// TLS where the server has it, plaintext otherwise: for streams that nothing else encrypts.
+    Prefer,
     /// TLS only, unverified.
     Require,
     /// TLS only; the certificate chains to the CA.

@@ -115,6 +115,20 @@ async fn list_shows_the_three_clusters() {
     }
 }
 
+/// Where pods are dialled at their addresses, nothing but the server's own TLS encrypts: so it comes first.
+#[tokio::test]
+async fn the_direct_transport_is_encrypted() {
+    let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
+    let start = Start::new(BINARY).env("PGFERRY__KUBERNETES__TRANSPORT", "direct");
+    let pgferry = start.serve(&kubeconfig).await;
+    let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
+    let about = "select ssl || ' ' || host(inet_server_addr()) from pg_stat_ssl where pid = pg_backend_pid()";
+    let about = wire.value(about).await.unwrap();
+    let (ssl, address) = about.split_once(' ').unwrap();
+    assert!(ssl == "true" && address != "127.0.0.1", "{about}");
+}
+
 /// A schema with large objects goes out of one cluster by `pg_dump` and into another by four parallel `pg_restore` jobs.
 #[tokio::test]
 async fn dump_and_restore() {

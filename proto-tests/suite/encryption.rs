@@ -77,6 +77,7 @@ async fn servers_are_verified_as_configured() {
     let other = authority.server(&["elsewhere"]);
     for (mode, ca, error) in [
         ("require", None, None),
+        ("prefer", None, None),
         ("verify-ca", Some(&right), None),
         ("verify-full", Some(&right), None),
         ("verify-ca", Some(&wrong), Some("not signed by the CA")),
@@ -101,6 +102,20 @@ async fn servers_are_verified_as_configured() {
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     drop(other);
+}
+
+/// `prefer` is TLS where the server has it, and plaintext where it has none.
+#[tokio::test]
+async fn preferred_tls_is_used_where_there_is_any() {
+    let (certificate, key) = Authority::new("x").server(&["shop-rw"]);
+    for (tls, encrypted) in [(Some((certificate, key)), "t"), (None, "f")] {
+        let world = World::with(|setup| Setup { tls, ..setup }).await;
+        let config = world.api.write("config.toml", "[clusters.shop]\nsslmode = \"prefer\"\n");
+        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+        let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        assert_eq!(wire.value(ssl).await.unwrap(), encrypted);
+    }
 }
 
 #[tokio::test]

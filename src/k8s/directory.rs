@@ -59,6 +59,8 @@ pub struct DirectoryParams {
     pub systems: SystemsParams,
     /// Whether servers outside Kubernetes may be dialled.
     pub external: bool,
+    /// Whether pods are dialled at their addresses, so that nothing but the server's own TLS encrypts.
+    pub direct: bool,
 }
 
 /// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
@@ -235,6 +237,7 @@ impl Kubernetes {
         let full = facts.full();
         let configured = self.params.tls.get(&full).or_else(|| self.params.tls.get(&facts.name));
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
+        let mode = if self.params.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
         let server_name = configured.and_then(|configured| configured.server_name.clone());
         let server_name = server_name.or_else(|| match &facts.tls.name {
             Some(CertificateName::Cluster(name)) => Some(name.clone()),

@@ -240,6 +240,10 @@ impl Connector {
         }
         match tls::connect::connect(stream, &facts).await {
             Ok(encrypted) => Ok((Box::new(encrypted.stream), Channel::Tls { end_point: encrypted.end_point })),
+            // The stream is spent on the question.
+            Err(tls::TlsError::Refused) if facts.mode == TlsMode::Prefer => {
+                Ok((self.dial.dial(&ask.identity, upstream, ask.deadline).await?, Channel::Plaintext))
+            }
             Err(error) => Err(match failure_inside(&error) {
                 Some(failure) => failure.into(),
                 None => Miss::Final(Refusal::Report(error.report())),

@@ -257,6 +257,7 @@ impl System {
 pub enum SslMode {
     Disable,
     Allow,
+    Prefer,
     Require,
     VerifyCa,
     VerifyFull,

@@ -76,7 +76,7 @@ fn client_config(facts: &TlsFacts) -> Result<Arc<ClientConfig>, TlsError> {
             let pem = facts.ca_pem.as_deref().ok_or(TlsError::NoCa)?;
             Verifier::given(pem, facts.mode, &provider)?
         }
-        TlsMode::Disable | TlsMode::Allow | TlsMode::Require => Verifier::any(&provider),
+        TlsMode::Disable | TlsMode::Allow | TlsMode::Prefer | TlsMode::Require => Verifier::any(&provider),
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
