@@ -15,6 +15,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+#[path = "e2e_endurance.rs"]
+mod endurance;
 #[path = "e2e_failover.rs"]
 mod failover;
 #[path = "e2e_systems.rs"]
