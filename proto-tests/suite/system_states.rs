@@ -1,7 +1,7 @@
 //! Clusters of every system that do not serve, on purpose or for a moment, and leaders that few rights still show.
 
 use proto_tests::systems::{
-    Crunchy, Elastisys, KubeBlocks, KubeDb, Kubegres, Percona, StackGres, StatefulSet, System, Zalando,
+    Crunchy, Elastisys, KubeBlocks, KubeDb, Kubegres, Percona, StackGres, StatefulSet, System, Zalando, drawn,
 };
 use serde_json::{Value, json};
 
@@ -172,6 +172,34 @@ async fn an_endpoint_slice_names_the_leader_where_endpoints_are_forbidden() {
     let pgferry = stage.pgferry("").await;
     let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
     assert_eq!(stage.server_of(&mut wire).await, 0);
+}
+
+/// With several clusters in a namespace leader objects are listed by label. One without labels is not overlooked.
+#[tokio::test]
+async fn a_leader_object_without_labels_counts_among_several_clusters() {
+    let mut stage = Stage::new(&Zalando).await;
+    let mut other = stage.state.clone();
+    other.name = "other".to_owned();
+    for (plural, object) in drawn(&Zalando, &other) {
+        stage.api.put(plural, object);
+    }
+    let unlabel = |stage: &Stage<'_>| {
+        stage.api.change("endpoints", "prod", "shop", |object| object["metadata"]["labels"] = json!({}));
+    };
+    unlabel(&stage);
+    let pgferry = stage.pgferry("").await;
+    let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    // Its servers are nowhere; it is looked after all the same.
+    pgferry.refusal("pgferry", "other.prod").await;
+    stage.state.labelled = vec![1];
+    stage.draw();
+    unlabel(&stage);
+    for _ in 0..5 {
+        let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        assert_eq!(stage.server_of(&mut wire).await, 0);
+    }
+    assert_eq!(stage.forwards_to("shop-1"), 0);
+    assert_eq!(wire.value("select 1").await.unwrap(), "1", "the session is where it should be, and stays");
 }
 
 /// Patroni leaves the objects of a mode that it no longer uses: the one that is renewed counts.

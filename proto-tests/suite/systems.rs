@@ -71,11 +71,8 @@ impl<'a> Stage<'a> {
 
     /// Puts the state's objects into the API.
     pub(crate) fn draw(&self) {
-        for (plural, object) in self.system.objects(&self.state) {
+        for (plural, object) in systems::drawn(self.system, &self.state) {
             self.api.put(plural, object);
-        }
-        for number in 0..self.state.servers {
-            self.api.put("pods", systems::pod(self.system, &self.state, number));
         }
         let namespace = self.system.server_namespace(&self.state);
         if let Some(labels) = self.system.pooler_labels(&self.state).filter(|_| self.state.pooler) {
@@ -116,7 +113,7 @@ impl<'a> Stage<'a> {
         wire.query(sql).await.unwrap();
     }
 
-    fn forwards_to(&self, pod: &str) -> usize {
+    pub(crate) fn forwards_to(&self, pod: &str) -> usize {
         let of_pod = |request: &&proto_tests::kubernetes::Request| {
             request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
         };

@@ -375,6 +375,14 @@ impl Watched {
                 leaders.entry(cluster).or_default().insert(position, word);
             }
         }
+        for cluster in wanted {
+            let has_sources = !self.system.leader_sources(cluster).is_empty();
+            if has_sources && !leaders.contains_key(cluster) {
+                // Where no list shows its object, it may be one without labels: then the watch would miss it, too.
+                let place = (self.key.namespace.as_str(), cluster.as_str());
+                versions.watchable &= leaders::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
+            }
+        }
         self.state.send_modify(|state| {
             state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
             state.resources =

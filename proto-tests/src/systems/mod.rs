@@ -215,6 +215,13 @@ pub fn all() -> Vec<Box<dyn System>> {
     ]
 }
 
+/// Everything of a state: the objects, and the servers' pods.
+#[must_use]
+pub fn drawn(system: &dyn System, state: &State) -> Vec<(&'static str, Value)> {
+    let pods = (0..state.servers).map(|number| ("pods", pod(system, state, number)));
+    system.objects(state).into_iter().chain(pods).collect()
+}
+
 /// A server's pod, ready; the uid is fixed so that endpoints can name it.
 #[must_use]
 pub fn pod(system: &dyn System, state: &State, number: usize) -> Value {
