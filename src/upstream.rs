@@ -379,8 +379,15 @@ pub trait Credentials: Send + Sync {
     /// The login that the ask means at this server.
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure>;
 
-    /// After the server refused `refused`: the login as it is now, or `None` where it has not changed.
+    /// After the server refused `refused`: the login as it is now; where it has not changed, the one that worked
+    /// before, for a new Secret reaches the server a moment later; else `None`.
     async fn fresh_login(&self, ask: &Ask, upstream: &Upstream, refused: &Login) -> Result<Option<Login>, Failure>;
+
+    /// Called when the server has taken a login.
+    fn accepted(&self, _ask: &Ask, _upstream: &Upstream, _login: &Login) {}
+
+    /// Called when the server has refused the second login as well.
+    fn refused(&self, _ask: &Ask, _upstream: &Upstream, _login: &Login) {}
 }
 
 /// Opens byte streams.

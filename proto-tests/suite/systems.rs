@@ -369,6 +369,13 @@ async fn rotation(stage: &mut Stage<'_>, pgferry: &Subject) -> Cell {
         return Cell::Otherwise("by certificate");
     }
     let login = stage.system.login(&stage.state);
+    // The Secret changes first: until the server follows, what worked before is used.
+    let next = secrets::make("next");
+    stage.state.password.clone_from(&next);
+    stage.draw();
+    connect(pgferry, "pgferry", &stage.target()).await;
+    stage.as_superuser(0, &format!("ALTER ROLE \"{}\" PASSWORD '{next}'", login.name)).await;
+    connect(pgferry, "pgferry", &stage.target()).await;
     // The server changes first: each refusal has the Secret read once more, and after two the role is left alone.
     let next = secrets::make("next");
     stage.as_superuser(0, &format!("ALTER ROLE \"{}\" PASSWORD '{next}'", login.name)).await;

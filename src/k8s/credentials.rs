@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Report, SqlState},
-    upstream::{Ask, ClusterId, Credentials, Failure, Login, Role, Upstream},
+    upstream::{Ask, ClusterId, Credentials, Failure, Identity, Login, Role, Upstream},
 };
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
@@ -76,15 +76,43 @@ impl Credentials for Kubernetes {
 
     async fn fresh_login(&self, ask: &Ask, upstream: &Upstream, refused: &Login) -> Result<Option<Login>, Failure> {
         let login = self.find_login(ask, upstream).await?;
-        if login.source == refused.source && login.version == refused.version {
-            self.refusals.note(&upstream.cluster, refused);
-            return Ok(None);
+        if login.source != refused.source || login.version != refused.version {
+            return Ok(Some(login));
         }
-        Ok(Some(login))
+        let before = self.worked().get(&worked_key(ask, upstream, &login)).cloned();
+        if let Some(before) = before.filter(|before| before.version != login.version) {
+            return Ok(Some(before));
+        }
+        self.refusals.note(&upstream.cluster, refused);
+        Ok(None)
+    }
+
+    fn accepted(&self, ask: &Ask, upstream: &Upstream, login: &Login) {
+        let key = worked_key(ask, upstream, login);
+        let mut worked = self.worked();
+        if worked.get(&key).is_none_or(|before| before.version != login.version) {
+            worked.insert(key, login.clone());
+        }
+    }
+
+    fn refused(&self, ask: &Ask, upstream: &Upstream, login: &Login) {
+        // What worked once does not any more: the next refusal of what the Secret says counts.
+        self.worked().remove(&worked_key(ask, upstream, login));
     }
 }
 
+/// Whose login, where, and from which Secret.
+pub(super) type WorkedKey = (Identity, ClusterId, String);
+
+fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
+    (ask.identity.clone(), upstream.cluster.clone(), login.source.clone())
+}
+
 impl Kubernetes {
+    fn worked(&self) -> MutexGuard<'_, HashMap<WorkedKey, Login>> {
+        self.worked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn find_login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
         let seen = {

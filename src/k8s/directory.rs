@@ -27,8 +27,8 @@ use super::{
 use crate::{
     error::{Report, SqlState},
     upstream::{
-        Ask, ClientIdentity, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry,
-        Server, TlsFacts, TlsMode, Upstream,
+        Ask, ClientIdentity, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Login, Lost, Mode, PodId,
+        Retry, Server, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -80,6 +80,8 @@ pub struct Kubernetes {
     /// What is known of each cluster that was resolved, for its login.
     pub(super) seen: Mutex<HashMap<(Identity, ClusterId), Arc<View>>>,
     pub(super) refusals: super::credentials::Refusals,
+    /// The last login that a server took, for the moment between a new Secret and the server that knows it.
+    pub(super) worked: Mutex<HashMap<super::credentials::WorkedKey, Login>>,
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<ClusterId, String>>,
@@ -99,6 +101,7 @@ impl Kubernetes {
             known: Mutex::default(),
             seen: Mutex::default(),
             refusals: super::credentials::Refusals::default(),
+            worked: Mutex::default(),
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),
             warmed: Mutex::default(),

@@ -171,7 +171,10 @@ impl Connector {
         let mut other_ways = 2;
         loop {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
-                Ok(connected) => return Ok(Connected { place: Some(place), ..connected }),
+                Ok(connected) => {
+                    self.credentials.accepted(ask, &upstream, &connected.login);
+                    return Ok(Connected { place: Some(place), ..connected });
+                }
                 Err(Miss::Final(refusal)) => return Err(refusal),
                 Err(Miss::Again(login)) if other_ways > 0 => {
                     other_ways -= 1;
@@ -185,7 +188,10 @@ impl Connector {
                         None => return Err(explained(refusal, &refused)),
                     }
                 }
-                Err(Miss::Login { refused, refusal }) => return Err(explained(refusal, &refused)),
+                Err(Miss::Login { refused, refusal }) => {
+                    self.credentials.refused(ask, &upstream, &refused);
+                    return Err(explained(refusal, &refused));
+                }
                 Err(Miss::Stale(refusal)) => {
                     if not_before.is_some_and(|not_before| not_before > ask.wait_until) {
                         return Err(refusal);
