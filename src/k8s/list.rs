@@ -11,10 +11,10 @@ use super::{
     choose::{Choice, Preference, View},
     client::{Context, ListQuery},
     leaders,
-    lookup::{clusters_of, merged, owned, worth_reading},
+    lookup::{clusters_of, merged, worth_reading},
     objects::{LeaderObject, Object, Pod},
     operators::{ENDPOINT_SLICES, Evidence, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
-    reads,
+    reads, same,
 };
 use crate::{
     error::{ClientFacing, Report},
@@ -22,10 +22,10 @@ use crate::{
 };
 
 /// A cluster, and what is known of its members.
-struct Listed {
-    view: View,
+pub(super) struct Listed {
+    pub(super) view: View,
     /// Where pods were not read: the ones that an endpoint names.
-    endpoints: Option<Vec<Pod>>,
+    pub(super) endpoints: Option<Vec<Pod>>,
 }
 
 /// One system's part of a listing.
@@ -62,78 +62,10 @@ pub(super) async fn list(
         all.extend(part.clusters);
         refused.extend(part.refused);
     }
-    let all = once(all);
+    let all = same::once(all);
     let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(context, listed)).collect();
     clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
     Ok(Listing { clusters, warnings: warnings(&refused) })
-}
-
-/// The same cluster seen twice is listed once: what an operator made for another, a workload whose Service is marked,
-/// and Secrets that lead to a cluster that is listed already.
-fn once(mut all: Vec<Listed>) -> Vec<Listed> {
-    let owned = owned(all.iter().map(|listed| (&listed.view.system, &listed.view.facts)));
-    let mut keep = owned.into_iter().map(|owned| !owned);
-    all.retain(|_| keep.next().unwrap_or(true));
-    // What leads to a cluster hides what is believed less: its Services, its pods, and what it owns.
-    let mut services: [HashSet<(String, String)>; RANKS] = Default::default();
-    let mut pods: [HashSet<(String, String)>; RANKS] = Default::default();
-    let mut prefixes: [Vec<(String, String)>; RANKS] = Default::default();
-    let mut names: HashSet<(String, String, String)> = HashSet::new();
-    for listed in &all {
-        let facts = &listed.view.facts;
-        let places = facts.services.iter().map(|service| (facts.namespace.clone(), service.clone()));
-        let members = listed.view.pods.iter().chain(listed.endpoints.iter().flatten());
-        for rank in rank(listed) + 1..RANKS {
-            if let (Some(services), Some(pods), Some(prefixes)) =
-                (services.get_mut(rank), pods.get_mut(rank), prefixes.get_mut(rank))
-            {
-                services.extend(places.clone());
-                pods.extend(members.clone().map(name_of));
-                prefixes.extend(facts.pod_prefix.clone().map(|prefix| (facts.namespace.clone(), prefix)));
-            }
-        }
-        let group = listed.view.system.resource().group.to_string();
-        names.insert((group, facts.namespace.clone(), facts.name.clone()));
-    }
-    all.retain(|listed| {
-        let (facts, rank) = (&listed.view.facts, rank(listed));
-        let (Some(services), Some(pods), Some(prefixes)) = (services.get(rank), pods.get(rank), prefixes.get(rank))
-        else {
-            return true;
-        };
-        let is_known = |place: &(String, String)| services.contains(place);
-        let own = facts.services.iter().any(|service| is_known(&(facts.namespace.clone(), service.clone())));
-        let owned = rank > 0
-            && facts
-                .owners
-                .iter()
-                .any(|owner| names.contains(&(owner.group().to_owned(), facts.namespace.clone(), owner.name.clone())));
-        let mut members = listed.endpoints.iter().flatten().map(name_of);
-        let same_pods = members.any(|(namespace, pod)| {
-            let ordinal = |prefix: &str| pod.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
-            prefixes.iter().any(|(place, prefix)| *place == namespace && ordinal(prefix))
-                || pods.contains(&(namespace, pod))
-        });
-        !owned && !own && !same_pods && !places(facts).iter().any(is_known)
-    });
-    all
-}
-
-fn name_of(pod: &Pod) -> (String, String) {
-    (pod.metadata.namespace.clone(), pod.metadata.name.clone())
-}
-
-/// How many ranks there are.
-const RANKS: usize = 4;
-
-/// Operators' resources are believed before marked Services, those before workloads, and Secrets last.
-fn rank(listed: &Listed) -> usize {
-    match &*listed.view.system.resource().plural {
-        _ if listed.view.system.pod_labels().is_some() => 0,
-        "services" => 1,
-        "secrets" => 3,
-        _ => 2,
-    }
 }
 
 fn key(facts: &Facts) -> (String, String) {
@@ -327,7 +259,7 @@ impl Lister<'_> {
 }
 
 /// The Services that a cluster's facts name.
-fn places(facts: &Facts) -> &[(String, String)] {
+pub(super) fn places(facts: &Facts) -> &[(String, String)] {
     match &facts.members {
         Members::Service { places, .. } => places,
         _ => &[],

@@ -9,8 +9,8 @@ use super::{
     client::{Context, ListQuery},
     nearest::nearest,
     objects::{Object, Pod},
-    operators::{Evidence, Facts, Operator, PODS, PodLabels, Resource, System, Systems},
-    reads,
+    operators::{Evidence, Facts, Operator, PODS, Resource, System, Systems},
+    reads, same,
 };
 use crate::{
     error::{ClientFacing, Report, SqlState},
@@ -179,10 +179,7 @@ impl Lookup<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let owned = owned(all.iter().map(|listed| (&listed.system, &listed.facts)));
-        let mut keep = owned.into_iter().map(|owned| !owned);
-        all.retain(|_| keep.next().unwrap_or(true));
-        Ok((all, refused))
+        Ok((same::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
     }
 
     /// One system's clusters: its resources, else what the labels of pods tell.
@@ -232,10 +229,8 @@ impl Lookup<'_> {
 }
 
 /// The only one; two of different systems are an error.
-fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
-    let owned = owned(found.iter().map(|view| (&view.system, &view.facts)));
-    let mut keep = owned.into_iter().map(|owned| !owned);
-    found.retain(|_| keep.next().unwrap_or(true));
+fn single(found: Vec<View>) -> Result<Option<View>, Failure> {
+    let mut found = same::without_owned(found, |view| (&view.system, &view.facts));
     if let [one, _, ..] = found.as_slice() {
         let systems: Vec<_> = found.iter().map(|view| view.system.system()).collect();
         let (name, namespace) = (&one.facts.name, &one.facts.namespace);
@@ -245,37 +240,6 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
             .into());
     }
     Ok(found.pop())
-}
-
-/// Which clusters belong to another of them: Percona's operator makes one of Crunchy's, Tembo's one of CloudNativePG's.
-pub(super) fn owned<'a>(all: impl Iterator<Item = (&'a System, &'a Facts)>) -> Vec<bool> {
-    let all: Vec<(&System, &Facts)> = all.collect();
-    let names: std::collections::HashSet<(String, &str, &str)> = all
-        .iter()
-        .map(|(system, facts)| (system.resource().group.to_string(), facts.namespace.as_str(), facts.name.as_str()))
-        .collect();
-    // Where resources may not be read, pods are all there is, and two systems may label theirs alike.
-    let mut told: std::collections::HashSet<(String, &str, &str)> = std::collections::HashSet::new();
-    let by_pods = |system: &System, facts| {
-        let labels: Option<PodLabels> = system.pod_labels();
-        let facts: &Facts = facts;
-        labels.map(|labels| labels.selector_of([facts.name.as_str()])).unwrap_or_default()
-    };
-    let mut order: Vec<usize> = (0..all.len()).collect();
-    order.sort_by_key(|index| all.get(*index).is_some_and(|(_, facts)| facts.is_guessed()));
-    let mut owned = vec![false; all.len()];
-    for index in order {
-        let (Some((system, facts)), Some(owned)) = (all.get(index), owned.get_mut(index)) else { continue };
-        let (namespace, name) = (facts.namespace.as_str(), facts.name.as_str());
-        *owned = facts
-            .owners
-            .iter()
-            .any(|owner| names.contains(&(owner.group().to_owned(), namespace, owner.name.as_str())));
-        if !*owned {
-            *owned = !told.insert((by_pods(system, facts), namespace, name)) && facts.is_guessed();
-        }
-    }
-    owned
 }
 
 /// The facts of all objects of a system; those of one cluster merged.

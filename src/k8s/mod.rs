@@ -29,6 +29,7 @@ mod no_proxy;
 mod objects;
 pub mod operators;
 mod reads;
+mod same;
 pub mod tunnel;
 mod watch_state;
 pub mod watches;

@@ -2,7 +2,7 @@
 //! Secret and a Service, nothing else of the cluster.
 
 use super::{
-    Facts, Leader, Member, Members, Object, Operator, Pod, PodLabels, Resource, SECRETS,
+    Facts, Member, Members, Object, Operator, Pod, PodLabels, Resource, SECRETS,
     connection::{self, Connection, members},
     connection_secrets::facts_of,
 };
@@ -62,9 +62,6 @@ impl Operator for AccessSecrets {
         Member::Primary
     }
 }
-
-/// Who leads behind a Service is asked of the servers, where nothing in Kubernetes says.
-pub(super) const LEADER: Leader = Leader::Ask;
 
 #[cfg(test)]
 mod tests {

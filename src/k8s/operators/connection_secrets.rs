@@ -1,9 +1,8 @@
 //! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
 
 use super::{
-    CaSource, CertificateName, Evidence, Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator,
-    POSTGRES, Pod, PodLabels, Port, Resource, SECRETS, Tls,
-    access_secrets::LEADER,
+    CaSource, CertificateName, Evidence, Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
+    Operator, POSTGRES, Pod, PodLabels, Port, Resource, SECRETS, Tls,
     connection::{self, Broken, Connection, members},
     marked,
 };
@@ -51,7 +50,8 @@ pub(super) fn facts_of(
         broken: (!connection.is_complete())
             .then(|| format!("Secret {}/{} has no key that names the {missing}", meta.namespace, meta.name)),
         port: Port::Number(port),
-        leader: LEADER,
+        // Where nothing in Kubernetes says, the servers are asked.
+        leader: Leader::Ask,
         replicas: replica,
         tls: Tls {
             mode,

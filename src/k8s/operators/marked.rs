@@ -1,8 +1,8 @@
 //! Services that somebody has marked for pgferry: the way to add a server that no other file here knows.
 
 use super::{
-    Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod, PodLabels, Port, Resource,
-    SERVICES, access_secrets::LEADER,
+    Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod, PodLabels, Port,
+    Resource, SERVICES,
 };
 
 /// The cluster's name; on a Service, or on a Secret with a login for it.
@@ -67,7 +67,8 @@ impl Operator for Marked {
         Some(Facts {
             broken: port.is_none().then(wrong),
             port: Port::Number(port.unwrap_or(super::PORT)),
-            leader: LEADER,
+            // Where nothing in Kubernetes says, the servers are asked.
+            leader: Leader::Ask,
             replicas: replica.then_some(service),
             logins: login.into_iter().collect(),
             services: vec![meta.name.clone()],
