@@ -159,7 +159,10 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     foreign |= kind.as_ref().is_some_and(|kind| !kind.starts_with("postgres"));
     foreign |=
         kind.is_none() && !postgres && matches!(connection.port, Some(3306 | 6379 | 27017 | 1433 | 25 | 465 | 587));
-    connection.certain |= !foreign && (kind.is_some() || postgres || connection.port == Some(super::PORT));
+    // `dbname` is libpq's word; others call it otherwise.
+    let telling = keys.contains_key("dbname")
+        || [&connection.host, &connection.user].into_iter().flatten().any(|text| text.contains("postgres"));
+    connection.certain |= !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::PORT));
     if foreign {
         return Ok(Connection::default());
     }
@@ -376,6 +379,8 @@ mod tests {
             assert!(!of(foreign).is_complete(), "{foreign:?}");
         }
         assert!(!of(&[("host", "db"), ("username", "app"), ("password", "x")]).certain);
+        assert!(of(&[("host", "db"), ("username", "app"), ("password", "x"), ("dbname", "shop")]).certain);
+        assert!(of(&[("host", "postgres.prod"), ("username", "app"), ("password", "x")]).certain);
     }
 
     #[test]
