@@ -8,6 +8,7 @@ use proto_tests::{
 };
 use tokio::{
     process::Command,
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -161,12 +162,12 @@ async fn a_deleted_primary_is_an_error_and_the_next_login_works() {
 
 /// pgbench that connects anew for each transaction, begun again when it gives up; each transaction leaves a row with
 /// its time.
-async fn beats(way: &str, host: &str, port: &str, password: &str, until: Instant) {
+async fn beats(way: &str, host: &str, port: &str, password: &str, stop: watch::Receiver<bool>) {
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(script.path(), format!("insert into beats (way) values ('{way}');\n")).unwrap();
     let file = script.path().to_str().unwrap().to_owned();
     let database = if way == "pgferry" { "shop.prod/app" } else { "app" };
-    while Instant::now() < until {
+    while !*stop.borrow() {
         let mut pgbench = Command::new("pgbench");
         pgbench.args(["-n", "-C", "-c", "2", "-T", "3", "-f", &file, "-h", host, "-p", port, "-U", "app", database]);
         pgbench.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "2").stdin(Stdio::null());
@@ -195,28 +196,31 @@ async fn a_switchover_under_load() {
     let port = pgferry.address().port().to_string();
     let before = primary().await;
     let other = other_than(&before).await;
-    let until = Instant::now() + Duration::from_secs(30);
+    let (stop, stopped) = watch::channel(false);
     let switch = async {
-        // Both ways are under way.
+        // Both ways are under way, and the replica follows: one that does not would lose them.
         let counted = async {
             loop {
                 let count = "select count(distinct way) from beats";
-                if let Ok(mut wire) = pgferry.connect("app", "shop.prod").await
+                if let Ok(mut wire) = pgferry.connect("app", "shop.prod:ro").await
                     && wire.value(count).await.is_ok_and(|count| count == "2")
                 {
                     return;
                 }
             }
         };
-        timeout(Duration::from_secs(10), counted).await.expect("both ways");
+        timeout(Duration::from_mins(2), counted).await.expect("both ways");
         switch_over(&other).await;
+        let switched = async { while primary().await != other {} };
+        timeout(Duration::from_mins(2), switched).await.expect("the other instance");
+        timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
+        let _ = stop.send(true);
     };
     tokio::join!(
-        beats("pgferry", "localhost", &port, "", until),
-        beats("directly", &service, "5432", &password, until),
+        beats("pgferry", "localhost", &port, "", stopped.clone()),
+        beats("directly", &service, "5432", &password, stopped),
         switch,
     );
-    timeout(Duration::from_mins(3), healthy()).await.expect("both instances");
     assert_eq!(primary().await, other);
     let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
     let gap = "select max(gap) from (select extract(epoch from at - lag(at) over (partition by way order by at)) gap \
