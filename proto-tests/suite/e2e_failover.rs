@@ -25,6 +25,12 @@ async fn healthy() {
     while kubectl(&phase).await != "Cluster in healthy state 2" {}
 }
 
+/// The password of `shop.prod`'s application, for those who go there without pgferry.
+async fn app_password() -> String {
+    let password = "go-template={{.data.password | base64decode}}";
+    kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", password]).await
+}
+
 /// The other instance of `shop.prod`.
 async fn other_than(primary: &str) -> String {
     let instances = "cnpg.io/cluster=shop,cnpg.io/podRole=instance";
@@ -116,9 +122,7 @@ async fn an_idle_session_holds_up_no_failover() {
     let mut line = String::new();
     tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();
     let port: u16 = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
-    let password =
-        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
-            .await;
+    let password = app_password().await;
     let mut idle = Wire::tcp(("127.0.0.1", port)).await.unwrap();
     idle.start_with_password(&[("user", "app"), ("database", "app")], &password).await.unwrap();
     kubectl(&["delete", "pod", "-n", "prod", &before, "--wait=false"]).await;
@@ -189,9 +193,7 @@ async fn a_switchover_under_load() {
         .await
         .unwrap();
     drop(wire);
-    let password =
-        kubectl(&["get", "secret", "-n", "prod", "shop-app", "-o", "go-template={{.data.password | base64decode}}"])
-            .await;
+    let password = app_password().await;
     let service = kubectl(&["get", "service", "-n", "prod", "shop-rw", "-o", "jsonpath={.spec.clusterIP}"]).await;
     let port = pgferry.address().port().to_string();
     let before = primary().await;

@@ -8,7 +8,25 @@ use proto_tests::{
     subject::{Start, Subject},
 };
 
+use serde_json::Value;
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
+
+/// `pgferry serve` with a configuration.
+pub(crate) async fn serve(api: &FakeKubernetes, configuration: &str) -> Subject {
+    let file = api.write("config.toml", configuration);
+    let start = Start::new(BINARY).args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]);
+    start.arg(api.kubeconfig()).arg("--config").arg(file).wait().await
+}
+
+/// The clusters that `pgferry list` shows.
+pub(crate) async fn list(api: &FakeKubernetes) -> Vec<Value> {
+    let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(api.kubeconfig());
+    let (code, out, err) = start.run().await;
+    assert_eq!(code, 0, "{err}");
+    let all: Value = serde_json::from_str(&out).unwrap();
+    all["clusters"].as_array().unwrap().clone()
+}
 
 /// A world with one cluster.
 pub(crate) struct World {

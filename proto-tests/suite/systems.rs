@@ -8,13 +8,13 @@ use proto_tests::{
     kubernetes::{Backend, FakeKubernetes, certificates::Authority},
     postgres::{Hba, PostgresServer, Setup},
     secrets,
-    subject::{Start, Subject},
+    subject::Subject,
     systems::{self, State, System, bare_pod},
     wire::{Fields, Wire},
 };
 use serde_json::{Value, json};
 
-use crate::{errors::in_readme, support::BINARY};
+use crate::{errors::in_readme, support};
 
 /// Long enough for a busy machine; a claim that needs it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -87,18 +87,11 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) async fn pgferry(&self, more: &str) -> Subject {
-        let text = format!("[sessions]\nprimary_wait = \"2s\"\n{more}");
-        let config = self.api.write("config.toml", &text);
-        let start = Start::new(BINARY).args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]);
-        start.arg(self.api.kubeconfig()).arg("--config").arg(config).wait().await
+        support::serve(&self.api, &format!("[sessions]\nprimary_wait = \"2s\"\n{more}")).await
     }
 
     pub(crate) async fn list(&self) -> Vec<Value> {
-        let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(self.api.kubeconfig());
-        let (code, out, err) = start.run().await;
-        assert_eq!(code, 0, "{err}");
-        let all: Value = serde_json::from_str(&out).unwrap();
-        all["clusters"].as_array().unwrap().clone()
+        support::list(&self.api).await
     }
 
     /// Which server a session is on.

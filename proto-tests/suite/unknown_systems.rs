@@ -7,13 +7,12 @@ use proto_tests::{
     cnpg::encoded,
     kubernetes::{Backend, FakeKubernetes},
     postgres::{Hba, PostgresServer, Setup},
-    subject::{Start, Subject},
     systems::bare_pod,
     wire::Wire,
 };
 use serde_json::{Value, json};
 
-use crate::support::BINARY;
+use crate::support::{list, serve};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/unknown-operator");
 
@@ -44,20 +43,6 @@ async fn stage() -> Stage {
     Stage { api, servers }
 }
 
-async fn pgferry(api: &FakeKubernetes, config: &str) -> Subject {
-    let file = api.write("config.toml", config);
-    let start =
-        Start::new(BINARY).args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]).arg(api.kubeconfig());
-    start.arg("--config").arg(file).wait().await
-}
-
-async fn names(api: &FakeKubernetes) -> Value {
-    let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(api.kubeconfig());
-    let (code, out, err) = start.run().await;
-    assert_eq!(code, 0, "{err}");
-    serde_json::from_str::<Value>(&out).unwrap()["clusters"].clone()
-}
-
 async fn who(wire: &mut Wire) -> String {
     wire.value("select current_user || ' ' || current_database() || ' ' || pg_is_in_recovery()").await.unwrap()
 }
@@ -72,8 +57,8 @@ fn secret(namespace: &str, name: &str, pairs: &[(&str, &[u8])]) -> Value {
 async fn the_example_with_marks_works_as_it_stands() {
     let stage = stage().await;
     let text = fs::read_to_string(Path::new(EXAMPLES).join("marked.json")).unwrap();
-    let list: Value = serde_json::from_str(&text).unwrap();
-    for object in list["items"].as_array().unwrap() {
+    let objects: Value = serde_json::from_str(&text).unwrap();
+    for object in objects["items"].as_array().unwrap() {
         let mut object = object.clone();
         object["metadata"]["namespace"] = json!("default");
         // What the API server does with `stringData`.
@@ -85,11 +70,11 @@ async fn the_example_with_marks_works_as_it_stands() {
         let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
         stage.api.put(&plural, object);
     }
-    let pgferry = pgferry(&stage.api, "").await;
+    let pgferry = serve(&stage.api, "").await;
     assert_eq!(who(&mut pgferry.connect("pgferry", "shop").await.unwrap()).await, "app shop false");
     assert_eq!(who(&mut pgferry.connect("app", "shop.default:ro").await.unwrap()).await, "app shop true");
-    let listed = names(&stage.api).await;
-    assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("shop"), &json!("service")), "{listed:#}");
+    let listed = list(&stage.api).await;
+    assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("shop"), &json!("service")), "{listed:#?}");
     drop(stage.servers);
 }
 
@@ -101,7 +86,7 @@ async fn the_example_with_configuration_works_as_it_stands() {
     stage.api.put("databases", object);
     stage.api.put("secrets", secret("default", "shop-login", &[("login", b"app"), ("secret", PASSWORD.as_bytes())]));
     let config = fs::read_to_string(Path::new(EXAMPLES).join("config.toml")).unwrap();
-    let pgferry = pgferry(&stage.api, &config.replace("database = \"shop\"", "database = \"shop\"\nport = 5999")).await;
+    let pgferry = serve(&stage.api, &config.replace("database = \"shop\"", "database = \"shop\"\nport = 5999")).await;
     assert_eq!(who(&mut pgferry.connect("pgferry", "shop").await.unwrap()).await, "app shop false");
     assert_eq!(who(&mut pgferry.connect("pgferry", "shop:ro").await.unwrap()).await, "app shop true");
     // Who may not read the resource has the labels.
@@ -150,18 +135,18 @@ async fn one_cluster_seen_three_ways_is_listed_once() {
         let pairs = [("PGHOST", name.as_bytes()), ("PGUSER", b"app"), ("PGPASSWORD", PASSWORD.as_bytes())];
         stage.api.put("secrets", secret("default", &format!("{name}-login"), &pairs));
     }
-    let listed = names(&stage.api).await;
-    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed:#}");
+    let listed = list(&stage.api).await;
+    assert_eq!(listed.len(), 1, "{listed:#?}");
     assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("acme"), &json!("statefulset")));
     // By name each of them works.
-    let pgferry = pgferry(&stage.api, "").await;
+    let pgferry = serve(&stage.api, "").await;
     assert_eq!(who(&mut pgferry.connect("pgferry", "other-login/shop").await.unwrap()).await, "app shop false");
     // The mark is the person's own word for it.
     stage
         .api
         .put("services", service("acme", json!({"pgferry.dev/cluster": "mine", "pgferry.dev/secret": "acme-login"})));
-    let listed = names(&stage.api).await;
-    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed:#}");
+    let listed = list(&stage.api).await;
+    assert_eq!(listed.len(), 1, "{listed:#?}");
     assert_eq!((&listed[0]["name"], &listed[0]["system"]), (&json!("mine"), &json!("service")));
     // An annotation is enough, and a name is found by it.
     assert_eq!(who(&mut pgferry.connect("pgferry", "mine.default/shop").await.unwrap()).await, "app shop false");
@@ -173,12 +158,12 @@ async fn a_server_outside_is_listed_and_dialled_only_where_that_is_allowed() {
     let port = stage.servers[0].address().port().to_string();
     let url = format!("postgresql://app:{PASSWORD}@127.0.0.1:{port}/shop?sslmode=disable");
     stage.api.put("secrets", secret("default", "rds", &[("DATABASE_URL", url.as_bytes())]));
-    let listed = names(&stage.api).await;
-    assert_eq!((&listed[0]["status"], &listed[0]["primary"]), (&json!("external"), &json!("127.0.0.1")), "{listed:#}");
-    let closed = pgferry(&stage.api, "").await;
+    let listed = list(&stage.api).await;
+    assert_eq!((&listed[0]["status"], &listed[0]["primary"]), (&json!("external"), &json!("127.0.0.1")), "{listed:#?}");
+    let closed = serve(&stage.api, "").await;
     let refusal = closed.refusal("pgferry", "rds").await;
     assert!(refusal.code == "42501" && refusal.hint.contains("kubernetes.external"), "{refusal:?}");
-    let open = pgferry(&stage.api, "[kubernetes]\nexternal = true\n").await;
+    let open = serve(&stage.api, "[kubernetes]\nexternal = true\n").await;
     let mut wire = open.connect("pgferry", "rds").await.unwrap();
     assert_eq!(who(&mut wire).await, "app shop false");
     assert_eq!(stage.api.count("get", "pods/portforward"), 0);
@@ -193,7 +178,7 @@ async fn a_server_outside_is_listed_and_dialled_only_where_that_is_allowed() {
 #[tokio::test]
 async fn unusable_secrets_name_their_keys() {
     let stage = stage().await;
-    let pgferry = pgferry(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
     let megabyte = vec![b'x'; 1 << 20];
     let good: [(&str, &[u8]); 3] =
         [("PGHOST", b"acme-primary"), ("PGUSER", b"app"), ("PGPASSWORD", PASSWORD.as_bytes())];
@@ -251,12 +236,12 @@ async fn the_longest_known_reading_of_a_dotted_name_wins() {
         [("host", host), ("username", b"app" as &[u8]), ("password", PASSWORD.as_bytes()), ("database", database)]
     };
     stage.api.put("secrets", secret("prod", "db", &login(b"there", b"shop")));
-    let pgferry = pgferry(&stage.api, "").await;
+    let pgferry = serve(&stage.api, "").await;
     assert_eq!(who(&mut pgferry.connect("pgferry", "db.prod").await.unwrap()).await, "app shop false");
     stage.api.put("secrets", secret("default", "db.prod", &login(b"here", b"postgres")));
     // What led somewhere a moment ago still does; whoever starts now finds the longer name.
     drop(pgferry);
-    let pgferry = self::pgferry(&stage.api, "").await;
+    let pgferry = serve(&stage.api, "").await;
     assert_eq!(who(&mut pgferry.connect("pgferry", "db.prod").await.unwrap()).await, "app postgres false");
     // A host in two labels may be a Service in another namespace, too.
     stage.api.put("secrets", secret("default", "two", &login(b"there.prod", b"shop")));
@@ -296,9 +281,9 @@ async fn resources_with_wrong_types_break_nothing() {
             "metadata": {"namespace": "default", "name": format!("odd-{plural}")}, "spec": spec, "status": "wrong"});
         stage.api.put(plural, object);
     }
-    let listed = names(&stage.api).await;
-    assert_eq!(listed.as_array().unwrap().len(), wrong.len(), "{listed:#}");
-    let pgferry = pgferry(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let listed = list(&stage.api).await;
+    assert_eq!(listed.len(), wrong.len(), "{listed:#?}");
+    let pgferry = serve(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
     for (_, _, plural, _) in &wrong {
         let refusal = pgferry.refusal("pgferry", &format!("odd-{plural}")).await;
         assert!(refusal.code == "57P03" && refusal.message.contains("no ready primary"), "{plural}: {refusal:?}");
@@ -326,7 +311,7 @@ async fn passwords_of_all_characters_and_names_of_63() {
             ("database", name.as_bytes()),
         ];
         api.put("secrets", secret("default", &name, &pairs));
-        let pgferry = pgferry(&api, "").await;
+        let pgferry = serve(&api, "").await;
         let mut wire =
             pgferry.connect("pgferry", &name).await.unwrap_or_else(|fields| panic!("{password}: {fields:?}"));
         assert_eq!(wire.value("select current_user").await.unwrap(), name);

@@ -4,15 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{
     objects::Pod,
-    operators::{Facts, Halt, Leader, Member, Members, Port, System, leads_a_standby},
+    operators::{Facts, Halt, Leader, Member, Members, PORT, Port, System, leads_a_standby},
 };
 use crate::{
     error::{Report, SqlState},
     upstream::{ClusterId, Lost, Mode},
 };
-
-/// PostgreSQL's port where a name leads nowhere.
-const PORT: u16 = 5432;
 
 /// A cluster at one moment.
 #[derive(Clone, Debug)]

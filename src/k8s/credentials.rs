@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    directory::Kubernetes,
+    directory::{Kubernetes, tidy},
     logins::{Logins, no_login},
     reads,
 };
@@ -91,6 +91,7 @@ impl Credentials for Kubernetes {
         let key = worked_key(ask, upstream, login);
         let mut worked = self.worked();
         if worked.get(&key).is_none_or(|before| before.version != login.version) {
+            tidy(&mut worked);
             worked.insert(key, login.clone());
         }
     }

@@ -64,7 +64,14 @@ pub struct DirectoryParams {
 }
 
 /// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
-type Known = HashMap<(Identity, String, String), (ClusterId, System, Instant)>;
+type Known = HashMap<KnownKey, (ClusterId, System, Instant)>;
+
+/// Who asked, in which context, and for which name.
+type KnownKey = (Identity, String, String);
+
+fn known_key(ask: &Ask, context: &Context) -> KnownKey {
+    (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone())
+}
 
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
 const MOMENT: Duration = Duration::from_secs(30);
@@ -110,15 +117,14 @@ impl Kubernetes {
 
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
-        let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let (id, system, _) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
+        let (id, system, _) =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
         self.watches.view(&id, &ask.identity, &system)
     }
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
     async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
-        let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned();
         let known = known
             .filter(|(id, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(id, &ask.identity, system));
         let Some((id, system, _)) = known else {
@@ -132,11 +138,10 @@ impl Kubernetes {
     }
 
     fn remember(&self, ask: &Ask, context: &Context, view: &View) {
-        let key = (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone());
         let value = (view.id(context.name()), view.system.clone(), Instant::now());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         tidy(&mut known);
-        known.insert(key, value);
+        known.insert(known_key(ask, context), value);
     }
 
     /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
@@ -280,7 +285,7 @@ impl Kubernetes {
 }
 
 /// What is only remembered to save a look may be forgotten.
-fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
+pub(super) fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
     /// More clusters than anybody uses at a time.
     const MOST: usize = 4096;
     if remembered.len() >= MOST {

@@ -13,7 +13,7 @@ use super::{
     reads,
 };
 
-/// Who leads a cluster, as the first of its leader objects that says so. One that may not be read says nothing; one
+/// Who leads a cluster, as the leader object says that was written last. One that may not be read says nothing; one
 /// that could not be read is an error, for then nobody knows.
 pub(super) async fn of(
     context: &Context,
@@ -124,8 +124,7 @@ pub(super) fn sliced<'a>(operator: &dyn Operator, clusters: impl IntoIterator<It
     (!names.is_empty()).then(|| Source { resource: ENDPOINT_SLICES.clone(), query: slices_of(&names) })
 }
 
-/// Which of these clusters an object is the leader object of, and what it says; the position tells which of two
-/// objects is believed first.
+/// Which of these clusters an object is the leader object of, and what it says; the position tells its objects apart.
 pub(super) fn said(
     operator: &dyn Operator,
     clusters: impl IntoIterator<Item = String>,

@@ -7,7 +7,7 @@ use super::{
     choose::View,
     client::{Context, ListQuery},
     objects::{ConfigMap, Data, Object},
-    operators::{CONFIG_MAPS, Facts, Keys, LoginKind, LoginSource, Part, Place, SECRETS, connection, marked},
+    operators::{CONFIG_MAPS, Facts, Keys, LoginKind, LoginSource, POSTGRES, Part, Place, SECRETS, connection, marked},
     reads,
 };
 use crate::{
@@ -171,7 +171,7 @@ impl Logins<'_> {
             let named = |object: &Object| LoginSource { secret: object.metadata.name.clone(), ..source.clone() };
             found.extend(self.list(selector).await.into_iter().map(|object| (named(&object), object)));
         }
-        let database = facts.logins.first().map_or("postgres", |login| login.database.as_str());
+        let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
         let marked = self.list(marked::secrets_of(&facts.name)).await;
         found.extend(marked.into_iter().map(|object| (marked::login(&object, database), object)));
         found
@@ -241,7 +241,7 @@ impl Logins<'_> {
             }
         };
         Ok(Login {
-            superuser: source.kind == LoginKind::Superuser || user == "postgres",
+            superuser: source.kind == LoginKind::Superuser || user == POSTGRES,
             // The official image calls the database as the user, where nothing names it.
             database: database
                 .unwrap_or_else(|| if source.database.is_empty() { user.clone() } else { source.database.clone() }),

@@ -26,13 +26,6 @@ struct Listed {
     facts: Facts,
 }
 
-impl Listed {
-    /// By its own name or an alias.
-    fn is_called(&self, name: &str) -> bool {
-        self.facts.name == name || self.facts.aliases.iter().any(|alias| alias == name)
-    }
-}
-
 /// Looks for names in one context.
 pub(super) struct Lookup<'a> {
     pub(super) context: &'a Context,
@@ -85,11 +78,11 @@ impl Lookup<'_> {
             Err(failure) => return Err(failure),
         }
         let (mut all, _) = self.everywhere(self.present()).await?;
-        if !all.iter().any(|listed| listed.is_called(name)) {
+        if !all.iter().any(|listed| listed.facts.is_called(name)) {
             all = self.everywhere(self.systems.plain.iter()).await?.0;
         }
         let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == name).collect();
-        let called = || all.iter().filter(|listed| listed.is_called(name)).collect();
+        let called = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
         let matching = if named.is_empty() { called() } else { named };
         match matching.as_slice() {
             // What is not found may be where the caller may not look.

@@ -114,7 +114,7 @@ async fn of_service(
         return of_external_name(context, systems, (service, port), deadline).await;
     }
     let (target, port_name) = target_port(service, port);
-    let selector = selector(service);
+    let selector = service.selector("/selector");
     let listed = match &selector {
         Some(selector) => match reads::list_pods(context, namespace, selector.clone(), deadline).await {
             Ok(pods) => Some(Found { port: Some(target), ..Found::pods(pods) }),
@@ -209,13 +209,6 @@ fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) ->
         facts.services.contains(&meta.name).then(|| (system, cluster.to_owned()))
     });
     claims.collect()
-}
-
-fn selector(service: &Object) -> Option<String> {
-    let labels = service.spec.pointer("/selector").and_then(Value::as_object)?;
-    let pairs: Vec<String> =
-        labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
-    (!pairs.is_empty()).then(|| pairs.join(","))
 }
 
 /// The pods' port behind a Service's, and what the Service calls it.

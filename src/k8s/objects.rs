@@ -280,6 +280,14 @@ impl Object {
         words.collect::<Vec<_>>().join(", ")
     }
 
+    /// A map of labels in the spec, as a label selector.
+    pub(super) fn selector(&self, pointer: &str) -> Option<String> {
+        let labels = self.spec.pointer(pointer).and_then(serde_json::Value::as_object)?;
+        let pairs: Vec<String> =
+            labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
+        (!pairs.is_empty()).then(|| pairs.join(","))
+    }
+
     /// A label, or an annotation of the same name.
     pub(super) fn mark(&self, name: &str) -> Option<&str> {
         let value = self.metadata.label(name).or_else(|| self.metadata.annotation(name));

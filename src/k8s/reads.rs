@@ -208,9 +208,8 @@ pub(super) async fn plain_facts(
     objects.retain(|object| seen.insert(object.metadata.name.clone()));
     let facts = objects.iter().filter_map(|object| system.read(object));
     // The exact name first; a release's name where nothing is called so.
-    let (exact, aliased): (Vec<Facts>, Vec<Facts>) = facts
-        .filter(|facts| facts.name == name || facts.aliases.iter().any(|alias| alias == name))
-        .partition(|facts| facts.name == name);
+    let (exact, aliased): (Vec<Facts>, Vec<Facts>) =
+        facts.filter(|facts| facts.is_called(name)).partition(|facts| facts.name == name);
     let aliased = aliased.into_iter().filter(|_| exact.is_empty()).collect::<Vec<_>>();
     Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
 }

@@ -204,6 +204,11 @@ impl Facts {
         }
     }
 
+    /// Called so, by its own name or an alias.
+    pub(in crate::k8s) fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
     /// The cluster's object could not be read.
     pub(in crate::k8s) fn is_guessed(&self) -> bool {
         self.evidence == Evidence::Guessed

@@ -41,9 +41,9 @@ pub(super) use patroni::leads_a_standby;
 pub(super) type System = Arc<dyn Operator>;
 
 /// The port where nothing says another.
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 /// The superuser's usual name, and the database that is always there.
-const POSTGRES: &str = "postgres";
+pub(super) const POSTGRES: &str = "postgres";
 
 /// What the configuration says about systems.
 #[derive(Clone, Debug, Default)]
@@ -234,7 +234,7 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
     /// What a pod is to its cluster.
     fn member(&self, facts: &Facts, pod: &Pod) -> Member;
 
-    /// Objects that say who leads, besides the cluster's own; the first that says so is believed.
+    /// Objects that say who leads, besides the cluster's own; the one that was written last is believed.
     fn leader_sources(&self, _name: &str) -> Vec<LeaderSource> {
         Vec::new()
     }

@@ -238,14 +238,6 @@ fn chart(object: &Object) -> Option<Chart> {
     }
 }
 
-/// The labels that the workload selects its pods by.
-fn selector(object: &Object) -> Option<String> {
-    let labels = object.spec.pointer("/selector/matchLabels").and_then(Value::as_object)?;
-    let pairs: Vec<String> =
-        labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
-    (!pairs.is_empty()).then(|| pairs.join(","))
-}
-
 /// The Services that lead to it, by convention.
 fn services(object: &Object, name: &str, chart: bool) -> Vec<String> {
     let suffixes: &[&str] = if chart {
@@ -357,7 +349,7 @@ impl Operator for Workload {
         }
         let server = Container::server(template)?;
         let chart = chart(object);
-        let own = selector(object)?;
+        let own = object.selector("/selector/matchLabels")?;
         let name = chart.as_ref().map_or(object.metadata.name.as_str(), |chart| chart.name.as_str());
         let (logins, database) = logins(&server, chart.is_some());
         let instances = object.number("/replicas").unwrap_or(1);
