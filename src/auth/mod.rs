@@ -5,6 +5,8 @@ use crate::{
     upstream::Identity,
 };
 
+#[cfg(target_os = "linux")]
+mod owner;
 pub mod peer;
 pub mod upstream;
 
