@@ -85,9 +85,7 @@ impl Wire {
     }
 
     pub async fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
-        Ok(Self::new(socket))
+        Ok(Self::new(connect(address).await?))
     }
 
     pub async fn unix(path: &Path) -> io::Result<Self> {
@@ -96,7 +94,7 @@ impl Wire {
 
     /// TLS after SSLRequest.
     pub async fn tls(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut socket = TcpStream::connect(address).await?;
+        let mut socket = connect(address).await?;
         socket.write_all(&SSL_REQUEST).await?;
         assert_eq!(socket.read_u8().await?, b'S', "the server has no TLS");
         Ok(Self::new(handshake(socket, true).await?))
@@ -104,7 +102,7 @@ impl Wire {
 
     /// TLS from the first byte, with or without ALPN.
     pub async fn direct_tls(address: impl ToSocketAddrs, alpn: bool) -> io::Result<Self> {
-        Ok(Self::new(handshake(TcpStream::connect(address).await?, alpn).await?))
+        Ok(Self::new(handshake(connect(address).await?, alpn).await?))
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -285,6 +283,12 @@ fn row(mut body: &[u8]) -> Vec<String> {
             String::from_utf8_lossy(&body.copy_to_bytes(length)).into_owned()
         })
         .collect()
+}
+
+async fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
 }
 
 async fn handshake(socket: TcpStream, alpn: bool) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {

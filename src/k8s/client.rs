@@ -14,7 +14,6 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role, WebSocketConfig},
 };
-use tracing::debug;
 
 use super::{
     K8sError,
@@ -306,14 +305,6 @@ impl Context {
         let text = self.text(&access, "/version", None, deadline).await?;
         let version: serde_json::Value = self.parse(&access, &text)?;
         Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
-    }
-
-    /// Makes sure that a connection is open and idle: the next call finds TCP and TLS done.
-    pub(super) async fn touch(&self) {
-        // Whether it is allowed does not matter: any answer leaves the connection open.
-        if let Err(error) = self.version(Instant::now() + self.shared.params.request_timeout).await {
-            debug!(context = self.name(), %error, "the API server could not be greeted");
-        }
     }
 
     async fn text(

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::{Duration, SystemTime},
 };
 
@@ -81,6 +81,8 @@ pub(super) struct Shared {
     login: tokio::sync::Mutex<Option<Credential>>,
     /// Which API groups the server has.
     pub(super) discovered: Mutex<Discovered>,
+    /// Connections that port-forwards have used up and nothing has replaced yet.
+    pub(super) used_up: AtomicUsize,
 }
 
 /// A client, and what it was built from.
@@ -209,6 +211,7 @@ impl Contexts {
             current: Mutex::default(),
             login: tokio::sync::Mutex::default(),
             discovered: Mutex::default(),
+            used_up: AtomicUsize::default(),
         });
         open.insert(real.to_owned(), Arc::clone(&shared));
         Ok(shared)

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::{
     io::BufStream,
     net::{TcpStream, ToSocketAddrs},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -23,10 +23,6 @@ use crate::{
 
 /// What a plain TCP stream reads at a time: measured, this is where larger buffers stop saving CPU.
 const TCP_BUFFER: usize = 256 * 1024;
-
-/// How long a login takes where the way is short. The next client's TLS handshake would compete with it for the same
-/// processors (measured: 2 ms of 15); where the way is long this is little of it.
-const LOGIN: Duration = Duration::from_millis(10);
 
 /// How servers are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,13 +62,7 @@ impl Dial for Dialer {
         match self.transport {
             Transport::PortForward => {
                 let raw = context.upgrade(pod, upstream.port, deadline).await?;
-                // The upgrade has used up an idle connection, and the next client needs two at the same time: one for
-                // its Secret, one for its upgrade. One request would reuse what is there; two open what is missing.
-                let warm = context.clone();
-                tokio::spawn(async move {
-                    sleep(LOGIN).await;
-                    tokio::join!(warm.touch(), warm.touch())
-                });
+                context.replenish();
                 Ok(Box::new(Tunnel::new(raw, pod.clone(), upstream.port, self.liveness)))
             }
             Transport::Direct => {

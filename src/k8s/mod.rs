@@ -1,9 +1,9 @@
 //! Kubernetes: the implementation of the seam in `upstream`.
 //!
-//! From the bottom: `connector` and `exec` make a client stack of our own, `contexts` keeps one a context,
-//! `client` does single calls with errors that say what is missing, `tunnel` and `forward` are the
-//! port-forward, `operators` know how each system lays out a cluster, `watches` keep what is in use up to date,
-//! and `directory`, `credentials`, `list` and `dial` answer the seam's questions.
+//! From the bottom: `connector` and `exec` make a client stack of our own, `contexts` keeps one a context, `client`
+//! does single calls with errors that say what is missing, `idle` keeps connections ready, `tunnel` and `forward` are
+//! the port-forward, `operators` know how each system lays out a cluster, `watches` keep what is in use up to date, and
+//! `directory`, `credentials`, `list` and `dial` answer the seam's questions.
 
 mod choose;
 pub mod client;
@@ -19,6 +19,7 @@ mod exec;
 mod explain;
 pub mod forward;
 mod guards;
+mod idle;
 mod leaders;
 mod list;
 mod logins;
