@@ -11,7 +11,7 @@ const ERROR: u8 = 1;
 
 /// What a message is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub enum Received {
     /// Nothing to pass on: a port check, or an empty message.
     Nothing,
     /// Bytes of the server's.
@@ -22,7 +22,7 @@ pub(super) enum Received {
 
 /// A message that breaks the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TunnelError {
+pub enum TunnelError {
     /// No channel byte.
     #[error("an empty message")]
     Empty,
@@ -36,18 +36,23 @@ pub(super) enum TunnelError {
 
 /// Reads messages.
 #[derive(Debug)]
-pub(super) struct Demultiplexer {
+pub struct Demultiplexer {
     port: u16,
     checked: [bool; 2],
 }
 
 impl Demultiplexer {
-    pub(super) fn new(port: u16) -> Self {
+    /// For a stream to this port.
+    #[must_use]
+    pub fn new(port: u16) -> Self {
         Self { port, checked: [false; 2] }
     }
 
     /// Takes one message.
-    pub(super) fn receive(&mut self, mut message: Bytes) -> Result<Received, TunnelError> {
+    ///
+    /// # Errors
+    /// Where it breaks the protocol; the stream is of no more use.
+    pub fn receive(&mut self, mut message: Bytes) -> Result<Received, TunnelError> {
         let channel = *message.first().ok_or(TunnelError::Empty)?;
         let checked = self.checked.get_mut(usize::from(channel)).ok_or(TunnelError::Channel(channel))?;
         message.advance(1);
@@ -63,7 +68,8 @@ impl Demultiplexer {
 }
 
 /// The message that carries these bytes to the server.
-pub(super) fn data(bytes: &[u8]) -> Bytes {
+#[must_use]
+pub fn data(bytes: &[u8]) -> Bytes {
     let mut message = BytesMut::with_capacity(bytes.len() + 1);
     message.put_u8(DATA);
     message.put_slice(bytes);
@@ -72,7 +78,8 @@ pub(super) fn data(bytes: &[u8]) -> Bytes {
 
 /// A message that says nothing to anybody: the node's runtime ends streams that are silent for four hours, pings do
 /// not count, and an empty message on the error channel does.
-pub(super) fn keepalive() -> Bytes {
+#[must_use]
+pub fn keepalive() -> Bytes {
     Bytes::from_static(&[ERROR])
 }
 
