@@ -12,6 +12,7 @@ mod cancel;
 mod cluster_states;
 mod command_line;
 mod encryption;
+mod endures;
 mod errors;
 mod failover;
 mod hostile_bytes;

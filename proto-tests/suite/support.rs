@@ -2,13 +2,13 @@
 
 use proto_tests::{
     cnpg::Cluster,
-    kubernetes::FakeKubernetes,
+    kubernetes::{FakeKubernetes, proxies::Relay},
     postgres::{PostgresServer, Setup},
     secrets,
     subject::{Start, Subject},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
@@ -64,5 +64,17 @@ impl World {
             start.args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]).arg(self.api.kubeconfig());
         subject = subject.args(args);
         subject.wait().await
+    }
+
+    /// A relay before the API server, and a pgferry that knows no other way.
+    pub(crate) async fn relayed(&self, configuration: &str) -> (Relay, Subject) {
+        let relay = Relay::to(self.api.address()).await;
+        let cluster = json!({"server": format!("https://{}", relay.address)});
+        let user = json!({"token": self.api.token()});
+        let kubeconfig = self.api.kubeconfig_with("fake", None, user, cluster);
+        let file = self.api.write("config.toml", configuration);
+        let start = Start::new(BINARY).arg("serve").args(["--port", "0", "--log", "debug", "--kubeconfig"]);
+        let pgferry = start.arg(kubeconfig).arg("--config").arg(file).wait().await;
+        (relay, pgferry)
     }
 }

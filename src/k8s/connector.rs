@@ -4,26 +4,15 @@
 use std::{env, time::Duration};
 
 use http::{HeaderValue, Request, Uri};
-use hyper_util::{
-    client::legacy::{
-        Client as HyperClient,
-        connect::{
-            HttpConnector,
-            proxy::{SocksV5, Tunnel},
-        },
-    },
-    rt::{TokioExecutor, TokioTimer},
+use hyper_util::client::legacy::connect::{
+    HttpConnector,
+    proxy::{SocksV5, Tunnel},
 };
-use kube::{
-    Client, Config,
-    client::{Body, ConfigExt},
-};
+use kube::{Client, Config, client::ConfigExt};
 use tower::ServiceBuilder;
 
-use super::{K8sError, no_proxy};
+use super::{K8sError, no_proxy, pool::Pool};
 
-/// Below the API server's 90 s, at which it closes while we may be writing.
-const POOL_IDLE: Duration = Duration::from_mins(1);
 /// NATs and load balancers forget a silent connection after a few minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Three probes at this distance, and the connection is dead.
@@ -70,16 +59,11 @@ where
     H::Error: std::error::Error + Send + Sync + 'static,
 {
     let connector = config.rustls_https_connector_with_connector(connector).map_err(|error| material(&error))?;
-    let http: HyperClient<_, Body> = HyperClient::builder(TokioExecutor::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_timer(TokioTimer::new())
-        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(|error| material(&error))?)
         .layer(config.extra_headers_layer().map_err(|error| material(&error))?)
-        .map_err(tower::BoxError::from)
-        .service(http);
+        .service(Pool::new(connector));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 

@@ -1,6 +1,6 @@
 //! Kubernetes: the implementation of the seam in `upstream`.
 //!
-//! From the bottom: `connector` and `exec` make a client stack of our own, `contexts` keeps one a context, `client`
+//! From the bottom: `connector`, `pool` and `exec` make a client stack of our own, `contexts` keeps one a context, `client`
 //! does single calls with errors that say what is missing, `idle` keeps connections ready, `tunnel` and `forward` are
 //! the port-forward, `operators` know how each system lays out a cluster, `watches` keep what is in use up to date, and
 //! `directory`, `credentials`, `list` and `dial` answer the seam's questions.
@@ -29,6 +29,7 @@ mod nearest;
 mod no_proxy;
 mod objects;
 pub mod operators;
+mod pool;
 mod reads;
 mod same;
 pub mod tunnel;

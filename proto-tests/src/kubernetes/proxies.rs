@@ -1,4 +1,4 @@
-//! Small HTTP CONNECT and SOCKS5 proxies that count their connections.
+//! Small HTTP CONNECT and SOCKS5 proxies that count their connections, and a relay that loses them.
 
 use std::{
     net::SocketAddr,
@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 /// A running proxy.
@@ -90,4 +91,67 @@ impl Proxy {
         });
         Self { address, count }
     }
+}
+
+/// What happens to the connections that are open now; later ones are not concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// Both sides get a reset.
+    Cut,
+    /// Nothing arrives any more, and nobody is told: what a NAT that forgot, or another network, makes of them.
+    Blackhole,
+}
+
+/// A plain TCP relay, for what networks do to connections.
+pub struct Relay {
+    pub address: SocketAddr,
+    count: Arc<AtomicUsize>,
+    harm: watch::Sender<Option<Harm>>,
+}
+
+impl Relay {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (count, harm) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(None));
+        let (counted, harms) = (Arc::clone(&count), harm.subscribe());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut harms = harms.clone();
+                harms.mark_unchanged();
+                tokio::spawn(relay(client, server, harms));
+            }
+        });
+        Self { address, count, harm }
+    }
+
+    /// Connections so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Harms the connections that are open.
+    pub fn harm(&self, harm: Harm) {
+        self.harm.send_replace(Some(harm));
+    }
+}
+
+async fn relay(mut client: TcpStream, server: SocketAddr, mut harms: watch::Receiver<Option<Harm>>) {
+    let _ = client.set_nodelay(true);
+    // Nobody there: the client sees its connection close.
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    let _ = server.set_nodelay(true);
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => return,
+        _ = harms.changed() => {}
+    }
+    // Both sockets stay open, and nobody reads them.
+    while *harms.borrow_and_update() == Some(Harm::Blackhole) {
+        if harms.changed().await.is_err() {
+            break;
+        }
+    }
+    let _ = (client.set_zero_linger(), server.set_zero_linger());
 }
