@@ -19,7 +19,7 @@ use tracing::debug;
 use super::{
     K8sError,
     client::Context,
-    clock::Mark,
+    clock::{Clock, Mark},
     connector,
     discovery::Discovered,
     exec::{self, Credential},
@@ -56,6 +56,7 @@ pub struct ClientParams {
 #[derive(Debug)]
 pub struct Contexts {
     params: Arc<ClientParams>,
+    clock: Arc<Clock>,
     files: Vec<PathBuf>,
     /// The current context of the first kubeconfig that could be read.
     fixed: Mutex<Option<String>>,
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     /// As the kubeconfig has it.
     real: String,
     pub(super) params: Arc<ClientParams>,
+    pub(super) clock: Arc<Clock>,
     files: Vec<PathBuf>,
     current: Mutex<Option<Built>>,
     /// Held while a login is under way, so that one plugin runs for all who wait.
@@ -105,13 +107,14 @@ impl std::fmt::Debug for Built {
 }
 
 impl Contexts {
-    /// Reads nothing yet: a laptop's network, VPN or kubeconfig may come later.
+    /// Reads nothing yet: a laptop's network, VPN or kubeconfig may come later. To be called inside a runtime.
     #[must_use]
     pub fn new(params: ClientParams) -> Self {
         let files = files(params.kubeconfig.as_ref());
         let fixed = params.context.clone();
         Self {
             params: Arc::new(params),
+            clock: Clock::start(),
             files,
             fixed: Mutex::new(fixed),
             open: Mutex::default(),
@@ -207,6 +210,7 @@ impl Contexts {
             shown: self.short(real),
             real: real.to_owned(),
             params: Arc::clone(&self.params),
+            clock: Arc::clone(&self.clock),
             files: self.files.clone(),
             current: Mutex::default(),
             login: tokio::sync::Mutex::default(),
@@ -287,7 +291,7 @@ impl Shared {
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
             expires,
             stamps,
-            mark: Mark::now(),
+            mark: self.clock.mark(),
             made: Instant::now(),
         };
         debug!(context = self.shown, server = built.server, "made a client");

@@ -54,7 +54,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn view(&self, system: &System, namespace: &str, name: &str) -> Option<View> {
-        if !self.covers.contains(name) || self.mark.is_none_or(|mark| mark.jumped()) {
+        if !self.covers.contains(name) || self.mark.as_ref().is_none_or(Mark::jumped) {
             return None;
         }
         let labels = system.pod_labels()?;

@@ -24,7 +24,6 @@ use super::{
     K8sError,
     choose::View,
     client::{Context, ListQuery},
-    clock::Mark,
     contexts::Contexts,
     guards::Guarding,
     leaders::{self, Source},
@@ -260,6 +259,7 @@ impl Watched {
     /// Lists, then watches until a watch ends, another cluster joins, or nobody needs it any more.
     async fn follow(&self, context: &Context) -> Result<(), K8sError> {
         let mut joined = self.wanted.subscribe();
+        let mut breaks = context.shared().clock.breaks();
         let wanted = joined.borrow_and_update().clone();
         let query = self.pods_of(&wanted);
         let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
@@ -306,6 +306,8 @@ impl Watched {
                     None => return Ok(()),
                 },
                 _ = joined.changed() => return Ok(()),
+                // The streams may be dead, and never say so.
+                _ = breaks.changed() => return Ok(()),
                 () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
                     if due.take().is_some() {
                         self.look(context).await;
@@ -389,7 +391,7 @@ impl Watched {
                 resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
             state.leaders = leaders;
             state.covers.clone_from(wanted);
-            state.mark = Some(Mark::now());
+            state.mark = Some(context.shared().clock.mark());
         });
         Ok(versions)
     }
