@@ -30,6 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 const READ_BUFFER: usize = 32 * 1024;
 /// How long a watch runs before it is opened anew: below the minutes after which load balancers forget it silently.
 const WATCH_SECONDS: u32 = 200;
+/// How much later than that the end may come: what has not ended by then leads nowhere, and will never say so.
+const WATCH_OVERDUE: Duration = Duration::from_secs(30);
 
 /// What a call needs to be allowed, for its error.
 #[derive(Clone, Debug)]
@@ -243,6 +245,7 @@ impl Context {
         let answer = self.timely(deadline, async move { client.request_events::<K>(request).await }).await;
         let events = answer?.map_err(|error| self.explain(access, error))?;
         let (context, access) = (self.clone(), access.owned());
+        let events = events.take_until(sleep(Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
         Ok(events.map(move |event| event.map_err(|error| context.explain(&access.borrow(), error))))
     }
 
