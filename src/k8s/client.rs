@@ -123,6 +123,11 @@ impl Context {
         &self.shared
     }
 
+    /// Whether the kubeconfig was replaced, and the context's name means another cluster than this one.
+    pub(super) fn is_left(&self) -> bool {
+        self.shared.has_left(&self.built)
+    }
+
     /// As the person writes it.
     #[must_use]
     pub fn name(&self) -> &str {

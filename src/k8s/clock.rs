@@ -84,6 +84,11 @@ impl Clock {
         Mark { clock: Arc::clone(self), reading: self.read(), breaks: *self.breaks.borrow() }
     }
 
+    /// Tells of a break that no clock shows.
+    pub(super) fn tell(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
     /// Changes at each break.
     pub(super) fn breaks(&self) -> watch::Receiver<u64> {
         self.breaks.subscribe()
@@ -103,7 +108,7 @@ async fn tick(clock: Weak<Clock>) {
         let late = due.elapsed();
         if late > LATE || before.parted(&clock.read()) {
             debug!(late = late.as_secs(), "the machine slept, or this process was stopped");
-            clock.breaks.send_modify(|breaks| *breaks += 1);
+            clock.tell();
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::{Duration, SystemTime},
@@ -13,7 +12,7 @@ use kube::{
     Client, Config,
     config::{AuthInfo, Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::{
@@ -23,12 +22,16 @@ use super::{
     connector,
     discovery::Discovered,
     exec::{self, Credential},
+    kubeconfig::{Stamp, files, in_cluster, just_changed, read, stamps},
     nearest::nearest,
 };
 use crate::upstream::{Identity, Progress};
 
 /// A token is renewed this long before it ends: a call under way with it still gets through.
 const EARLY: Duration = Duration::from_mins(1);
+
+/// Between two looks at a kubeconfig that is being written.
+const WRITTEN: Duration = Duration::from_millis(50);
 
 /// The name of the one context inside a cluster.
 const IN_CLUSTER: &str = "in-cluster";
@@ -65,9 +68,6 @@ pub struct Contexts {
     names: Mutex<Option<(Vec<Stamp>, Vec<String>)>>,
 }
 
-/// What changes when a file is replaced or rewritten.
-type Stamp = Option<(SystemTime, u64)>;
-
 /// One context's part that all identities share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -92,6 +92,8 @@ pub(super) struct Shared {
 pub(super) struct Built {
     pub(super) client: Client,
     pub(super) server: String,
+    /// Whose certificate it has; another one, another cluster.
+    authority: Option<Vec<Vec<u8>>>,
     pub(super) namespace: String,
     expires: Option<SystemTime>,
     stamps: Vec<Stamp>,
@@ -135,7 +137,14 @@ impl Contexts {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match names.as_ref() {
             Some((of, names)) if *of == stamps => names.clone(),
-            _ => names.insert((stamps, self.read_names())).1.clone(),
+            before => {
+                let now = self.read_names();
+                match before {
+                    // A file that is being written holds less for a moment.
+                    Some((_, before)) if now.is_empty() && just_changed(&self.files) => before.clone(),
+                    _ => names.insert((stamps, now)).1.clone(),
+                }
+            }
         }
     }
 
@@ -248,6 +257,12 @@ impl Shared {
         (!stale).then(|| built.clone())
     }
 
+    /// Whether the context means another cluster now than the one of this client.
+    pub(super) fn has_left(&self, built: &Built) -> bool {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().is_some_and(|now| now.server != built.server || now.authority != built.authority)
+    }
+
     /// A new login after the API server refused the client `refused`; one for all whom it refused.
     pub(super) async fn renew(&self, refused: Instant) -> Result<Built, K8sError> {
         let mut login = self.login.lock().await;
@@ -258,7 +273,20 @@ impl Shared {
         self.build(&mut login, None).await
     }
 
+    /// A new client. A kubeconfig that is just being written is waited for.
     async fn build(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
+        loop {
+            match self.build_once(login, progress).await {
+                Err(K8sError::Kubeconfig(_)) if just_changed(&self.files) => {
+                    debug!(context = self.shown, "the kubeconfig cannot be used; it may still be being written");
+                    sleep(WRITTEN).await;
+                }
+                built => return built,
+            }
+        }
+    }
+
+    async fn build_once(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
         let stamps = stamps(&self.files);
         let Some(mut kubeconfig) = read(&self.files)? else { return self.build_in_cluster() };
         let plugin = self.take_plugin(&mut kubeconfig);
@@ -285,9 +313,19 @@ impl Shared {
 
     fn finish(&self, config: Config, expires: Option<SystemTime>, stamps: Vec<Stamp>) -> Result<Built, K8sError> {
         let client = connector::build(&config, self.params.connect_timeout)?;
+        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let authority = config.root_cert;
+        if current.as_ref().is_some_and(|before| before.server != server || before.authority != authority) {
+            debug!(context = self.shown, server, "the context is another cluster now");
+            *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            // Before the mark is made: the new client is not concerned.
+            self.clock.tell();
+        }
         let built = Built {
             client,
-            server: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
+            server,
+            authority,
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
             expires,
             stamps,
@@ -295,10 +333,7 @@ impl Shared {
             made: Instant::now(),
         };
         debug!(context = self.shown, server = built.server, "made a client");
-        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(built.clone());
-        if before.is_some_and(|before| before.server != built.server) {
-            *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
+        *current = Some(built.clone());
         Ok(built)
     }
 
@@ -357,46 +392,4 @@ fn apply(credential: &Credential, user: &mut AuthInfo) {
         user.client_key_data = Some(encoded(key.expose_secret()).into());
         (user.client_certificate, user.client_key) = (None, None);
     }
-}
-
-fn files(kubeconfig: Option<&PathBuf>) -> Vec<PathBuf> {
-    if let Some(file) = kubeconfig {
-        return vec![file.clone()];
-    }
-    if let Some(list) = env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
-        return env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
-    }
-    env::home_dir().map(|home| home.join(".kube").join("config")).into_iter().collect()
-}
-
-fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
-    let stamp = |path: &PathBuf| {
-        let data = fs::metadata(path).ok()?;
-        Some((data.modified().ok()?, data.len()))
-    };
-    files.iter().map(stamp).collect()
-}
-
-/// All files merged, as kubectl does; missing ones are left out, and `None` where all are.
-fn read(files: &[PathBuf]) -> Result<Option<Kubeconfig>, K8sError> {
-    let mut merged: Option<Kubeconfig> = None;
-    for file in files.iter().filter(|file| file.exists()) {
-        let unusable = |error: kube::config::KubeconfigError| {
-            let mut cause: &(dyn std::error::Error + 'static) = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            K8sError::Kubeconfig(format!("{}: {cause}", file.display()))
-        };
-        let next = Kubeconfig::read_from(file).map_err(unusable)?;
-        merged = Some(match merged {
-            Some(merged) => merged.merge(next).map_err(unusable)?,
-            None => next,
-        });
-    }
-    Ok(merged)
-}
-
-fn in_cluster() -> bool {
-    env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }

@@ -103,14 +103,24 @@ struct Task {
 impl Task {
     async fn run(self) {
         let mut events = None;
+        let mut first: Option<Context> = None;
         loop {
             self.wait(&mut events).await;
             if self.forget_if_unused() {
                 return;
             }
-            match self.look(&mut events).await {
-                Ok(Some(lost)) => return self.announce(lost),
-                Ok(None) => {}
+            let looked = match self.contexts.get(Some(&self.guarded.id.context), &self.guarded.identity, None).await {
+                // The server is not lost: it is where nobody can look any more.
+                Ok(_) if first.as_ref().is_some_and(Context::is_left) => {
+                    self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
+                    return;
+                }
+                Ok(context) => self.look(first.insert(context), &mut events).await,
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(Some(lost)) if !first.as_ref().is_some_and(Context::is_left) => return self.announce(lost),
+                Ok(_) => {}
                 Err(error) => {
                     debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read");
                 }
@@ -148,17 +158,17 @@ impl Task {
 
     async fn look(
         &self,
+        context: &Context,
         events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
     ) -> Result<Option<Lost>, K8sError> {
-        let Guarded { id, identity, pod, mode } = &self.guarded;
-        let context = self.contexts.get(Some(&id.context), identity, None).await?;
+        let Guarded { id, pod, mode, .. } = &self.guarded;
         if events.is_none() {
-            *events = self.open_watch(&context).await;
+            *events = self.open_watch(context).await;
         }
         let deadline = Instant::now() + READ;
         let place = (id.namespace.as_str(), id.name.as_str());
-        let view = reads::view(&context, &self.systems, &self.system, place, deadline).await?;
-        let found = match reads::get_pod(&context, (&pod.namespace, &pod.name), deadline).await {
+        let view = reads::view(context, &self.systems, &self.system, place, deadline).await?;
+        let found = match reads::get_pod(context, (&pod.namespace, &pod.name), deadline).await {
             Ok(found) => found,
             // Who may not read pods sees what the Service says.
             Err(error) if error.is_forbidden() => {

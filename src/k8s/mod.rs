@@ -20,6 +20,7 @@ mod explain;
 pub mod forward;
 mod guards;
 mod idle;
+mod kubeconfig;
 mod leaders;
 mod list;
 mod logins;

@@ -233,10 +233,16 @@ impl Watched {
     }
 
     async fn run(&self, contexts: &Contexts) {
+        let mut first: Option<Context> = None;
         while !self.retire() {
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
             let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
-                Ok(context) => self.follow(&context).await,
+                // Its servers are not lost: they are where nobody can look any more.
+                Ok(_) if first.as_ref().is_some_and(Context::is_left) => {
+                    self.guards().ended = true;
+                    return;
+                }
+                Ok(context) => self.follow(first.insert(context)).await,
                 Err(error) => Err(error),
             };
             self.distrust();
@@ -525,8 +531,8 @@ impl Watched {
                 continue;
             }
             match self.confirm(context, &guarded).await {
-                Ok(Some(lost)) => self.announce(&guarded, lost),
-                Ok(None) => {}
+                Ok(Some(lost)) if !context.is_left() => self.announce(&guarded, lost),
+                Ok(_) => {}
                 Err(error) => debug!(pod = guarded.pod, %error, "whether the server is lost could not be read"),
             }
         }

@@ -1,0 +1,78 @@
+//! The kubeconfig's files: which they are, whether they have changed, and what they hold.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use kube::config::{Kubeconfig, KubeconfigError};
+
+use super::K8sError;
+
+/// How long ago a file that cannot be used may have changed to be one that is still being written: kubectl and most
+/// other tools truncate it, and write.
+const WRITING: Duration = Duration::from_secs(1);
+
+/// What changes when a file is replaced or rewritten.
+pub(super) type Stamp = Option<(SystemTime, u64)>;
+
+/// The file that is named, else those of `KUBECONFIG`, else the usual one.
+pub(super) fn files(kubeconfig: Option<&PathBuf>) -> Vec<PathBuf> {
+    if let Some(file) = kubeconfig {
+        return vec![file.clone()];
+    }
+    if let Some(list) = env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
+        return env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
+    }
+    env::home_dir().map(|home| home.join(".kube").join("config")).into_iter().collect()
+}
+
+/// The files as they are now.
+pub(super) fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |path: &PathBuf| {
+        let data = fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+/// All files merged, as kubectl does; missing ones are left out, and `None` where all are.
+pub(super) fn read(files: &[PathBuf]) -> Result<Option<Kubeconfig>, K8sError> {
+    let mut merged: Option<Kubeconfig> = None;
+    for file in files.iter().filter(|file| file.exists()) {
+        let unusable = |error| K8sError::Kubeconfig(format!("{}: {}", file.display(), why(&error)));
+        let next = Kubeconfig::read_from(file).map_err(unusable)?;
+        merged = Some(match merged {
+            Some(merged) => merged.merge(next).map_err(unusable)?,
+            None => next,
+        });
+    }
+    Ok(merged)
+}
+
+/// Whether this process runs in a pod.
+pub(super) fn in_cluster() -> bool {
+    env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// Whether a file has changed this very moment.
+pub(super) fn just_changed(files: &[PathBuf]) -> bool {
+    let changed = stamps(files).into_iter().flatten().map(|(modified, _)| modified);
+    changed.filter_map(|modified| modified.elapsed().ok()).any(|age| age < WRITING)
+}
+
+/// Why a kubeconfig cannot be used. The parser's own words quote the file, which holds tokens and keys.
+fn why(error: &KubeconfigError) -> String {
+    if let KubeconfigError::Parse(error) = error {
+        return match error.location() {
+            Some(at) => format!("no valid kubeconfig (line {}, column {})", at.line(), at.column()),
+            None => "no valid kubeconfig".to_owned(),
+        };
+    }
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
