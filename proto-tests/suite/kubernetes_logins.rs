@@ -9,7 +9,7 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, World};
+use crate::support::{BINARY, World, plugin};
 
 async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
     Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, json!({}))).await
@@ -36,18 +36,6 @@ async fn tokens_token_files_and_client_certificates() {
         assert!(requests.iter().filter(own).count() >= 2, "{requests:?}");
         assert!(requests.iter().filter(own).all(|request| request.user == who), "{who}: {requests:?}");
     }
-}
-
-/// A plugin that gives a token, counts its runs, and can be told to fail.
-fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value {
-    let expiry = if expires.is_empty() { String::new() } else { format!(", \"expirationTimestamp\": \"{expires}\"") };
-    let script = format!(
-        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho run >> runs\n[ ! -e fail ] || {{ echo s3cr3t-plugin-output >&2; exit 7; }}\n\
-         echo '{{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"kind\": \"ExecCredential\", \"status\": {{\"token\": \
-         \"{token}\"{expiry}}}}}'\n"
-    );
-    let file = api.write("fake-login", &script);
-    json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
 }
 
 fn runs(api: &FakeKubernetes) -> usize {

@@ -68,13 +68,29 @@ impl World {
 
     /// A relay before the API server, and a pgferry that knows no other way.
     pub(crate) async fn relayed(&self, configuration: &str) -> (Relay, Subject) {
+        self.relayed_as(json!({"token": self.api.token()}), configuration).await
+    }
+
+    /// The same, for another user of the kubeconfig.
+    pub(crate) async fn relayed_as(&self, user: Value, configuration: &str) -> (Relay, Subject) {
         let relay = Relay::to(self.api.address()).await;
         let cluster = json!({"server": format!("https://{}", relay.address)});
-        let user = json!({"token": self.api.token()});
         let kubeconfig = self.api.kubeconfig_with("fake", None, user, cluster);
         let file = self.api.write("config.toml", configuration);
         let start = Start::new(BINARY).arg("serve").args(["--port", "0", "--log", "debug", "--kubeconfig"]);
         let pgferry = start.arg(kubeconfig).arg("--config").arg(file).wait().await;
         (relay, pgferry)
     }
+}
+
+/// A plugin that gives a token, counts its runs, and can be told to fail.
+pub(crate) fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value {
+    let expiry = if expires.is_empty() { String::new() } else { format!(", \"expirationTimestamp\": \"{expires}\"") };
+    let script = format!(
+        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho run >> runs\n[ ! -e fail ] || {{ echo s3cr3t-plugin-output >&2; exit 7; }}\n\
+         echo '{{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"kind\": \"ExecCredential\", \"status\": {{\"token\": \
+         \"{token}\"{expiry}}}}}'\n"
+    );
+    let file = api.write("fake-login", &script);
+    json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
 }

@@ -129,6 +129,9 @@ pub(crate) struct Shared {
     pub(crate) store: Mutex<Store>,
     pub(crate) orders: broadcast::Sender<Order>,
     pub(crate) tunnels: watch::Sender<usize>,
+    /// Ends plain connections.
+    pub(crate) closed: watch::Sender<u64>,
+    /// Ends tunnels.
     pub(crate) down: watch::Sender<u64>,
 }
 
@@ -184,6 +187,7 @@ impl FakeKubernetes {
             store: Mutex::new(store),
             orders: broadcast::Sender::new(100),
             tunnels: watch::Sender::new(0),
+            closed: watch::Sender::new(0),
             down: watch::Sender::new(0),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -211,8 +215,8 @@ impl FakeKubernetes {
                 let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
                 tokio::spawn(async move {
                     let _ = socket.set_nodelay(true);
-                    let mut down = shared.down.subscribe();
-                    down.mark_unchanged();
+                    let mut closed = shared.closed.subscribe();
+                    closed.mark_unchanged();
                     let Ok(tls) = acceptor.accept(socket).await else { return };
                     let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
                     let certificate = peer.map(|certificate| certificates::common_name(&certificate));
@@ -225,7 +229,7 @@ impl FakeKubernetes {
                         .with_upgrades();
                     tokio::select! {
                         _ = serving => {}
-                        _ = down.changed() => {}
+                        _ = closed.changed() => {}
                     }
                 });
             }
@@ -235,12 +239,18 @@ impl FakeKubernetes {
 
     /// Stops listening and drops every connection, tunnels too.
     pub async fn go_down(&self) {
+        self.stop_answering().await;
+        self.shared.down.send_modify(|count| *count += 1);
+    }
+
+    /// Stops listening and drops every connection that is no tunnel: those lead through other API servers, say.
+    pub async fn stop_answering(&self) {
         let task = self.accepting.lock().unwrap().take();
         if let Some(task) = task {
             task.abort();
             let _ = task.await;
         }
-        self.shared.down.send_modify(|count| *count += 1);
+        self.shared.closed.send_modify(|count| *count += 1);
     }
 
     /// Listens again on the same port.
