@@ -129,10 +129,7 @@ impl Sessions {
             (Over::Stopped(Stopped::Idle) | Over::Overdue, None) => ("ended", Farewell::Close),
         };
         let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone));
-        if abandoned && pipe.running() {
-            self.cancel_running(registered.as_ref()).await;
-        }
-        drop(registered);
+        let running = registered.as_ref().filter(|_| abandoned && pipe.running());
         let boundary = pipe.at_boundary();
         let server = match over {
             Over::Stopped(Stopped::Terminated) => Goodbye::Terminated,
@@ -154,13 +151,14 @@ impl Sessions {
                 Farewell::Say(_) => client.reset_on_drop(),
             }
         };
-        tokio::join!(to_client, goodbye(stream, server));
+        // All at once: nobody who was told to end waits for the cancel request, whose close comes a second late.
+        tokio::join!(to_client, self.cancel_running(running), goodbye(stream, server));
         why
     }
 
     /// A client that vanished in mid-query leaves no query behind.
-    async fn cancel_running(&self, registered: Option<&Registered>) {
-        if let Some(registered) = registered
+    async fn cancel_running(&self, running: Option<&Registered>) {
+        if let Some(registered) = running
             && let Err(failure) = cancel::forward(self.connector.dial.as_ref(), registered.live()).await
         {
             warn!(%failure, "the query of a client that is gone could not be cancelled");
