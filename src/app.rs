@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{sync::watch, time::Instant};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
@@ -93,7 +93,8 @@ impl Server {
         let greeting = tokio::spawn(async move { greet_kubernetes(&contexts).await });
         server::run(self.bound, self.sessions, self.phase, stop, self.params).await;
         greeting.abort();
-        info!("stopped");
+        // What is left besides watches and idle connections to API servers was left behind.
+        info!(tasks = Handle::current().metrics().num_alive_tasks(), "stopped");
     }
 }
 
