@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -42,13 +41,6 @@ struct Tally {
 struct Size {
     rss_kib: u64,
     descriptors: usize,
-}
-
-fn size(pid: u32) -> Size {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let rss_kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    Size { rss_kib, descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() }
 }
 
 /// One connect, one query.
@@ -117,7 +109,6 @@ async fn endurance() {
     let (Some(kubeconfig), Some(minutes)) = (kubeconfig(), minutes) else { return };
     let _alone = CLUSTERS.write().await;
     let pgferry = Arc::new(Start::new(BINARY).serve(&kubeconfig).await);
-    let pid = pgferry.pid();
     let tally = Arc::new(Mutex::new(Tally::default()));
     let mut tasks: Vec<_> = (0..IDLE).map(|_| tokio::spawn(idle(Arc::clone(&pgferry)))).collect();
     tasks.push(tokio::spawn(disturb(Arc::clone(&tally), FAILOVER, Duration::from_mins(2), false)));
@@ -130,7 +121,7 @@ async fn endurance() {
         pace.tick().await;
         tokio::spawn(once(Arc::clone(&pgferry), Arc::clone(&tally)));
         if started.elapsed() >= Duration::from_mins(sizes.len() as u64 + 1) {
-            let size = size(pid);
+            let size = Size { rss_kib: pgferry.resident(), descriptors: pgferry.descriptors() };
             let tally = tally.lock().unwrap();
             say(&format!(
                 "minute {}: {} connects, errors while disturbed {:?}, else {}, slowest {:.1} s; RSS {} KiB, {} descriptors",

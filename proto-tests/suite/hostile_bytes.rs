@@ -1,6 +1,6 @@
 //! Bytes before authentication: an error or a close, within the deadline, in bounded memory, and never a session.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use proto_tests::wire::{SSL_REQUEST, Wire, message, startup};
 use tokio::{
@@ -21,12 +21,6 @@ async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let ended = timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "no close for {:?}", &bytes[..bytes.len().min(40)]);
     answer
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -86,13 +80,13 @@ async fn floods_before_authentication_are_not_kept() {
     let world = World::new().await;
     let pgferry = world.pgferry().await;
     pgferry.connect("pgferry", "shop").await.unwrap();
-    let before = resident(pgferry.pid());
+    let before = pgferry.resident();
     let flood = vec![b'x'; 8 * 1024 * 1024];
     for _ in 0..10 {
         let mut bytes = startup(3, 0, &[("user", "app"), ("database", "no-such-cluster")]);
         bytes.extend_from_slice(&flood);
         answer(pgferry.address(), &bytes).await;
     }
-    let after = resident(pgferry.pid());
+    let after = pgferry.resident();
     assert!(after < before + 30 * 1024, "from {before} to {after} KiB");
 }

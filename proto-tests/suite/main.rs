@@ -13,6 +13,7 @@ mod cluster_states;
 mod command_line;
 mod encryption;
 mod endures;
+mod endures_load;
 mod errors;
 mod failover;
 mod hostile_bytes;
