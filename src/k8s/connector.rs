@@ -9,32 +9,27 @@ use hyper_util::client::legacy::connect::{
     proxy::{SocksV5, Tunnel},
 };
 use kube::{Client, Config, client::ConfigExt};
+use socket2::TcpKeepalive;
 use tower::ServiceBuilder;
 
 use super::{K8sError, no_proxy, pool::Pool};
 
 /// NATs and load balancers forget a silent connection after a few minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Three probes at this distance, and the connection is dead.
+/// So many probes at this distance, and the connection is dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Data that nobody acknowledges for this long: the link is dead (Linux).
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_mins(1);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// The same, for connections that do not lead to an API server.
+pub(super) const TCP_KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
 
 /// Builds the stack that a configuration describes. `connect_timeout` is for TCP alone.
 ///
 /// # Errors
 /// Where certificates, keys or the proxy cannot be used.
 pub(super) fn build(config: &Config, connect_timeout: Duration) -> Result<Client, K8sError> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_keepalive(Some(KEEPALIVE));
-    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
-    http.set_keepalive_retries(Some(3));
-    http.set_connect_timeout(Some(connect_timeout));
-    #[cfg(target_os = "linux")]
-    http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let http = tcp(connect_timeout);
     let Some(proxy) = proxy(config) else {
         return with(config, http);
     };
@@ -49,6 +44,20 @@ pub(super) fn build(config: &Config, connect_timeout: Duration) -> Result<Client
         }
         _ => Err(unusable()),
     }
+}
+
+/// TCP, to the API server or to a proxy.
+fn tcp(connect_timeout: Duration) -> HttpConnector {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(KEEPALIVE));
+    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    // No TCP_USER_TIMEOUT: Linux counts it for a peer that acknowledges every probe and has no room, too, and a COPY
+    // that waits for a lock is just that.
+    http.set_connect_timeout(Some(connect_timeout));
+    http
 }
 
 fn with<H>(config: &Config, connector: H) -> Result<Client, K8sError>
@@ -144,7 +153,22 @@ pub(super) fn impersonate(request: &mut Request<Vec<u8>>, user: &str, groups: &[
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+    use tower::Service as _;
+
     use super::*;
+
+    /// A COPY that waited a minute for a lock lost its tunnel: `TCP_USER_TIMEOUT` was set to that.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_peer_without_room_is_no_dead_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("an address");
+        let io = tcp(Duration::from_secs(5)).call(uri).await.expect("connected");
+        let socket = SockRef::from(io.inner());
+        assert_eq!(socket.tcp_user_timeout().expect("Linux has it"), None);
+        assert!(socket.keepalive().expect("set") && socket.tcp_nodelay().expect("set"));
+    }
 
     #[test]
     fn a_proxy_login_is_percent_decoded() {
