@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Deserialize;
+use socket2::SockRef;
 use tokio::{
     io::BufStream,
     net::{TcpStream, ToSocketAddrs},
@@ -13,6 +14,7 @@ use tokio::{
 use super::{
     K8sError,
     client::Access,
+    connector::TCP_KEEPALIVE,
     contexts::Contexts,
     forward::{Liveness, Tunnel},
 };
@@ -86,7 +88,8 @@ impl Dialer {
             Ok(Err(error)) => return Err(unreachable(upstream, &error.to_string())),
             Err(_) => return Err(unreachable(upstream, "no answer in time")),
         };
-        stream.set_nodelay(true).map_err(|error| unreachable(upstream, &error.to_string()))?;
+        let set = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&TCP_KEEPALIVE));
+        set.map_err(|error| unreachable(upstream, &error.to_string()))?;
         Ok(Box::new(BufStream::with_capacity(TCP_BUFFER, 0, stream)))
     }
 }
