@@ -53,7 +53,7 @@ impl Server {
         let dialer = Dialer::new(
             Arc::clone(&contexts),
             transport(settings),
-            Liveness::default(),
+            liveness(settings),
             settings.kubernetes.connect_timeout,
         );
         let (phase, watched) = watch::channel(Phase::Serving);
@@ -255,6 +255,15 @@ fn tls_mode(mode: SslMode) -> TlsMode {
         SslMode::Require => TlsMode::Require,
         SslMode::VerifyCa => TlsMode::VerifyCa,
         SslMode::VerifyFull => TlsMode::VerifyFull,
+    }
+}
+
+fn liveness(settings: &Settings) -> Liveness {
+    let kubernetes = &settings.kubernetes;
+    Liveness {
+        ping_after: kubernetes.ping_after,
+        dead_after: kubernetes.dead_after,
+        remind_after: kubernetes.remind_after,
     }
 }
 

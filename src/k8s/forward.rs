@@ -33,20 +33,11 @@ pub struct Liveness {
     /// Silence before a ping: below what NATs and load balancers forget.
     pub ping_after: Duration,
     /// Silence after which the link is dead, counted only while everything of ours is sent: a COPY that waits for a
-    /// lock cannot answer a ping, because the node does not read on.
+    /// lock cannot answer a ping, because the node does not read on. Whether such a link is dead is left to TCP, which
+    /// gives up after some 15 minutes of retransmissions, as with any server.
     pub dead_after: Duration,
     /// Silence of data before the node is reminded of the stream, which it ends after four hours.
     pub remind_after: Duration,
-}
-
-impl Default for Liveness {
-    fn default() -> Self {
-        Self {
-            ping_after: Duration::from_secs(25),
-            dead_after: Duration::from_secs(90),
-            remind_after: Duration::from_mins(30),
-        }
-    }
 }
 
 /// A byte stream through a WebSocket to one port of a pod.

@@ -7,6 +7,11 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::*;
 
 const PORT: u16 = 5432;
+const LIVENESS: Liveness = Liveness {
+    ping_after: Duration::from_secs(25),
+    dead_after: Duration::from_secs(90),
+    remind_after: Duration::from_mins(30),
+};
 
 type Node = WebSocketStream<DuplexStream>;
 
@@ -23,7 +28,7 @@ async fn connected() -> (Tunnel<DuplexStream>, Node) {
         node.send(message(channel, &PORT.to_le_bytes())).await.expect("sent");
     }
     let pod = PodId { namespace: "prod".to_owned(), name: "shop-1".to_owned(), uid: "u".to_owned() };
-    (Tunnel::new(ws, pod, PORT, Liveness::default()), node)
+    (Tunnel::new(ws, pod, PORT, LIVENESS), node)
 }
 
 fn failure(error: &io::Error) -> Failure {

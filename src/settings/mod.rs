@@ -88,6 +88,12 @@ pub struct Kubernetes {
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     #[serde(with = "humantime_serde")]
+    pub ping_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub remind_after: Duration,
+    #[serde(with = "humantime_serde")]
     pub exec_timeout: Duration,
     pub external: bool,
     pub contexts: BTreeMap<String, String>,
@@ -457,6 +463,9 @@ fn check(settings: &Settings) -> Vec<String> {
             problems.push(format!("sessions.{name} must be 1 or more"));
         }
     }
+    if settings.kubernetes.dead_after <= settings.kubernetes.ping_after {
+        problems.push("kubernetes.dead_after must be longer than kubernetes.ping_after".to_owned());
+    }
     let unqualified = settings.systems.iter().filter(|system| !system.resource.contains('.'));
     problems.extend(unqualified.map(|system| {
         format!(
@@ -470,6 +479,8 @@ fn check(settings: &Settings) -> Vec<String> {
         ("kubernetes.request_timeout", settings.kubernetes.request_timeout),
         ("kubernetes.connect_timeout", settings.kubernetes.connect_timeout),
         ("kubernetes.exec_timeout", settings.kubernetes.exec_timeout),
+        ("kubernetes.ping_after", settings.kubernetes.ping_after),
+        ("kubernetes.remind_after", settings.kubernetes.remind_after),
     ] {
         if value.is_zero() {
             problems.push(format!("{name} must be longer than nothing"));

@@ -17,6 +17,7 @@ fn the_defaults_are_valid_and_complete() {
     let loaded = load(&Sources::default()).expect("valid");
     assert_eq!(loaded.settings.listen.port, 10000);
     assert_eq!(loaded.settings.sessions.drain, Duration::from_secs(10));
+    assert_eq!(loaded.settings.kubernetes.dead_after, Duration::from_secs(90));
     assert_eq!(origin(&loaded, "listen.port"), "default");
     toml::from_str::<Settings>(DEFAULTS).expect("every key is known");
 }
@@ -72,9 +73,10 @@ fn lists_of_uids_in_a_variable() {
 
 #[test]
 fn all_problems_at_once() {
-    let text = "[listen]\naddresses = [\"0.0.0.0\"]\ntls = \"files\"\n[sessions]\nmax_connections = 0\n";
+    let text = "[listen]\naddresses = [\"0.0.0.0\"]\ntls = \"files\"\n[sessions]\nmax_connections = 0\n\
+                [kubernetes]\ndead_after = \"25s\"\n";
     let error = from(text, &[], vec![]).expect_err("invalid").to_string();
-    for part in ["0.0.0.0", "tls_cert", "max_connections"] {
+    for part in ["0.0.0.0", "tls_cert", "max_connections", "dead_after"] {
         assert!(error.contains(part), "{error}");
     }
 }
