@@ -88,6 +88,13 @@ impl Wire {
         Ok(Self::new(connect(address).await?))
     }
 
+    /// One whose end is a reset, as when its process is killed with bytes unread.
+    pub async fn abrupt(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_zero_linger()?;
+        Ok(Self::new(socket))
+    }
+
     pub async fn unix(path: &Path) -> io::Result<Self> {
         Ok(Self::new(UnixStream::connect(path).await?))
     }

@@ -124,15 +124,46 @@ async fn a_cancel_request_does_not_count_as_a_connection() {
     }
 }
 
-/// A client that is killed in mid-query leaves no query running in the pod.
+/// What a client can be at when it vanishes: what it sends, and how its backend looks then.
+const AT_WORK: [(&str, &str, &str); 4] = [
+    ("a query", "select pg_sleep(600)", "wait_event = 'PgSleep'"),
+    (
+        "a result that it does not read",
+        "copy (select repeat('x', 1000) from generate_series(1, 10000000)) to stdout",
+        "wait_event = 'ClientWrite'",
+    ),
+    ("a transaction", "begin; insert into heap values ('x')", "state = 'idle in transaction'"),
+    ("COPY IN", "copy heap from stdin", "state = 'active' and wait_event = 'ClientRead'"),
+];
+
+/// A client that is killed leaves nothing behind in the pod, whatever it was at, be its end a close or a reset.
 #[tokio::test]
-async fn a_client_that_vanishes_leaves_no_query_behind() {
+async fn a_client_that_vanishes_leaves_nothing_behind() {
     let world = World::new().await;
     let pgferry = world.pgferry().await;
-    let mut watcher = pgferry.connect("pgferry", "shop").await.unwrap();
-    let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
-    sleeping(&mut wire).await;
-    asleep(&mut watcher, "1").await;
-    drop(wire);
-    timeout(Duration::from_secs(5), asleep(&mut watcher, "0")).await.expect("the query is gone within five seconds");
+    let mut watcher = world.directly().await;
+    watcher.query("create unlogged table heap (line text)").await.unwrap();
+    for (what, sql, looks) in AT_WORK {
+        for end in ["closed", "reset"] {
+            let wire =
+                if end == "reset" { Wire::abrupt(pgferry.address()).await } else { Wire::tcp(pgferry.address()).await };
+            let mut wire = wire.unwrap();
+            wire.start(&[("user", "app"), ("database", "shop")]).await.unwrap();
+            let pid = wire.key.as_ref().unwrap().0;
+            wire.message(b'Q', &[sql.as_bytes(), &[0]].concat()).await.unwrap();
+            if what == "COPY IN" {
+                wire.message(b'd', b"one line\n").await.unwrap();
+            }
+            let found = format!("select count(*) from pg_stat_activity where pid = {pid}");
+            let at_it = format!("{found} and {looks}");
+            let begun = async { while watcher.value(&at_it).await.unwrap() != "1" {} };
+            timeout(Duration::from_secs(20), begun).await.expect(what);
+            let started = Instant::now();
+            drop(wire);
+            let gone = async { while watcher.value(&found).await.unwrap() != "0" {} };
+            timeout(Duration::from_secs(5), gone).await.unwrap_or_else(|_| panic!("{what}, {end}: still there"));
+            println!("{what}, {end}: its backend is gone after {:.0?}", started.elapsed());
+        }
+    }
+    assert_eq!(watcher.value("select count(*) from heap").await.unwrap(), "0");
 }

@@ -4,13 +4,14 @@ use std::{fs, time::Duration};
 
 use proto_tests::{
     cnpg::Cluster,
-    kubernetes::proxies::Harm,
+    kubernetes::{Fault, proxies::Harm},
     postgres::PostgresServer,
     secrets,
     subject::Subject,
-    wire::{Fields, Wire, startup},
+    wire::{Fields, Wire, message, startup},
 };
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{World, plugin};
@@ -116,6 +117,45 @@ async fn an_api_server_that_is_away_while_the_token_ends() {
     assert_eq!(goodbye.fields().code, "57P01");
 }
 
+/// Watches that end with 410, inside the stream and when they are opened anew, and an API server that restarts: sessions
+/// go on, and are still looked after.
+#[tokio::test]
+async fn neither_a_relist_nor_a_restarted_api_server_ends_a_session() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let mut session = pgferry.connect("pgferry", "shop").await.unwrap();
+    let lists = || world.api.count("list", "pods");
+    let watches = || world.api.count("watch", "pods");
+    for disturbance in ["410 inside the stream", "410 when it is opened", "a restart"] {
+        let seen = watches();
+        let again = async {
+            while watches() <= seen {
+                tokio::task::yield_now().await;
+            }
+        };
+        let before = lists();
+        match disturbance {
+            "410 inside the stream" => world.api.expire_watches(),
+            "410 when it is opened" => {
+                let gone = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410});
+                world.api.fault("watch", "pods", 1, Fault::Status(410, gone.to_string()));
+                world.api.expire_watches();
+            }
+            _ => {
+                world.api.stop_answering().await;
+                world.api.come_back().await;
+            }
+        }
+        timeout(Duration::from_secs(20), again).await.unwrap_or_else(|_| panic!("no watch after {disturbance}"));
+        println!("{disturbance}: {} lists", lists() - before);
+        assert!(lists() - before <= 3, "{disturbance}");
+        assert_eq!(session.value("select 1").await.unwrap(), "1", "{disturbance}");
+    }
+    world.cluster().begin_deleting(1);
+    let goodbye = timeout(Duration::from_secs(20), session.next()).await.expect("in time").unwrap().unwrap();
+    assert_eq!(goodbye.fields().code, "57P01");
+}
+
 /// `kind delete cluster && kind create cluster`: another address, another CA, other pods, under the same names.
 #[tokio::test]
 async fn a_kubeconfig_that_is_replaced_leaves_running_sessions_alone() {
@@ -155,4 +195,71 @@ async fn a_kubeconfig_that_is_replaced_leaves_running_sessions_alone() {
     assert_eq!(port(&mut wire).await, port_of(&world.server));
     assert_eq!(port(&mut running).await, port_of(&world.server), "it has lived through all of it");
     assert!(!pgferry.output().contains("failover"), "{}", pgferry.output());
+}
+
+const LIVELY: &str = "[kubernetes]\nping_after = \"500ms\"\ndead_after = \"2s\"\n";
+
+/// Container runtimes end streams that are silent for four hours, whatever pings pass.
+#[tokio::test]
+async fn a_quiet_session_outlives_the_container_runtimes_limit() {
+    let world = World::new().await;
+    world.api.end_silent_streams(Duration::from_secs(2));
+    let (_relay, forgetful) = world.relayed(LIVELY).await;
+    let mut pinged = forgetful.connect("pgferry", "shop").await.unwrap();
+    let (_relay, mindful) = world.relayed(&format!("{LIVELY}remind_after = \"500ms\"\n")).await;
+    let mut reminded = mindful.connect("pgferry", "shop").await.unwrap();
+    assert_eq!(pinged.next().await.unwrap().unwrap().fields().code, "08006", "the limit is what it seems");
+    let outlived = async {
+        // Three times the limit.
+        world.api.reminders(12).await;
+        assert_eq!(reminded.value("select 1").await.unwrap(), "1");
+    };
+    timeout(Duration::from_secs(30), outlived).await.expect("reminders");
+}
+
+/// A link that swallows everything is found while the session is idle and while its query runs; the default is 90 s.
+#[tokio::test]
+async fn a_blackholed_link_is_found() {
+    let world = World::new().await;
+    let (relay, pgferry) = world.relayed(LIVELY).await;
+    let mut idle = pgferry.connect("pgferry", "shop").await.unwrap();
+    let mut busy = pgferry.connect("pgferry", "shop").await.unwrap();
+    busy.message(b'Q', b"select pg_sleep(600)\0").await.unwrap();
+    relay.harm(Harm::Blackhole);
+    let started = Instant::now();
+    for (what, wire) in [("idle", &mut idle), ("busy", &mut busy)] {
+        let told = timeout(Duration::from_secs(20), wire.until_ready()).await.expect("it is found").unwrap_err();
+        println!("{what}: {} after {:.1?}", told.message, started.elapsed());
+        assert!(told.code == "08006" && told.message.contains("nothing was heard for"), "{told:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+/// More than all buffers hold, and a server that takes none of it for longer than a silent link is given: nothing can
+/// answer a ping meanwhile, since nobody reads as far as that.
+#[tokio::test]
+async fn a_copy_that_waits_for_a_lock_survives() {
+    const LINES: usize = 1024;
+    let world = World::new().await;
+    let (_relay, pgferry) = world.relayed(LIVELY).await;
+    let mut owner = pgferry.connect("pgferry", "shop").await.unwrap();
+    owner.query("create unlogged table heap (line text)").await.unwrap();
+    owner.query("begin; lock table heap").await.unwrap();
+    let mut copy = pgferry.connect("pgferry", "shop").await.unwrap();
+    let copied = async {
+        copy.message(b'Q', b"copy heap from stdin\0").await.unwrap();
+        let line = message(b'd', &[&vec![b'x'; 65_535][..], b"\n"].concat());
+        for _ in 0..LINES {
+            copy.send(&line).await.unwrap();
+        }
+        copy.message(b'c', b"").await.unwrap();
+        copy.until_ready().await
+    };
+    let release = async {
+        owner.query("select pg_sleep(5)").await.unwrap();
+        owner.query("commit").await.unwrap();
+    };
+    let (copied, ()) = tokio::join!(copied, release);
+    copied.unwrap();
+    assert_eq!(owner.value("select count(*) from heap").await.unwrap(), LINES.to_string());
 }

@@ -155,13 +155,6 @@ async fn sessions(pgferry: &Subject, count: usize) -> Vec<Wire> {
     stream::iter(0..count).map(connect).buffer_unordered(AT_A_TIME).collect().await
 }
 
-/// A connection that does not lead through pgferry.
-async fn directly(world: &World) -> Wire {
-    let mut wire = Wire::tcp(world.server.address()).await.unwrap();
-    wire.start_with_password(&[("user", "app"), ("database", "app")], &world.password).await.unwrap();
-    wire
-}
-
 /// Tasks that are left at the end, from the last line of the log.
 fn tasks(pgferry: &Subject) -> usize {
     let output = pgferry.output();
@@ -176,7 +169,7 @@ async fn a_drain_of_two_hundred_sessions() {
     const SESSIONS: usize = 200;
     const BUSY: usize = 20;
     let world = World::new().await;
-    let mut watcher = directly(&world).await;
+    let mut watcher = world.directly().await;
     let mut alone = world.pgferry().await;
     drop(sessions(&alone, 1).await);
     alone.signal(Signal::TERM);

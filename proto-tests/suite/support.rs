@@ -6,6 +6,7 @@ use proto_tests::{
     postgres::{PostgresServer, Setup},
     secrets,
     subject::{Start, Subject},
+    wire::Wire,
 };
 
 use serde_json::{Value, json};
@@ -64,6 +65,13 @@ impl World {
             start.args(["serve", "--port", "0", "--log", "debug", "--kubeconfig"]).arg(self.api.kubeconfig());
         subject = subject.args(args);
         subject.wait().await
+    }
+
+    /// A connection to the server that does not lead through pgferry.
+    pub(crate) async fn directly(&self) -> Wire {
+        let mut wire = Wire::tcp(self.server.address()).await.unwrap();
+        wire.start_with_password(&[("user", "app"), ("database", "app")], &self.password).await.unwrap();
+        wire
     }
 
     /// A relay before the API server, and a pgferry that knows no other way.

@@ -13,7 +13,7 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Denied, Fault, Request, Shared, Store, forward, selectors};
+use super::{Denied, ERROR, Fault, Request, Shared, Store, forward, selectors};
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
@@ -344,6 +344,9 @@ fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<St
     });
     let live = live.filter_map(move |event| {
         let keep = event.and_then(|(version, kind, mut object)| {
+            if kind == ERROR {
+                return Some(json!({"type": kind, "object": object}));
+            }
             let plural = object["__plural"].take();
             object.as_object_mut()?.remove("__plural");
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or("").to_owned();

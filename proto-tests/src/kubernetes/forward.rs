@@ -12,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -52,6 +54,7 @@ pub(super) fn upgrade(
     let Some(port) = ports.and_then(|ports| ports.parse().ok()) else {
         return text(400, "no port");
     };
+    let idle = store.stream_idle;
     let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
     drop(store);
     let header =
@@ -70,7 +73,7 @@ pub(super) fn upgrade(
         let mut down = shared.down.subscribe();
         down.mark_unchanged();
         tokio::select! {
-            () = serve(ws, &name, &uid, port, backend, &mut orders) => {}
+            () = serve(ws, (&name, &uid), (port, backend), idle, &shared.reminders, &mut orders) => {}
             _ = down.changed() => {}
         }
         shared.tunnels.send_modify(|open| *open -= 1);
@@ -91,10 +94,10 @@ fn message(channel: u8, payload: &[u8]) -> Message {
 
 async fn serve(
     mut ws: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
-    pod: &str,
-    uid: &str,
-    port: u16,
-    backend: Backend,
+    (pod, uid): (&str, &str),
+    (port, backend): (u16, Backend),
+    idle: Option<Duration>,
+    reminders: &watch::Sender<usize>,
     orders: &mut tokio::sync::broadcast::Receiver<Order>,
 ) {
     for channel in [0, 1] {
@@ -118,8 +121,19 @@ async fn serve(
     };
     let _ = server.set_nodelay(true);
     let mut buffer = vec![0; 32 * 1024];
+    let mut heard = Instant::now();
     loop {
+        let silent = async {
+            match idle {
+                Some(limit) => sleep_until(heard + limit).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = silent => {
+                let _ = ws.close(None).await;
+                return;
+            }
             read = server.read(&mut buffer) => match read {
                 Ok(0) => {
                     // The other direction gets a second, whatever happens.
@@ -127,7 +141,10 @@ async fn serve(
                     let _ = ws.close(None).await;
                     return;
                 }
-                Ok(n) => if ws.send(message(0, &buffer[..n])).await.is_err() { return },
+                Ok(n) => {
+                    heard = Instant::now();
+                    if ws.send(message(0, &buffer[..n])).await.is_err() { return }
+                }
                 Err(error) => {
                     let text = format!("error forwarding port {port} to pod {pod}: read tcp4: {error}: connection reset by peer");
                     let _ = ws.send(message(1, text.as_bytes())).await;
@@ -137,8 +154,14 @@ async fn serve(
             },
             received = ws.next() => match received {
                 Some(Ok(Message::Binary(bytes))) => match bytes.split_first() {
-                    Some((0, payload)) => if server.write_all(payload).await.is_err() { return },
-                    Some((1, [])) => {}
+                    Some((0, payload)) => {
+                        if server.write_all(payload).await.is_err() { return }
+                        heard = Instant::now();
+                    }
+                    Some((1, [])) => {
+                        heard = Instant::now();
+                        reminders.send_modify(|seen| *seen += 1);
+                    }
                     other => panic!("a message that no client may send: {other:?}"),
                 },
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -111,6 +112,8 @@ pub(crate) struct Store {
     requests: Vec<Request>,
     page: usize,
     websockets: bool,
+    /// The container runtime's limit on streams without a message.
+    stream_idle: Option<Duration>,
     events: broadcast::Sender<(u64, &'static str, Value)>,
 }
 
@@ -129,6 +132,8 @@ pub(crate) struct Shared {
     pub(crate) store: Mutex<Store>,
     pub(crate) orders: broadcast::Sender<Order>,
     pub(crate) tunnels: watch::Sender<usize>,
+    /// Messages that carry nothing, so far.
+    pub(crate) reminders: watch::Sender<usize>,
     /// Ends plain connections.
     pub(crate) closed: watch::Sender<u64>,
     /// Ends tunnels.
@@ -181,12 +186,14 @@ impl FakeKubernetes {
             requests: Vec::new(),
             page: usize::MAX,
             websockets: true,
+            stream_idle: None,
             events: broadcast::Sender::new(10_000),
         };
         let shared = Arc::new(Shared {
             store: Mutex::new(store),
             orders: broadcast::Sender::new(100),
             tunnels: watch::Sender::new(0),
+            reminders: watch::Sender::new(0),
             closed: watch::Sender::new(0),
             down: watch::Sender::new(0),
         });
@@ -316,6 +323,17 @@ impl FakeKubernetes {
         self.shared.store().websockets = false;
     }
 
+    /// Ends streams on which no message was sent either way for so long, as container runtimes do after four hours.
+    /// Pings are no messages there.
+    pub fn end_silent_streams(&self, after: Duration) {
+        self.shared.store().stream_idle = Some(after);
+    }
+
+    /// Waits until this many messages have come that carry nothing.
+    pub async fn reminders(&self, count: usize) {
+        self.shared.reminders.subscribe().wait_for(|seen| *seen >= count).await.unwrap();
+    }
+
     /// How many objects a page holds at the most.
     pub fn page(&self, size: usize) {
         self.shared.store().page = size;
@@ -373,6 +391,14 @@ impl FakeKubernetes {
         if plural == "pods" {
             let _ = self.shared.orders.send(Order::End(format!("{namespace}/{name}")));
         }
+    }
+
+    /// Ends every watch as etcd's compaction does: with 410 inside the stream.
+    pub fn expire_watches(&self) {
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "too old resource version", "reason": "Expired", "code": 410});
+        let store = self.shared.store();
+        let _ = store.events.send((store.version, ERROR, gone));
     }
 
     /// Resets the tunnels of a pod.
@@ -445,6 +471,9 @@ impl FakeKubernetes {
         self.kubeconfig_with("fake", None, json!({"token": self.token}), json!({}))
     }
 }
+
+/// The event that ends a watch.
+pub(crate) const ERROR: &str = "ERROR";
 
 fn with_plural(plural: &str, mut object: Value) -> Value {
     object["__plural"] = json!(plural);
