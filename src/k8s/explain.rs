@@ -4,7 +4,7 @@ use kube::{client::UpgradeConnectionError, core::Status};
 
 use super::{
     K8sError,
-    client::{Access, Context},
+    client::{Access, Context, FOREIGN},
 };
 
 impl Context {
@@ -24,8 +24,7 @@ impl Context {
     fn explain_status(&self, access: &Access<'_>, status: &Status) -> K8sError {
         let server = self.server().to_owned();
         let upgrade = access.resource == "pods/portforward";
-        // kube's own mark of a body that was no Status.
-        let foreign = status.reason == "Failed to parse error data";
+        let foreign = status.reason == FOREIGN;
         match status.code {
             401 => K8sError::Unauthorized { context: self.name().to_owned() },
             403 if !foreign => K8sError::Forbidden {
@@ -42,7 +41,12 @@ impl Context {
                 K8sError::NoSuchResource { resource: access.resource.to_owned() }
             }
             410 => K8sError::Gone,
-            code if foreign && upgrade => K8sError::NoWebSocket { server, code },
+            // API Priority and Fairness answers with a line of text.
+            429 if !status.message.starts_with('<') => {
+                K8sError::Status { server, code: 429, message: status.message.clone() }
+            }
+            // A gateway that does not reach the API server says nothing about WebSockets.
+            code if foreign && upgrade && !matches!(code, 502..=504) => K8sError::NoWebSocket { server, code },
             code if foreign => K8sError::NotKubernetes { server, code },
             code => K8sError::Status { server, code, message: status.message.clone() },
         }
