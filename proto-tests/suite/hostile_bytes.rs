@@ -1,6 +1,6 @@
 //! Bytes before authentication: an error or a close, within the deadline, in bounded memory, and never a session.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use proto_tests::wire::{SSL_REQUEST, Wire, message, startup};
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::World;
+use crate::support::{World, resident};
 
 /// What comes back, until the close.
 async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -21,12 +21,6 @@ async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let ended = timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "no close for {:?}", &bytes[..bytes.len().min(40)]);
     answer
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

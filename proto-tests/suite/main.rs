@@ -14,6 +14,8 @@ mod command_line;
 mod encryption;
 mod errors;
 mod failover;
+mod faults;
+mod faults_api;
 mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;

@@ -13,6 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
@@ -21,6 +22,7 @@ use tokio_tungstenite::{
 use super::{
     Backend, Order, Shared,
     api::{Body, Target},
+    script::{Node, Onset, Script},
 };
 
 /// As measured with containerd and CRI-O.
@@ -38,7 +40,7 @@ pub(super) fn upgrade(
     };
     let namespace = target.namespace.clone().unwrap_or_default();
     let pod = target.name.clone().unwrap_or_default();
-    let store = shared.store();
+    let mut store = shared.store();
     if !store.websockets {
         return text(400, "<html>Bad Request</html>");
     }
@@ -53,6 +55,8 @@ pub(super) fn upgrade(
         return text(400, "no port");
     };
     let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
+    let name = format!("{namespace}/{pod}");
+    let script = store.script(&name);
     drop(store);
     let header =
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
@@ -63,14 +67,16 @@ pub(super) fn upgrade(
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // Down to the socket, which faults are done to.
+        let inner = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().expect("what was accepted");
+        let (io, read) = (inner.io.into_inner(), inner.read_buf.to_vec());
+        let ws = WebSocketStream::from_partially_read(io, read, Role::Server, None).await;
         shared.tunnels.send_modify(|open| *open += 1);
-        let name = format!("{namespace}/{pod}");
         let mut orders = shared.orders.subscribe();
         let mut down = shared.down.subscribe();
         down.mark_unchanged();
         tokio::select! {
-            () = serve(ws, &name, &uid, port, backend, &mut orders) => {}
+            () = serve(ws, (&name, &uid, port), backend, script, &mut orders) => {}
             _ = down.changed() => {}
         }
         shared.tunnels.send_modify(|open| *open -= 1);
@@ -85,22 +91,24 @@ pub(super) fn upgrade(
         .unwrap()
 }
 
-fn message(channel: u8, payload: &[u8]) -> Message {
+pub(super) fn message(channel: u8, payload: &[u8]) -> Message {
     Message::Binary([&[channel], payload].concat().into())
 }
 
 async fn serve(
-    mut ws: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
-    pod: &str,
-    uid: &str,
-    port: u16,
+    mut ws: Node,
+    (pod, uid, port): (&str, &str, u16),
     backend: Backend,
+    script: Option<Script>,
     orders: &mut tokio::sync::broadcast::Receiver<Order>,
 ) {
     for channel in [0, 1] {
         if ws.send(message(channel, &port.to_le_bytes())).await.is_err() {
             return;
         }
+    }
+    if let Some(script) = script.as_ref().filter(|script| script.is_due_at_once()) {
+        return script.play(ws).await;
     }
     let connected = match backend {
         Backend::To(address) => TcpStream::connect(address).await.ok(),
@@ -117,6 +125,7 @@ async fn serve(
         return;
     };
     let _ = server.set_nodelay(true);
+    let mut script = script.map(|script| (Onset::of(&script), script));
     let mut buffer = vec![0; 32 * 1024];
     loop {
         tokio::select! {
@@ -127,7 +136,15 @@ async fn serve(
                     let _ = ws.close(None).await;
                     return;
                 }
-                Ok(n) => if ws.send(message(0, &buffer[..n])).await.is_err() { return },
+                Ok(n) => {
+                    let onset = script.as_mut().and_then(|(onset, _)| onset.within(&buffer[..n]));
+                    if ws.send(message(0, &buffer[..onset.unwrap_or(n)])).await.is_err() {
+                        return;
+                    }
+                    if let (Some(_), Some((_, script))) = (onset, &script) {
+                        return script.play(ws).await;
+                    }
+                }
                 Err(error) => {
                     let text = format!("error forwarding port {port} to pod {pod}: read tcp4: {error}: connection reset by peer");
                     let _ = ws.send(message(1, text.as_bytes())).await;
