@@ -282,6 +282,7 @@ impl Connector {
                 }
             }
             LoginError::Closed => Miss::Stale(Refusal::Report(closed(upstream))),
+            error @ LoginError::Overloaded(_) => Miss::Stale(Refusal::Report(placed(upstream, error.report()))),
             error => match failure_inside(&error) {
                 Some(failure) => failure.into(),
                 None => Miss::Final(Refusal::Report(placed(upstream, error.report()))),
