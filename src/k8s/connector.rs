@@ -28,9 +28,6 @@ const POOL_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Three probes at this distance, and the connection is dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Data that nobody acknowledges for this long: the link is dead (Linux).
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Builds the stack that a configuration describes. `connect_timeout` is for TCP alone.
 ///
@@ -44,8 +41,8 @@ pub(super) fn build(config: &Config, connect_timeout: Duration) -> Result<Client
     http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     http.set_keepalive_retries(Some(3));
     http.set_connect_timeout(Some(connect_timeout));
-    #[cfg(target_os = "linux")]
-    http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    // No TCP_USER_TIMEOUT: Linux counts the time for which the other side takes nothing as well, and a COPY that waits
+    // for a lock takes nothing for as long as it waits.
     let Some(proxy) = proxy(config) else {
         return with(config, http);
     };
