@@ -1,16 +1,13 @@
 //! What the API server answers instead, to every call that a connection makes. Each answer ends in an error that says
 //! what is missing and where, in time, and the next connection is served.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use proto_tests::kubernetes::Fault;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::faults::{Stage, wrong};
-
-/// Beyond all deadlines that are set here.
-const IN_TIME: Duration = Duration::from_secs(20);
+use crate::faults_stage::{IN_TIME, Stage, wrong};
 
 /// What becomes of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +30,12 @@ struct Call {
     foreign: Told,
     /// 200, and half an object.
     truncated: Told,
+    /// 200, and the connection ends before the body does.
+    short: Told,
 }
 
 const NOT_KUBERNETES: Told = Told::As("08006", "does not answer like a Kubernetes API server (status 200)");
+const UNREACHABLE: Told = Told::As("08001", "cannot be reached: the connection ended before the answer did");
 const NO_WEBSOCKETS: Told = Told::As("08006", "refuses WebSockets (status 200)");
 
 fn status(code: u16, reason: &str, message: &str) -> Fault {
@@ -65,10 +65,13 @@ fn answers(call: &Call, truncated: &str) -> Vec<(&'static str, Fault, Told)> {
         ("503", status(503, "ServiceUnavailable", "later"), answered("answers 503: later")),
         ("a page with 200", page(200), call.foreign),
         ("a page with 502", page(502), bad_gateway),
+        ("a way to another page", page(302), answered("(status 302)")),
+        ("101 without a WebSocket", Fault::Status(101, String::new()), answered("(status 101)")),
+        ("half an answer", Fault::Short, call.short),
         ("half an object", Fault::Status(200, truncated.to_owned()), call.truncated),
         ("half a Status", Fault::Status(500, "{\"kind\": \"Sta".to_owned()), answered("(status 500)")),
         ("nothing", Fault::Status(200, String::new()), call.foreign),
-        ("an end", Fault::Cut, Told::As("08001", "cannot be reached")),
+        ("an end", Fault::Cut, UNREACHABLE),
         ("silence", Fault::Hold(Arc::default()), answered("did not answer within 1 s")),
     ]
 }
@@ -110,6 +113,7 @@ async fn to_discovery() {
         absent: Told::Nothing,
         foreign: NOT_KUBERNETES,
         truncated: Told::As("08006", "apis cannot be read"),
+        short: UNREACHABLE,
     };
     answered(call, true).await;
 }
@@ -124,6 +128,7 @@ async fn to_the_get_of_the_cluster() {
         absent: Told::As("3D000", "no cluster \"shop\" in namespace \"prod\""),
         foreign: NOT_KUBERNETES,
         truncated: Told::As("08006", "clusters shop in namespace prod cannot be read"),
+        short: UNREACHABLE,
     };
     answered(call, false).await;
 }
@@ -138,6 +143,7 @@ async fn to_the_list_of_its_pods() {
         absent: Told::As("08006", "has no resource pods"),
         foreign: NOT_KUBERNETES,
         truncated: Told::As("08006", "pods in namespace prod cannot be read"),
+        short: UNREACHABLE,
     };
     answered(call, false).await;
 }
@@ -151,6 +157,7 @@ async fn to_the_get_of_the_secret() {
         absent: Told::As("28000", "Secret prod/shop-app"),
         foreign: NOT_KUBERNETES,
         truncated: Told::As("08006", "secrets shop-app in namespace prod cannot be read"),
+        short: UNREACHABLE,
     };
     answered(call, false).await;
 }
@@ -164,6 +171,7 @@ async fn to_the_port_forward() {
         absent: Told::As("08006", "pods/portforward shop-1 in namespace prod does not exist"),
         foreign: NO_WEBSOCKETS,
         truncated: NO_WEBSOCKETS,
+        short: NO_WEBSOCKETS,
     };
     answered(call, false).await;
 }
@@ -181,6 +189,7 @@ async fn to_the_watches() {
         absent: Told::Nothing,
         foreign: Told::Nothing,
         truncated: Told::Nothing,
+        short: Told::Nothing,
     };
     for (name, fault, _) in answers(&nothing, truncated) {
         for resource in ["pods", "clusters"] {
@@ -189,6 +198,7 @@ async fn to_the_watches() {
         let connecting = timeout(IN_TIME, stage.pgferry.connect("pgferry", "shop.prod")).await.expect("in time");
         let mut wire = connecting.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert_eq!(wire.value("select 1").await.unwrap(), "1", "{name}");
+        drop(wire);
         stage.world.api.cut_tunnels("prod", "shop-1");
         stage.works(name).await;
     }

@@ -1,5 +1,7 @@
 //! What a failed call means.
 
+use std::io;
+
 use kube::{client::UpgradeConnectionError, core::Status};
 
 use super::{
@@ -62,19 +64,22 @@ fn refused_verb(message: &str) -> Option<&str> {
 /// Why a server was not reached, from the innermost cause that says so.
 fn unreachable(server: String, error: &(dyn std::error::Error + 'static)) -> K8sError {
     let mut cause = error;
-    let mut untrusted = false;
+    let (mut untrusted, mut cut) = (false, false);
     loop {
         if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
             untrusted = true;
         }
         // An io::Error hides its content from `source` where that has none of its own.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let io = cause.downcast_ref::<io::Error>();
+        cut |= io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
+        let inner = io.and_then(io::Error::get_ref);
         match inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| cause.source()) {
             Some(source) => cause = source,
             None => break,
         }
     }
-    let why = cause.to_string();
+    // rustls has an essay on it.
+    let why = if cut { "the connection ended before the answer did".to_owned() } else { cause.to_string() };
     if untrusted { K8sError::Untrusted { server, why } } else { K8sError::Unreachable { server, why } }
 }
 

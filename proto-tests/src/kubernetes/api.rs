@@ -130,6 +130,17 @@ fn throttled(seconds: u32) -> Response<Body> {
     response
 }
 
+fn short() -> Response<Body> {
+    let some = stream::once(async { Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{\"kind\""))) });
+    // A pause, so that the beginning leaves. The length is not known, so that the header's is believed.
+    let pause = stream::once(async {
+        tokio::task::yield_now().await;
+        Ok(Frame::data(Bytes::new()))
+    });
+    let body = StreamBody::new(Box::pin(some.chain(pause))).boxed_unsync_ok();
+    Response::builder().status(200).header("content-length", 1000).body(body).unwrap()
+}
+
 /// Answers one request.
 pub(crate) async fn answer(
     shared: Arc<Shared>,
@@ -176,6 +187,7 @@ pub(crate) async fn answer(
             status(code, "TooManyRequests", "try later", &json!({"retryAfterSeconds": seconds}))
         }
         Some(Fault::Throttled(seconds)) => throttled(seconds),
+        Some(Fault::Short) => short(),
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
             notify.notified().await;

@@ -60,6 +60,8 @@ pub enum Fault {
     RetryAfter(u16, u32),
     /// 429 as API Priority and Fairness answers it: the seconds in the header `Retry-After`, and a line of text.
     Throttled(u32),
+    /// 200, and a body that ends before its length.
+    Short,
     /// Waits until the test says so.
     Hold(Arc<Notify>),
     /// Drops the connection.
