@@ -252,7 +252,12 @@ impl Connector {
             }
             Err(error) => Err(match failure_inside(&error) {
                 Some(failure) => failure.into(),
-                None => Miss::Final(Refusal::Report(error.report())),
+                // As in plaintext: a server that goes down or is overloaded may serve in a moment.
+                None if error.is_end() => Miss::Stale(Refusal::Report(closed(upstream))),
+                None if matches!(error, tls::TlsError::Unwilling) => {
+                    Miss::Stale(Refusal::Report(placed(upstream, error.report())))
+                }
+                None => Miss::Final(Refusal::Report(placed(upstream, error.report()))),
             }),
         }
     }
