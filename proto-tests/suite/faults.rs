@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use proto_tests::{
-    kubernetes::{Act, When},
+    kubernetes::{Act, When, certificates::Authority},
+    postgres::Setup,
     wire::message,
 };
 use tokio::time::{Instant, timeout};
@@ -12,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     faults_stage::{End, IN_TIME, Stage, end_with, wrong},
-    support::resident,
+    support::{World, resident},
 };
 
 /// A proxy's answer, as long as the frame that its first bytes promise.
@@ -122,6 +123,7 @@ fn words() -> Vec<Fault> {
         lost("the node says: reset", said("read: connection reset by peer"), "pod shop-1 broke the connection off"),
         lost("the node says: gone", said("network namespace for sandbox \"x\" is closed"), "pod shop-1 is gone"),
         lost("the node says something", said("exit status 1"), "the port-forward to pod shop-1 failed"),
+        lost("the node says something and hangs", vec![Act::Error("exit status 1"), Act::Hang], "pod shop-1 failed"),
         lost("the node says so behind data", data, "pod shop-1 broke the connection off"),
     ]
 }
@@ -151,10 +153,9 @@ fn all() -> Vec<Fault> {
 }
 
 /// One state of the login against all faults: each is told, and one that passes is nobody's business.
-async fn logging_in(place: &str, when: When) {
-    let stage = Stage::new(&[]).await;
+async fn logging_in(stage: Stage, (place, when): (&str, When), faults: Vec<Fault>) {
     let mut all_wrong = Vec::new();
-    for fault in all() {
+    for fault in faults {
         let what = format!("{} {place}", fault.name);
         let Told::As(code, part) = fault.login else { panic!("{what}: a login always has an answer") };
         stage.breaks(usize::MAX, when, &fault.acts);
@@ -173,17 +174,48 @@ async fn logging_in(place: &str, when: When) {
 
 #[tokio::test]
 async fn before_the_servers_first_byte() {
-    logging_in("before the first byte", When::Opened).await;
+    logging_in(Stage::new(&[]).await, ("before the first byte", When::Opened), all()).await;
+}
+
+/// What a server says that is asked for TLS; all else on the way there is as without.
+#[tokio::test]
+async fn when_asked_for_tls() {
+    let said = |name, bytes: &[u8], (code, part), passing| Fault {
+        name,
+        acts: vec![Act::Data(bytes.to_vec()), Act::Close(None)],
+        login: Told::As(code, part),
+        session: Told::Reset,
+        passing,
+    };
+    let closed = ("08001", "pod shop-1 closed the connection before it answered");
+    let broken = ("08P01", "pod shop-1: the server broke the protocol when asked for TLS");
+    let failed = ("08006", "pod shop-1: the TLS handshake failed");
+    let unwilling = ("08006", "pod shop-1: the server answered the request for TLS with an error");
+    let tls = vec![
+        said("no TLS", b"N", ("08001", "pod shop-1: the server does not support TLS, which sslmode demands"), false),
+        said("an error", &fatal("53300", "too many"), unwilling, true),
+        said("a bare text", b"Ecould not fork\n\0", unwilling, true),
+        said("zeros", &[0; 64], broken, false),
+        said("HTTP from the server", HTTP, broken, false),
+        said("an end in the handshake", b"S", closed, true),
+        said("half a record", b"S\x16\x03\x03\x01\0half", closed, true),
+        said("no handshake", &[&b"S"[..], HTTP].concat(), failed, false),
+        said("a record that lies", b"S\x16\x03\x03\xff\xffsome", failed, false),
+    ];
+    let faults = [closes(), breaks(), tls].into_iter().flatten().collect();
+    let world = World::with(|setup| Setup { tls: Some(Authority::new("ca").server(&["shop-rw"])), ..setup }).await;
+    let stage = Stage::of(world, &[("PGFERRY__CLUSTERS__SHOP__SSLMODE", "require")]).await;
+    logging_in(stage, ("when asked for TLS", When::Opened), faults).await;
 }
 
 #[tokio::test]
 async fn in_the_middle_of_the_login() {
-    logging_in("behind AuthenticationSASL", When::After(b"R")).await;
+    logging_in(Stage::new(&[]).await, ("behind AuthenticationSASL", When::After(b"R")), all()).await;
 }
 
 #[tokio::test]
 async fn between_authentication_ok_and_ready_for_query() {
-    logging_in("behind AuthenticationOk", When::After(b"R\0\0\0\x08\0\0\0\0")).await;
+    logging_in(Stage::new(&[]).await, ("behind AuthenticationOk", When::After(b"R\0\0\0\x08\0\0\0\0")), all()).await;
 }
 
 const COPY: &str = "create temp table t (a int); copy t from stdin";

@@ -32,7 +32,10 @@ async fn serve(world: &World, environment: &[(&str, &str)]) -> Subject {
 
 impl Stage {
     pub(crate) async fn new(environment: &[(&'static str, &'static str)]) -> Self {
-        let world = World::new().await;
+        Self::of(World::new().await, environment).await
+    }
+
+    pub(crate) async fn of(world: World, environment: &[(&'static str, &'static str)]) -> Self {
         // Every connection reads for itself, so that every one can meet a fault.
         world.api.deny(None, "watch", "pods", None);
         world.api.deny(None, "watch", "clusters", None);
