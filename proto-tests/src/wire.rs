@@ -130,6 +130,9 @@ impl Wire {
         loop {
             if self.buf.len() >= 5 {
                 let length = u32::from_be_bytes(self.buf[1..5].try_into().unwrap()) as usize;
+                if length < 4 {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
                 if self.buf.len() > length {
                     let mut raw = self.buf.split_to(length + 1);
                     let tag = char::from(raw[0]);
@@ -226,6 +229,15 @@ impl Wire {
     /// One value.
     pub async fn value(&mut self, sql: &str) -> Result<String, Fields> {
         Ok(self.query(sql).await?.first().and_then(|row| row.first()).cloned().unwrap_or_default())
+    }
+
+    /// The next so many bytes, whatever they are.
+    pub async fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.buf.split_to(count.min(self.buf.len())).to_vec();
+        let read = bytes.len();
+        bytes.resize(count, 0);
+        self.io.read_exact(&mut bytes[read..]).await?;
+        Ok(bytes)
     }
 
     /// Reads until the other side closes; what came.

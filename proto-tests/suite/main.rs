@@ -1,6 +1,7 @@
 //! The tests of pgferry as a person meets it: the binary, real PostgreSQL servers, a Kubernetes API with faults.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod faults_stage;
 mod layers;
 mod size;
 mod support;
@@ -16,6 +17,8 @@ mod endures;
 mod endures_load;
 mod errors;
 mod failover;
+mod faults;
+mod faults_api;
 mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;

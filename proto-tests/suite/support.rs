@@ -1,5 +1,7 @@
 //! What most tests begin with: one cluster `shop` in namespace `prod` on a real server, and pgferry before it.
 
+use std::{collections::HashSet, fs, net::SocketAddr};
+
 use proto_tests::{
     cnpg::Cluster,
     kubernetes::{FakeKubernetes, proxies::Relay},
@@ -101,4 +103,29 @@ pub(crate) fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value 
     );
     let file = api.write("fake-login", &script);
     json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
+}
+
+/// Kilobytes that a process holds in memory.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Files and sockets that a process has open, but for whole connections to an API server: those are kept for the next
+/// request, as many as were once needed at a time.
+pub(crate) fn descriptors(pid: u32, api: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let to_api = format!(":{:04X}", api.port());
+    let kept: HashSet<String> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[2].ends_with(&to_api) && fields[3] == ESTABLISHED)
+        .map(|fields| format!("socket:[{}]", fields[9]))
+        .collect();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    // What is closed meanwhile is not open.
+    let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    open.filter(|link| !kept.contains(&*link.to_string_lossy())).count()
 }

@@ -26,6 +26,8 @@ use crate::{
 
 /// libpq's own bound on an ErrorResponse before AuthenticationOk (fe-connect.c); all else is far shorter.
 const MAX_MESSAGE: usize = 30_000;
+/// The most of a bare text that is read: `postmaster.c` writes one of at most 1,000 bytes.
+const MAX_TEXT: usize = 1000;
 
 /// What the stream to the server is.
 #[derive(Clone, Debug)]
@@ -90,6 +92,9 @@ pub enum LoginError {
         /// Its content.
         fields: ErrorFields,
     },
+    /// The server's words without a message's form: a postmaster that cannot fork has nobody to write a proper one.
+    #[error("the server cannot take the connection: {0}")]
+    Overloaded(String),
     /// A cleartext password is wanted on a plaintext stream.
     #[error("the server asks for a cleartext password, which is sent only inside TLS")]
     CleartextNeedsTls,
@@ -156,6 +161,7 @@ impl ClientFacing for LoginError {
             Self::Scram(source) => Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{self}: {source}")),
             Self::ServerSignature => Report::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string())
                 .detail("Either it is not the server that it claims to be, or it has a bug."),
+            Self::Overloaded(_) => Report::fatal(SqlState::CANNOT_CONNECT_NOW, self.to_string()).hint("Try again"),
             Self::Protocol(error) => Report::fatal(SqlState::PROTOCOL_VIOLATION, format!("{self}: {error}")),
             Self::EarlyMissed | Self::Io(_) | Self::Closed => {
                 Report::fatal(SqlState::CONNECTION_FAILURE, self.to_string()).hint("Connect again")
@@ -295,13 +301,25 @@ async fn send<S: AsyncWrite + Unpin>(io: &mut S, out: &mut BytesMut) -> io::Resu
 
 async fn receive<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut) -> Result<Frame, LoginError> {
     loop {
-        if let Some(frame) = next_frame(buf, MAX_MESSAGE)? {
-            return Ok(frame);
+        match next_frame(buf, MAX_MESSAGE) {
+            Ok(Some(frame)) => return Ok(frame),
+            Ok(None) => {}
+            Err(error) => return Err(bare_text(io, buf).await.map_or(error.into(), LoginError::Overloaded)),
         }
         if io.read_buf(buf).await? == 0 {
             return Err(LoginError::Closed);
         }
     }
+}
+
+/// The rest of an `E` that is no message but a text up to a zero byte, as before protocol 3.0 (`postmaster.c`,
+/// `report_fork_failure_to_client`); libpq tells them apart by the length, too.
+async fn bare_text<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut) -> Option<String> {
+    buf.starts_with(b"E").then_some(())?;
+    while !buf.contains(&0) && buf.len() < MAX_TEXT && matches!(io.read_buf(buf).await, Ok(1..)) {}
+    let text = buf.get(1..)?.split(|byte| *byte == 0).next()?;
+    let text = std::str::from_utf8(text).ok()?.trim_end();
+    (!text.contains(char::is_control)).then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -4,12 +4,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
-use http::Request;
+use http::{HeaderMap, Request, header::RETRY_AFTER};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use kube::{Client, core::Status, core::WatchEvent};
+use kube::{
+    Client,
+    client::Body,
+    core::{Status, WatchEvent, response::StatusDetails},
+};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role, WebSocketConfig},
@@ -25,7 +29,11 @@ use crate::upstream::{Identity, PodId};
 /// client-go's page size: small enough for an API server's memory, large enough for few round trips.
 const PAGE: u32 = 500;
 /// The longest wait that an API server may ask for before it is asked once more.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// What API Priority and Fairness asks for at the least, where its header is not to be seen.
+const USUAL_WAIT: u32 = 1;
+/// kube's own mark of a body that was no Status.
+pub(super) const FOREIGN: &str = "Failed to parse error data";
 /// An idle session must stay small; the API server sends 32 KiB at a time.
 const READ_BUFFER: usize = 32 * 1024;
 /// How long a watch runs before it is opened anew: below the minutes after which load balancers forget it silently.
@@ -250,7 +258,8 @@ impl Context {
         let answer = self.timely(deadline, async move { client.request_events::<K>(request).await }).await;
         let events = answer?.map_err(|error| self.explain(access, error))?;
         let (context, access) = (self.clone(), access.owned());
-        let events = events.take_until(sleep(Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
+        let events =
+            events.take_until(sleep_until(Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
         Ok(events.map(move |event| event.map_err(|error| context.explain(&access.borrow(), error))))
     }
 
@@ -327,8 +336,7 @@ impl Context {
             let request = self.request(method, path, body.clone().unwrap_or_default());
             async move {
                 match request {
-                    // `request_text`, not `request`: kube logs what it cannot parse, and that may be a Secret.
-                    Ok(request) => Ok(client.request_text(request).await),
+                    Ok(request) => Ok(answer(&client, request).await),
                     Err(error) => Err(error),
                 }
             }
@@ -359,10 +367,14 @@ impl Context {
                     renewed = true;
                     built = self.shared.renew(built.made).await?;
                 }
-                kube::Error::Api(status) if polite_wait(status).is_some() && !waited => {
-                    waited = true;
-                    sleep(polite_wait(status).unwrap_or_default()).await;
-                }
+                kube::Error::Api(status) if !waited => match polite_wait(status).map(|wait| Instant::now() + wait) {
+                    // Waiting out the deadline would only hide what the server says.
+                    Some(until) if until < deadline => {
+                        waited = true;
+                        sleep_until(until).await;
+                    }
+                    _ => return Err(self.explain(access, error)),
+                },
                 _ => return Err(self.explain(access, error)),
             }
         }
@@ -391,8 +403,11 @@ impl Context {
     }
 
     /// Parses an object. serde's words name fields and types, never values of strings.
-    #[expect(clippy::unused_self, reason = "reads as the other steps of a call")]
     fn parse<K: DeserializeOwned>(&self, access: &Access<'_>, text: &str) -> Result<K, K8sError> {
+        // A login page may well come with 200.
+        if !text.trim_start().starts_with('{') {
+            return Err(K8sError::NotKubernetes { server: self.server().to_owned(), code: 200 });
+        }
         serde_json::from_str(text).map_err(|error| K8sError::Malformed {
             what: access.to_string(),
             why: format!("line {}, column {}", error.line(), error.column()),
@@ -431,11 +446,41 @@ impl OwnedAccess {
     }
 }
 
+/// An answer's text. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
+/// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
+async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<String, kube::Error> {
+    let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
+    let text = String::from_utf8(body.collect_bytes().await?.to_vec()).map_err(kube::Error::FromUtf8)?;
+    if head.status.is_success() {
+        return Ok(text);
+    }
+    let known: Option<Status> = serde_json::from_str(&text).ok();
+    let mut status = known.unwrap_or_else(|| Status::failure(text.trim(), FOREIGN)).with_code(head.status.as_u16());
+    if let Some(seconds) = retry_after(&head.headers) {
+        let none = String::new;
+        status.details = Some(StatusDetails {
+            name: none(),
+            group: none(),
+            kind: none(),
+            uid: none(),
+            causes: Vec::new(),
+            retry_after_seconds: seconds,
+        });
+    }
+    Err(kube::Error::Api(status.boxed()))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<u32> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+}
+
 /// How long the server asks to wait, where it asks and that is bearable.
 fn polite_wait(status: &Status) -> Option<Duration> {
-    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    // kube's upgrade drops the header, and nobody is throttled without one.
+    let seconds = if status.code == 429 && asked == 0 { USUAL_WAIT } else { asked };
     let wait = Duration::from_secs(seconds.into());
-    (matches!(status.code, 429 | 503) && wait <= RETRY_AFTER).then_some(wait)
+    (matches!(status.code, 429 | 503) && wait <= LONGEST_WAIT).then_some(wait)
 }
 
 /// A path with its query, percent-encoded.

@@ -260,7 +260,7 @@ impl From<K8sError> for Failure {
         let retry = match &error {
             // The pod that was resolved has gone, or its kubelet does not find it any more.
             K8sError::NotFound { .. } => Retry::Resolve,
-            K8sError::Status { code, .. } if *code >= 500 => Retry::Resolve,
+            K8sError::Status { code, .. } | K8sError::NotKubernetes { code, .. } if *code >= 500 => Retry::Resolve,
             _ => Retry::No,
         };
         Self { report: error.report(), retry }

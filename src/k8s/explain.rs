@@ -1,10 +1,12 @@
 //! What a failed call means.
 
+use std::io;
+
 use kube::{client::UpgradeConnectionError, core::Status};
 
 use super::{
     K8sError,
-    client::{Access, Context},
+    client::{Access, Context, FOREIGN},
 };
 
 impl Context {
@@ -24,8 +26,7 @@ impl Context {
     fn explain_status(&self, access: &Access<'_>, status: &Status) -> K8sError {
         let server = self.server().to_owned();
         let upgrade = access.resource == "pods/portforward";
-        // kube's own mark of a body that was no Status.
-        let foreign = status.reason == "Failed to parse error data";
+        let foreign = status.reason == FOREIGN;
         match status.code {
             401 => K8sError::Unauthorized { context: self.name().to_owned() },
             403 if !foreign => K8sError::Forbidden {
@@ -42,7 +43,12 @@ impl Context {
                 K8sError::NoSuchResource { resource: access.resource.to_owned() }
             }
             410 => K8sError::Gone,
-            code if foreign && upgrade => K8sError::NoWebSocket { server, code },
+            // API Priority and Fairness answers with a line of text.
+            429 if !status.message.starts_with('<') => {
+                K8sError::Status { server, code: 429, message: status.message.clone() }
+            }
+            // A gateway that does not reach the API server says nothing about WebSockets.
+            code if foreign && upgrade && !matches!(code, 502..=504) => K8sError::NoWebSocket { server, code },
             code if foreign => K8sError::NotKubernetes { server, code },
             code => K8sError::Status { server, code, message: status.message.clone() },
         }
@@ -58,19 +64,22 @@ fn refused_verb(message: &str) -> Option<&str> {
 /// Why a server was not reached, from the innermost cause that says so.
 fn unreachable(server: String, error: &(dyn std::error::Error + 'static)) -> K8sError {
     let mut cause = error;
-    let mut untrusted = false;
+    let (mut untrusted, mut cut) = (false, false);
     loop {
         if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
             untrusted = true;
         }
         // An io::Error hides its content from `source` where that has none of its own.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let io = cause.downcast_ref::<io::Error>();
+        cut |= io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
+        let inner = io.and_then(io::Error::get_ref);
         match inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| cause.source()) {
             Some(source) => cause = source,
             None => break,
         }
     }
-    let why = cause.to_string();
+    // rustls has an essay on it.
+    let why = if cut { "the connection ended before the answer did".to_owned() } else { cause.to_string() };
     if untrusted { K8sError::Untrusted { server, why } } else { K8sError::Unreachable { server, why } }
 }
 

@@ -15,7 +15,11 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Error as WsError, Message},
+    tungstenite::{
+        Error as WsError, Message,
+        error::ProtocolError,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
 };
 
 use super::tunnel::{Demultiplexer, Received, data, keepalive};
@@ -88,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let message = match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
             Some(Ok(message)) => message,
-            // A close is the server's end of the stream, and so is the socket's after one.
+            // The socket's end after a close.
             None => {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
@@ -116,7 +120,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
                     return Poll::Ready(Err(self.lost(&error.to_string())));
                 }
             },
-            Message::Close(_) => self.ended = true,
+            Message::Close(frame) => {
+                self.ended = true;
+                // Nodes close with 1000 when the server has; any other code is somebody else's end.
+                if let Some(frame) = frame.filter(|frame| frame.code != CloseCode::Normal) {
+                    return Poll::Ready(Err(self.lost(&closed(&frame))));
+                }
+            }
+            Message::Text(_) => {
+                self.ended = true;
+                return Poll::Ready(Err(self.lost("a text message came, where all are binary")));
+            }
             _ => {}
         }
         Poll::Ready(Ok(()))
@@ -218,11 +232,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     }
 }
 
+/// A Close that is not the server's end, in a few words.
+fn closed(frame: &CloseFrame) -> String {
+    let code = u16::from(frame.code);
+    match frame.reason.as_str() {
+        "" => format!("it was closed with {code}"),
+        reason => format!("it was closed with {code}: {reason}"),
+    }
+}
+
 /// A WebSocket's end in a few words.
 fn why(error: &WsError) -> String {
+    let cut = || "the API server's connection ended without a close".to_owned();
     match error {
+        // TLS says so where its own close is missing too.
+        WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => cut(),
         WsError::Io(error) => error.kind().to_string(),
-        WsError::Protocol(_) => "the API server's connection ended without a close".to_owned(),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => cut(),
+        WsError::Protocol(error) => format!("the WebSocket protocol was broken: {error}"),
         WsError::ConnectionClosed | WsError::AlreadyClosed => "it is closed".to_owned(),
         error => error.to_string(),
     }

@@ -82,6 +82,19 @@ async fn a_close_is_the_servers_end_and_a_break_is_a_failure() {
     assert!(failure.report.message.contains("tunnel to pod shop-1 was lost"), "{failure}");
 }
 
+/// An API server that is stopped closes with 1001, a proxy that gives up with 1011: both were told as the server's own
+/// close, and the person was sent to the server's log.
+#[tokio::test]
+async fn a_close_with_another_code_is_not_the_servers_end() {
+    for (code, reason, part) in [(1001, "", "closed with 1001"), (1011, "idle", "closed with 1011: idle")] {
+        let (mut tunnel, mut node) = connected().await;
+        node.close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() })).await.expect("closed");
+        let failure = failure(&tunnel.read_u8().await.expect_err("lost"));
+        assert_eq!(failure.report.sqlstate, SqlState::CONNECTION_FAILURE);
+        assert!(failure.report.message.ends_with(part), "{failure}");
+    }
+}
+
 #[tokio::test]
 async fn the_nodes_words_are_told_apart() {
     for (text, code, part) in [
@@ -101,7 +114,7 @@ async fn the_nodes_words_are_told_apart() {
 
 #[tokio::test]
 async fn what_breaks_the_framing_ends_the_tunnel() {
-    for hostile in [message(2, b"x"), Message::Binary(Bytes::new())] {
+    for hostile in [message(2, b"x"), Message::Binary(Bytes::new()), Message::text("x")] {
         let (mut tunnel, mut node) = connected().await;
         node.send(hostile).await.expect("sent");
         assert!(tunnel.read_u8().await.is_err());

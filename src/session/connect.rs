@@ -252,7 +252,12 @@ impl Connector {
             }
             Err(error) => Err(match failure_inside(&error) {
                 Some(failure) => failure.into(),
-                None => Miss::Final(Refusal::Report(error.report())),
+                // As in plaintext: a server that goes down or is overloaded may serve in a moment.
+                None if error.is_end() => Miss::Stale(Refusal::Report(closed(upstream))),
+                None if matches!(error, tls::TlsError::Unwilling) => {
+                    Miss::Stale(Refusal::Report(placed(upstream, error.report())))
+                }
+                None => Miss::Final(Refusal::Report(placed(upstream, error.report()))),
             }),
         }
     }
@@ -282,9 +287,10 @@ impl Connector {
                 }
             }
             LoginError::Closed => Miss::Stale(Refusal::Report(closed(upstream))),
+            error @ LoginError::Overloaded(_) => Miss::Stale(Refusal::Report(placed(upstream, error.report()))),
             error => match failure_inside(&error) {
                 Some(failure) => failure.into(),
-                None => Miss::Final(Refusal::Report(error.report())),
+                None => Miss::Final(Refusal::Report(placed(upstream, error.report()))),
             },
         }
     }
@@ -362,6 +368,11 @@ fn explained(refusal: Refusal, login: &Login) -> Refusal {
     Refusal::Server { frame: backend::append_hint(&Frame { tag: b'E', raw: frame }, &hint), fields }
 }
 
+/// What failed, and at which server: a message must suffice alone.
+fn placed(upstream: &Upstream, report: Report) -> Report {
+    Report { message: format!("{}: {}", upstream.server, report.message), ..report }
+}
+
 fn undecided(upstream: &Upstream) -> Report {
     Report::fatal(
         SqlState::CONNECTION_FAILURE,
@@ -411,20 +422,21 @@ async fn greeting(
     (upstream, login): (Upstream, Login),
 ) -> Result<Greeted, Miss> {
     let mut greeting = BytesMut::new();
+    let broken = |error| protocol(&upstream, error);
     let mut key = None;
     let mut in_hot_standby = None;
     loop {
-        while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(protocol)? {
+        while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
             match frame.tag {
                 b'E' => {
-                    let fields = backend::error_fields(&frame).map_err(protocol)?;
+                    let fields = backend::error_fields(&frame).map_err(broken)?;
                     let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
                     let refusal = Refusal::Server { frame: frame.raw, fields };
                     return Err(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) });
                 }
-                b'K' => key = Some(backend::backend_key_data(&frame).map_err(protocol)?),
+                b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
                 b'S' => {
-                    let (name, value) = backend::parameter_status(&frame).map_err(protocol)?;
+                    let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
                     if name == b"in_hot_standby" {
                         in_hot_standby = Some(value == b"on");
                     }
@@ -433,14 +445,14 @@ async fn greeting(
             }
             greeting.extend_from_slice(&frame.raw);
             if frame.tag == b'Z' {
-                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(protocol)?;
+                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
                 let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
                 return Ok(Greeted { connected, in_hot_standby });
             }
             if greeting.len() > MAX_GREETING {
-                return Err(protocol(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
+                return Err(broken(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
             }
         }
         match stream.read_buf(&mut buf).await {
@@ -456,10 +468,6 @@ async fn greeting(
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-fn protocol(error: PacketError) -> Miss {
-    Miss::Final(Refusal::Report(Report::fatal(
-        SqlState::PROTOCOL_VIOLATION,
-        format!("the server broke the protocol while logging in: {error}"),
-    )))
+fn protocol(upstream: &Upstream, error: PacketError) -> Miss {
+    Miss::Final(Refusal::Report(placed(upstream, LoginError::Protocol(error).report())))
 }

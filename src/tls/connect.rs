@@ -45,6 +45,7 @@ where
     match io.read_u8().await? {
         b'S' => {}
         b'N' => return Err(TlsError::Refused),
+        b'E' => return Err(TlsError::Unwilling),
         _ => return Err(TlsError::Protocol),
     }
     let name = server_name(facts)?;

@@ -44,6 +44,10 @@ pub enum TlsError {
     /// The server does not do TLS.
     #[error("the server does not support TLS, which sslmode demands")]
     Refused,
+    /// The server answered the request for TLS with an ErrorResponse. Its words are nobody's to show, who has proven
+    /// nothing (CVE-2024-10977).
+    #[error("the server answered the request for TLS with an error")]
+    Unwilling,
     /// The server answered the request for TLS with something else.
     #[error("the server broke the protocol when asked for TLS")]
     Protocol,
@@ -67,6 +71,14 @@ pub enum TlsError {
     Io(#[from] io::Error),
 }
 
+impl TlsError {
+    /// The server closed the connection.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Io(error) | Self::Handshake(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+    }
+}
+
 impl ClientFacing for TlsError {
     fn report(&self) -> Report {
         let fatal = |code| {
@@ -84,6 +96,7 @@ impl ClientFacing for TlsError {
                      type: pgferry config",
                 )
             }
+            Self::Protocol => fatal(SqlState::PROTOCOL_VIOLATION),
             Self::Material { .. } | Self::Read { .. } => fatal(SqlState::CONFIG_FILE_ERROR),
             _ => fatal(SqlState::CONNECTION_FAILURE),
         }

@@ -47,6 +47,9 @@ impl Target {
     fn parse(path: &str) -> Option<Self> {
         let mut parts = path.trim_matches('/').split('/').peekable();
         let mut target = Self::default();
+        if path == "/apis" {
+            return Some(Self { plural: "apis".to_owned(), ..target });
+        }
         match parts.next()? {
             "api" => {}
             "apis" => parts.next()?.clone_into(&mut target.group),
@@ -121,6 +124,23 @@ fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
         .collect()
 }
 
+fn throttled(seconds: u32) -> Response<Body> {
+    let mut response = respond(429, "Too many requests, please try again later.\n".to_owned());
+    response.headers_mut().insert("retry-after", seconds.into());
+    response
+}
+
+fn short() -> Response<Body> {
+    let some = stream::once(async { Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{\"kind\""))) });
+    // A pause, so that the beginning leaves. The length is not known, so that the header's is believed.
+    let pause = stream::once(async {
+        tokio::task::yield_now().await;
+        Ok(Frame::data(Bytes::new()))
+    });
+    let body = StreamBody::new(Box::pin(some.chain(pause))).boxed_unsync_ok();
+    Response::builder().status(200).header("content-length", 1000).body(body).unwrap()
+}
+
 /// Answers one request.
 pub(crate) async fn answer(
     shared: Arc<Shared>,
@@ -136,13 +156,12 @@ pub(crate) async fn answer(
     if path == "/version" {
         return Ok(respond(200, json!({"major": "1", "minor": "35", "gitVersion": "v1.35.0"}).to_string()));
     }
-    if path == "/apis" {
-        return Ok(groups(&shared, user));
-    }
     let Some(target) = Target::parse(&path) else {
         return Ok(respond(404, "404 page not found\n".to_owned()));
     };
-    let verb = match (request.method().as_str(), target.name.is_some(), get("watch").is_some()) {
+    // Discovery has no verb in RBAC but that of its URL.
+    let named = target.name.is_some() || target.plural == "apis";
+    let verb = match (request.method().as_str(), named, get("watch").is_some()) {
         ("POST", ..) => "create",
         (_, _, true) => "watch",
         (_, true, _) => "get",
@@ -167,6 +186,8 @@ pub(crate) async fn answer(
         Some(Fault::RetryAfter(code, seconds)) => {
             status(code, "TooManyRequests", "try later", &json!({"retryAfterSeconds": seconds}))
         }
+        Some(Fault::Throttled(seconds)) => throttled(seconds),
+        Some(Fault::Short) => short(),
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
             notify.notified().await;
@@ -181,8 +202,7 @@ pub(crate) async fn answer(
 }
 
 /// The groups of what is there.
-fn groups(shared: &Shared, user: String) -> Response<Body> {
-    let mut store = shared.store();
+fn groups(store: &Store) -> Response<Body> {
     let built_in = BUILT_IN.iter().filter(|(_, group)| !group.is_empty()).map(|(_, group)| (*group, "v1"));
     let custom = store.resources.iter().map(|(name, version)| (name.split_once('.').unwrap().1, version.as_str()));
     let mut groups: Vec<Value> = Vec::new();
@@ -193,20 +213,7 @@ fn groups(shared: &Shared, user: String) -> Response<Body> {
             None => groups.push(json!({"name": group, "versions": [about], "preferredVersion": about})),
         }
     }
-    let text = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}).to_string();
-    store.requests.push(Request {
-        verb: "get",
-        resource: "apis".to_owned(),
-        namespace: None,
-        name: None,
-        user,
-        impersonated: None,
-        status: 200,
-        query: String::new(),
-        bytes: text.len() as u64,
-    });
-    drop(store);
-    respond(200, text)
+    respond(200, json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}).to_string())
 }
 
 fn planted(shared: &Shared, verb: &str, target: &Target) -> Option<Fault> {
@@ -240,6 +247,9 @@ async fn serve(
         if denied(&shared.store(), user, verb, &resource, target.namespace.as_deref()) {
             return forbidden(user, verb, target);
         }
+    }
+    if resource == "apis" {
+        return groups(&shared.store());
     }
     if !exists(&shared.store(), target) {
         return respond(404, "404 page not found\n".to_owned());

@@ -15,6 +15,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
@@ -23,6 +24,7 @@ use tokio_tungstenite::{
 use super::{
     Backend, Order, Shared,
     api::{Body, Target},
+    script::{Node, Onset, Script},
 };
 
 /// As measured with containerd and CRI-O.
@@ -40,7 +42,7 @@ pub(super) fn upgrade(
     };
     let namespace = target.namespace.clone().unwrap_or_default();
     let pod = target.name.clone().unwrap_or_default();
-    let store = shared.store();
+    let mut store = shared.store();
     if !store.websockets {
         return text(400, "<html>Bad Request</html>");
     }
@@ -56,7 +58,10 @@ pub(super) fn upgrade(
     };
     let idle = store.stream_idle;
     let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
+    let pod = format!("{namespace}/{pod}");
+    let script = store.script(&pod);
     drop(store);
+    let stream = Stream { pod, uid, port, backend, idle, script };
     let header =
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let offered = header("sec-websocket-protocol");
@@ -66,14 +71,16 @@ pub(super) fn upgrade(
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
-        let ws = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // Down to the socket, which faults are done to.
+        let inner = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().expect("what was accepted");
+        let (io, read) = (inner.io.into_inner(), inner.read_buf.to_vec());
+        let ws = WebSocketStream::from_partially_read(io, read, Role::Server, None).await;
         shared.tunnels.send_modify(|open| *open += 1);
-        let name = format!("{namespace}/{pod}");
         let mut orders = shared.orders.subscribe();
         let mut down = shared.down.subscribe();
         down.mark_unchanged();
         tokio::select! {
-            () = serve(ws, (&name, &uid), (port, backend), idle, &shared.reminders, &mut orders) => {}
+            () = serve(ws, stream, &shared.reminders, &mut orders) => {}
             _ = down.changed() => {}
         }
         shared.tunnels.send_modify(|open| *open -= 1);
@@ -88,15 +95,36 @@ pub(super) fn upgrade(
         .unwrap()
 }
 
-fn message(channel: u8, payload: &[u8]) -> Message {
+pub(super) fn message(channel: u8, payload: &[u8]) -> Message {
     Message::Binary([&[channel], payload].concat().into())
 }
 
-async fn serve(
-    mut ws: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
-    (pod, uid): (&str, &str),
-    (port, backend): (u16, Backend),
+/// What the runtime says where nothing listens.
+async fn refuse(mut ws: Node, pod: &str, uid: &str, port: u16) {
+    let text = format!(
+        "error forwarding port {port} to pod {pod}, uid {uid}: failed to execute portforward in network namespace \
+         \"/var/run/netns/cni-1\": failed to connect to localhost:{port} inside namespace \"1\", IPv4: dial tcp4 \
+         127.0.0.1:{port}: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found"
+    );
+    let _ = ws.send(message(1, text.as_bytes())).await;
+    let _ = ws.close(None).await;
+}
+
+/// One stream to a port of a pod.
+struct Stream {
+    /// `namespace/name`.
+    pod: String,
+    uid: String,
+    port: u16,
+    backend: Backend,
+    /// The runtime's limit on streams without data.
     idle: Option<Duration>,
+    script: Option<Script>,
+}
+
+async fn serve(
+    mut ws: Node,
+    Stream { pod, uid, port, backend, idle, script }: Stream,
     reminders: &watch::Sender<usize>,
     orders: &mut tokio::sync::broadcast::Receiver<Order>,
 ) {
@@ -105,21 +133,13 @@ async fn serve(
             return;
         }
     }
-    let connected = match backend {
-        Backend::To(address) => TcpStream::connect(address).await.ok(),
-        Backend::Refuse => None,
-    };
-    let Some(mut server) = connected else {
-        let text = format!(
-            "error forwarding port {port} to pod {pod}, uid {uid}: failed to execute portforward in network namespace \
-             \"/var/run/netns/cni-1\": failed to connect to localhost:{port} inside namespace \"1\", IPv4: dial tcp4 \
-             127.0.0.1:{port}: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found"
-        );
-        let _ = ws.send(message(1, text.as_bytes())).await;
-        let _ = ws.close(None).await;
-        return;
-    };
+    if let Some(script) = script.as_ref().filter(|script| script.is_due_at_once()) {
+        return script.play(ws).await;
+    }
+    let Backend::To(address) = backend else { return refuse(ws, &pod, &uid, port).await };
+    let Ok(mut server) = TcpStream::connect(address).await else { return refuse(ws, &pod, &uid, port).await };
     let _ = server.set_nodelay(true);
+    let mut script = script.map(|script| (Onset::of(&script), script));
     let mut buffer = vec![0; 32 * 1024];
     let mut heard = Instant::now();
     loop {
@@ -143,7 +163,11 @@ async fn serve(
                 }
                 Ok(n) => {
                     heard = Instant::now();
-                    if ws.send(message(0, &buffer[..n])).await.is_err() { return }
+                    let onset = script.as_mut().and_then(|(onset, _)| onset.within(&buffer[..n]));
+                    if ws.send(message(0, &buffer[..onset.unwrap_or(n)])).await.is_err() { return }
+                    if let (Some(_), Some((_, script))) = (onset, &script) {
+                        return script.play(ws).await;
+                    }
                 }
                 Err(error) => {
                     let text = format!("error forwarding port {port} to pod {pod}: read tcp4: {error}: connection reset by peer");

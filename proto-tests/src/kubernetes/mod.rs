@@ -27,12 +27,14 @@ use tokio_rustls::TlsAcceptor;
 
 mod api;
 mod forward;
+mod script;
 mod selectors;
 
 pub mod certificates;
 pub mod proxies;
 
 use certificates::Authority;
+pub use script::{Act, Script, When};
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,10 @@ pub enum Fault {
     Status(u16, String),
     /// A Status with `retryAfterSeconds`.
     RetryAfter(u16, u32),
+    /// 429 as API Priority and Fairness answers it: the seconds in the header `Retry-After`, and a line of text.
+    Throttled(u32),
+    /// 200, and a body that ends before its length.
+    Short,
     /// Waits until the test says so.
     Hold(Arc<Notify>),
     /// Drops the connection.
@@ -109,6 +115,8 @@ pub(crate) struct Store {
     denied: Vec<Denied>,
     faults: Vec<Planted>,
     backends: HashMap<(String, String, u16), Backend>,
+    /// By pod, for the next so many tunnels.
+    scripts: HashMap<String, (Script, usize)>,
     requests: Vec<Request>,
     page: usize,
     websockets: bool,
@@ -145,6 +153,13 @@ impl Store {
     fn resource(&self, plural: &str) -> String {
         let prefix = format!("{plural}.");
         self.resources.keys().find(|known| known.starts_with(&prefix)).cloned().unwrap_or_else(|| plural.to_owned())
+    }
+
+    /// What the next tunnel to a pod is to meet.
+    fn script(&mut self, pod: &str) -> Option<Script> {
+        let (script, times) = self.scripts.get_mut(pod).filter(|(_, times)| *times > 0)?;
+        *times -= 1;
+        Some(script.clone())
     }
 }
 
@@ -183,6 +198,7 @@ impl FakeKubernetes {
             denied: Vec::new(),
             faults: Vec::new(),
             backends: HashMap::new(),
+            scripts: HashMap::new(),
             requests: Vec::new(),
             page: usize::MAX,
             websockets: true,
@@ -316,6 +332,18 @@ impl FakeKubernetes {
     /// The next `times` requests with this verb on this resource meet a fault.
     pub fn fault(&self, verb: &'static str, resource: &str, times: usize, fault: Fault) {
         self.shared.store().faults.push(Planted { verb, resource: resource.to_owned(), fault, times });
+    }
+
+    /// The next `times` tunnels to a pod follow a script.
+    pub fn script(&self, namespace: &str, pod: &str, times: usize, script: Script) {
+        self.shared.store().scripts.insert(format!("{namespace}/{pod}"), (script, times));
+    }
+
+    /// Nothing new meets a fault or a script any more.
+    pub fn heal(&self) {
+        let mut store = self.shared.store();
+        store.faults.clear();
+        store.scripts.clear();
     }
 
     /// Answers upgrades as an intermediary that knows no WebSockets.
