@@ -6,7 +6,7 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,7 +25,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use kube::client::Body;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::{AcquireError, Semaphore, SemaphorePermit, watch},
+    time::{sleep, timeout},
+};
 use tower::{BoxError, Service};
 use tracing::debug;
 
@@ -34,18 +37,23 @@ const IDLE: Duration = Duration::from_mins(1);
 /// How long the first byte of an answer is waited for on a connection that was idle. An API server answers within
 /// milliseconds, and within some hundred over bad links; a person does not notice a second.
 const PROMPT: Duration = Duration::from_secs(1);
-/// Between two suspicions that are only slowness: an overloaded API server is not to be asked everything twice.
-const TRUSTED: Duration = Duration::from_secs(10);
+/// The same for lists, which an API server may have to gather; less where new connections have answered meanwhile.
+const GATHERED: Duration = Duration::from_secs(3);
+/// Requests that are asked again at a time: an API server that is only slow, or overloaded, is not to be asked everything
+/// twice. A connect needs two, and what is answered makes room for the next.
+const AGAIN: usize = 4;
 
 /// Sends requests over connections that are kept for the next.
 pub(super) struct Pool<C> {
     connector: C,
-    current: Arc<Mutex<Generation<C>>>,
+    current: Arc<watch::Sender<Generation<C>>>,
+    again: Arc<Semaphore>,
 }
 
 impl<C: Clone> Clone for Pool<C> {
     fn clone(&self) -> Self {
-        Self { connector: self.connector.clone(), current: Arc::clone(&self.current) }
+        let (current, again) = (Arc::clone(&self.current), Arc::clone(&self.again));
+        Self { connector: self.connector.clone(), current, again }
     }
 }
 
@@ -53,52 +61,57 @@ impl<C: Clone> Clone for Pool<C> {
 struct Generation<C> {
     client: Client<C, Body>,
     number: u64,
-    /// When it took another's place; nothing for the first one.
-    since: Option<Instant>,
 }
 
 impl<C: Clone> Clone for Generation<C> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), ..*self }
+        Self { client: self.client.clone(), number: self.number }
     }
-}
-
-/// Why a connection is not trusted any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Suspicion {
-    /// It has broken under a request.
-    Broken,
-    /// It does not answer.
-    Silent,
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Pool<C> {
     pub(super) fn new(connector: C) -> Self {
-        let first = Generation { client: client(connector.clone()), number: 0, since: None };
-        Self { connector, current: Arc::new(Mutex::new(first)) }
+        let first = Generation { client: client(connector.clone()), number: 0 };
+        Self { connector, current: Arc::new(watch::Sender::new(first)), again: Arc::new(Semaphore::new(AGAIN)) }
     }
 
-    /// The connections to ask on instead of those of a generation that is suspected; `None` where it is to be waited
-    /// for.
-    fn instead_of(&self, suspected: u64, suspicion: Suspicion) -> Option<Generation<C>> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.number == suspected {
-            let young = current.since.is_some_and(|since| since.elapsed() < TRUSTED);
-            if young && suspicion == Suspicion::Silent {
-                return None;
-            }
-            debug!(?suspicion, "idle connections to the API server are given up");
-            let (client, number) = (client(self.connector.clone()), suspected + 1);
-            *current = Generation { client, number, since: Some(Instant::now()) };
+    /// Where to ask again what a generation does not answer: those that took its place, or new ones.
+    fn instead_of(&self, silent: u64) -> Generation<C> {
+        let current = self.current.borrow();
+        if current.number != silent {
+            return current.clone();
         }
-        Some(current.clone())
+        Generation { client: client(self.connector.clone()), number: silent + 1 }
+    }
+
+    /// New connections have answered where older ones did not: those are given up.
+    fn take_over(&self, fresh: Generation<C>) {
+        self.current.send_if_modified(|current| {
+            let newer = current.number < fresh.number;
+            if newer {
+                debug!("new connections to the API server answer, idle ones do not and are given up");
+                *current = fresh;
+            }
+            newer
+        });
+    }
+
+    /// Waits until an answer is overdue, and may be asked for again.
+    async fn overdue(&self, is_list: bool) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let mut current = self.current.subscribe();
+        sleep(PROMPT).await;
+        if is_list {
+            let _ = timeout(GATHERED.saturating_sub(PROMPT), current.changed()).await;
+        }
+        self.again.acquire().await
     }
 
     async fn send(self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
-        let generation = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(again) = repeatable(&request) else { return Ok(generation.client.request(request).await?) };
+        let used = self.current.borrow().clone();
+        let Some(again) = repeatable(&request) else { return Ok(used.client.request(request).await?) };
+        let is_list = again.uri().query().is_some_and(|query| query.contains("limit="));
         let captured = capture_connection(&mut request);
-        let mut first = pin!(generation.client.request(request));
+        let mut first = pin!(used.client.request(request));
         // A connection that was idle is there at the first look; one that must be opened is not.
         let looked = first.as_mut().now_or_never();
         if captured.connection_metadata().is_none() {
@@ -107,28 +120,32 @@ impl<C: Connect + Clone + Send + Sync + 'static> Pool<C> {
                 None => first.await?,
             });
         }
-        let number = generation.number;
-        let answer = match looked {
-            Some(answer) => Ok(answer),
-            None => timeout(PROMPT, first.as_mut()).await,
-        };
-        let fresh = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => {
-                let fresh = self.instead_of(number, Suspicion::Broken).ok_or(error)?;
-                return Ok(fresh.client.request(again).await?);
-            }
-            Err(_) => match self.instead_of(number, Suspicion::Silent) {
-                Some(fresh) => fresh,
-                None => return Ok(first.await?),
+        let overdue = pin!(self.overdue(is_list));
+        let (answer, _permit) = match looked {
+            Some(answer) => (Some(answer), None),
+            None => match select(first.as_mut(), overdue).await {
+                Either::Left((answer, _)) => (Some(answer), None),
+                Either::Right((permit, _)) => (None, Some(permit?)),
             },
         };
-        match select(first, fresh.client.request(again)).await {
-            Either::Left((Ok(answer), _)) => Ok(answer),
-            Either::Left((Err(_), second)) => Ok(second.await?),
-            // What a new connection meets, be it an error, is how things stand.
-            Either::Right((answer, _)) => Ok(answer?),
+        if let Some(Ok(answer)) = answer {
+            return Ok(answer);
         }
+        let fresh = self.instead_of(used.number);
+        let second = fresh.client.request(again);
+        let answer = if answer.is_some() {
+            // The connection broke under the request.
+            second.await?
+        } else {
+            match select(first, second).await {
+                Either::Left((Ok(answer), _)) => return Ok(answer),
+                Either::Left((Err(_), second)) => second.await?,
+                // What a new connection meets, be it an error, is how things stand.
+                Either::Right((answer, _)) => answer?,
+            }
+        };
+        self.take_over(fresh);
+        Ok(answer)
     }
 }
 
