@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,9 @@ use super::{
     converse::{Goodbye, goodbye},
 };
 use crate::upstream::{Identity, Progress, Role, Target};
+
+/// How much longer than its life a session may have waited by the wall clock, which NTP may set meanwhile.
+const SLEPT: Duration = Duration::from_secs(5);
 
 /// What makes two clients alike. The startup packet holds whatever else they say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -117,15 +120,19 @@ impl Spares {
         self.waiting().insert(likeness.clone(), Some(claim));
         let mut phase = self.phase.clone();
         let mut lost = connected.upstream.lost.clone();
+        let began = SystemTime::now();
         let given = tokio::select! {
+            // What is overdue, after a sleep or a stop of this process, is found so before it is given away.
             biased;
-            sender = claimed => sender.ok(),
+            () = sleep(self.life) => None,
             // The server closes, or says something that a client has to hear.
             _ = connected.stream.fill_buf() => None,
             _ = lost.wait_for(Option::is_some) => None,
             _ = phase.wait_for(|phase| *phase != Phase::Serving) => None,
-            () = sleep(self.life) => None,
+            sender = claimed => sender.ok(),
         };
+        // While the machine sleeps only the wall clock goes on, and what led through the network is dead.
+        let given = given.filter(|_| began.elapsed().is_ok_and(|age| age < self.life + SLEPT));
         let left = if let Some(sender) = given {
             sender.send(connected).err()
         } else {
