@@ -1,7 +1,8 @@
 //! It lasts: sleep, other networks, API servers that go and come back, kubeconfigs that are replaced.
 
-use std::{fs, time::Duration};
+use std::{fs, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use proto_tests::{
     cnpg::Cluster,
     kubernetes::{Fault, proxies::Harm},
@@ -12,9 +13,12 @@ use proto_tests::{
 };
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
-use crate::support::{World, plugin};
+use crate::support::{World, plugin, until, until_true};
 
 /// What a person takes for "at once".
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -31,9 +35,7 @@ async fn first_query(pgferry: &Subject) -> Duration {
 async fn stopped(pgferry: &Subject) {
     pgferry.signal(Signal::STOP);
     let state = || fs::read_to_string(format!("/proc/{}/stat", pgferry.pid())).unwrap();
-    while !state().contains(") T ") {
-        tokio::task::yield_now().await;
-    }
+    until("it is stopped", || state().contains(") T ")).await;
 }
 
 /// hyper reuses idle connections. One that was blackholed while the lid was closed, or the VPN away, cost the first
@@ -58,9 +60,51 @@ async fn the_first_connect_after_a_stop_or_a_network_change_works_at_once() {
         }
         let first = first_query(&pgferry).await;
         let second = first_query(&pgferry).await;
-        println!("{what}: before {warm:.0?}, the first after it {first:.0?}, the second {second:.0?}");
+        println!("{what}: before {warm:.2?}, the first after it {first:.2?}, the second {second:.2?}");
         assert!(first < AT_ONCE && second < AT_ONCE, "{what}: {first:?}, {second:?}");
     }
+}
+
+/// A session that was logged in ahead is not given away when its time has passed while nothing ran: its tunnel may be
+/// as dead as everything else.
+#[tokio::test]
+async fn a_spare_session_is_not_given_away_after_a_stop() {
+    let world = World::new().await;
+    let (relay, pgferry) = world.relayed("[sessions]\nspare = \"1s\"\n").await;
+    let mut watcher = world.directly().await;
+    first_query(&pgferry).await;
+    let spare = "select count(*) = 1 from pg_stat_activity where state = 'idle' and query = ''";
+    until_true(&mut watcher, spare).await;
+    stopped(&pgferry).await;
+    relay.harm(Harm::Blackhole);
+    watcher.query("select pg_sleep(1.5)").await.unwrap();
+    pgferry.signal(Signal::CONT);
+    let first = first_query(&pgferry).await;
+    println!("with a spare session from before the stop: {first:.2?}");
+    assert!(first < AT_ONCE, "{first:?}");
+}
+
+/// An API server that is slow, not gone, is not asked everything twice, and its connections are kept.
+#[tokio::test]
+async fn a_slow_api_server_is_not_asked_everything_twice() {
+    const CLIENTS: usize = 10;
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    // Leaves idle connections for the next ones.
+    let connect = || pgferry.connect("pgferry", "shop");
+    join_all((0..CLIENTS).map(|_| connect())).await;
+    let hold = Arc::new(Notify::new());
+    world.api.fault("get", "secrets", 99, Fault::Hold(Arc::clone(&hold)));
+    world.api.forget_requests();
+    let mut connecting = pin!(join_all((0..CLIENTS).map(|_| connect())));
+    assert!(timeout(AT_ONCE, &mut connecting).await.is_err(), "nobody has a Secret yet");
+    hold.notify_waiters();
+    for connected in timeout(AT_ONCE * 5, connecting).await.expect("they are answered") {
+        connected.unwrap();
+    }
+    let asked = world.api.count("get", "secrets");
+    println!("{CLIENTS} Secrets were asked for {asked} times");
+    assert!(asked <= CLIENTS + 4, "{asked}");
 }
 
 /// A refusal, and that it came at once.
@@ -97,18 +141,14 @@ async fn an_api_server_that_is_away_while_the_token_ends() {
     let refusal = refused_at_once(&pgferry).await;
     assert!(refusal.code == "08001" && refusal.message.contains("cannot be reached"), "{refusal:?}");
     // The watches look for it again meanwhile, and not at full speed.
-    let many = async {
-        while relay.count() < before + 40 {
-            tokio::task::yield_now().await;
-        }
-    };
+    let many = until("as many connections as that", || relay.count() > before + 40);
     let away = Duration::from_secs(6);
     assert!(timeout(away, many).await.is_err(), "40 connections while it was away");
     println!("{} connections to an API server that was away for {away:?}", relay.count() - before);
     let _ = plugin(&world.api, &world.api.user("dave"), "2099-01-01T00:00:00Z");
     world.api.come_back().await;
     let first = first_query(&pgferry).await;
-    println!("the first query after it came back: {first:.0?}");
+    println!("the first query after it came back: {first:.2?}");
     assert!(first < AT_ONCE, "{first:?}");
     assert_eq!(running.value("select 1").await.unwrap(), "1");
     // The watch is back too: it sees what happens to the server.
@@ -126,13 +166,9 @@ async fn neither_a_relist_nor_a_restarted_api_server_ends_a_session() {
     let mut session = pgferry.connect("pgferry", "shop").await.unwrap();
     let lists = || world.api.count("list", "pods");
     let watches = || world.api.count("watch", "pods");
+    until("a watch", || watches() > 0).await;
     for disturbance in ["410 inside the stream", "410 when it is opened", "a restart"] {
         let seen = watches();
-        let again = async {
-            while watches() <= seen {
-                tokio::task::yield_now().await;
-            }
-        };
         let before = lists();
         match disturbance {
             "410 inside the stream" => world.api.expire_watches(),
@@ -146,7 +182,7 @@ async fn neither_a_relist_nor_a_restarted_api_server_ends_a_session() {
                 world.api.come_back().await;
             }
         }
-        timeout(Duration::from_secs(20), again).await.unwrap_or_else(|_| panic!("no watch after {disturbance}"));
+        until(disturbance, || watches() > seen).await;
         println!("{disturbance}: {} lists", lists() - before);
         assert!(lists() - before <= 3, "{disturbance}");
         assert_eq!(session.value("select 1").await.unwrap(), "1", "{disturbance}");

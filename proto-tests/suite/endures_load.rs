@@ -8,38 +8,15 @@ use proto_tests::{
     wire::{Wire, message},
 };
 use rustix::process::Signal;
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::TcpStream,
-    task::yield_now,
-    time::{Instant, timeout},
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
-use crate::support::World;
+use crate::support::{PATIENCE, World, until, until_true};
 
-/// Long enough for a busy machine; a test that needs it fails.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What a connection before its startup packet may cost: the packet's 10,000 bytes at the most, the buffers of a TLS
 /// handshake, and the task.
 const STARTUP_KIB: u64 = 32;
 /// What one session may cost while one side sends and the other does not take: no more than its buffers.
 const SESSION_KIB: u64 = 2048;
-
-/// Waits for a condition.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            yield_now().await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
-}
-
-/// Waits until a query says "t".
-async fn until_true(watcher: &mut Wire, sql: &str) {
-    let wait = async { while watcher.value(sql).await.unwrap() != "t" {} };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
-}
 
 /// Connections that stop somewhere in their startup packet: their number is bounded, and what each costs.
 #[tokio::test]

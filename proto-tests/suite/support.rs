@@ -1,6 +1,6 @@
 //! What most tests begin with: one cluster `shop` in namespace `prod` on a real server, and pgferry before it.
 
-use std::{collections::HashSet, fs, net::SocketAddr};
+use std::{collections::HashSet, fs, net::SocketAddr, time::Duration};
 
 use proto_tests::{
     cnpg::Cluster,
@@ -12,8 +12,28 @@ use proto_tests::{
 };
 
 use serde_json::{Value, json};
+use tokio::{task::yield_now, time::timeout};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
+
+/// Long enough for a busy machine; a test that needs it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for a condition.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
+}
+
+/// Waits until a query says "t".
+pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
+    let wait = async { while watcher.value(sql).await.unwrap() != "t" {} };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
+}
 
 /// `pgferry serve` with a configuration.
 pub(crate) async fn serve(api: &FakeKubernetes, configuration: &str) -> Subject {
