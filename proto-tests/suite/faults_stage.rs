@@ -16,6 +16,9 @@ use crate::support::{BINARY, World, descriptors};
 /// No deadline of pgferry's is as long, and a busy machine needs some.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
 
+/// COPY IN into a table of its own.
+pub(crate) const COPY: &str = "create temp table t (a int); copy t from stdin";
+
 /// A world, pgferry before it, and what that has open when nothing goes on.
 pub(crate) struct Stage {
     pub(crate) world: World,

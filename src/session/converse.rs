@@ -128,11 +128,7 @@ impl Sessions {
             (Over::Stopped(Stopped::Idle) | Over::Overdue, Some(ending)) => (ending.why, Farewell::Say(ending.report)),
             (Over::Stopped(Stopped::Idle) | Over::Overdue, None) => ("ended", Farewell::Close),
         };
-        let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone));
-        if abandoned && pipe.running() {
-            self.cancel_running(registered.as_ref()).await;
-        }
-        drop(registered);
+        let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone)) && pipe.running();
         let boundary = pipe.at_boundary();
         let server = match over {
             Over::Stopped(Stopped::Terminated) => Goodbye::Terminated,
@@ -154,12 +150,13 @@ impl Sessions {
                 Farewell::Say(_) => client.reset_on_drop(),
             }
         };
-        tokio::join!(to_client, goodbye(stream, server));
+        // Side by side: the way that a cancel request takes may be as dead as the one that is given up.
+        tokio::join!(to_client, self.cancel_abandoned(registered.filter(|_| abandoned)), goodbye(stream, server));
         why
     }
 
     /// A client that vanished in mid-query leaves no query behind.
-    async fn cancel_running(&self, registered: Option<&Registered>) {
+    async fn cancel_abandoned(&self, registered: Option<Registered>) {
         if let Some(registered) = registered
             && let Err(failure) = cancel::forward(self.connector.dial.as_ref(), registered.live()).await
         {
