@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    faults_stage::{End, IN_TIME, Stage, end_with, wrong},
+    faults_stage::{COPY, End, IN_TIME, Stage, end_with, wrong},
     support::{World, resident},
 };
 
@@ -218,8 +218,6 @@ async fn between_authentication_ok_and_ready_for_query() {
     logging_in(Stage::new(&[]).await, ("behind AuthenticationOk", When::After(b"R\0\0\0\x08\0\0\0\0")), all()).await;
 }
 
-const COPY: &str = "create temp table t (a int); copy t from stdin";
-
 /// One state of a session against all faults. What is running when it comes may be nothing.
 async fn in_session(place: &str, when: When, query: Option<&str>) {
     let stage = Stage::new(&[]).await;
@@ -310,27 +308,6 @@ async fn a_login_that_hangs_ends_at_the_connect_timeout() {
         assert_eq!(wrong(name, &fields, ("08006", &part)), None);
     }
     stage.works("a login that hung").await;
-}
-
-/// A session whose server hangs is the client's to end, and nothing is left of it then.
-#[tokio::test]
-async fn a_session_whose_server_hangs_ends_with_its_client() {
-    let stage = &Stage::new(&[]).await;
-    let cases = [
-        (When::After(b"Z"), None),
-        (When::After(b"T"), Some("select 1")),
-        (When::Inside(b"D"), Some("select 'a value'")),
-        (When::After(b"G"), Some(COPY)),
-    ];
-    let sessions = cases.into_iter().enumerate().map(|(number, (when, query))| async move {
-        let name = stage.broken(number, when, vec![Act::Hang]);
-        let mut wire = stage.pgferry.connect("pgferry", &name).await.unwrap();
-        if let Some(query) = query {
-            wire.message(b'Q', &[query.as_bytes(), &[0]].concat()).await.unwrap();
-        }
-    });
-    futures_util::future::join_all(sessions).await;
-    stage.works("servers that hung").await;
 }
 
 /// What a session passes on is not kept, however much a header promises.

@@ -19,6 +19,7 @@ mod errors;
 mod failover;
 mod faults;
 mod faults_api;
+mod faults_ends;
 mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;

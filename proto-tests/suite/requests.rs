@@ -1,11 +1,13 @@
 //! What a connection costs Kubernetes, and sessions side by side.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proto_tests::{
     kubernetes::Fault,
     systems::{Crunchy, Elastisys, KubeDb, StackGres, StatefulSet, System, Zalando, ZalandoConfigMaps},
 };
+
+use tokio::time::{Instant, timeout};
 
 use crate::{support::World, systems::Stage};
 
@@ -18,13 +20,18 @@ async fn passing_faults_are_not_passed_on() {
         || Fault::Status(500, "{\"kind\": \"Status\", \"status\": \"Failure\", \"code\": 500}".to_owned());
     for (verb, resource, fault) in [
         ("get", "clusters", Fault::RetryAfter(429, 1)),
+        ("get", "clusters", Fault::Throttled(1)),
+        ("get", "pods/portforward", Fault::Throttled(1)),
         ("get", "secrets", Fault::RetryAfter(503, 1)),
         ("get", "pods/portforward", Fault::RetryAfter(429, 1)),
         ("get", "pods/portforward", unavailable()),
     ] {
         let pgferry = world.pgferry().await;
+        let asked = if let Fault::RetryAfter(_, seconds) | Fault::Throttled(seconds) = &fault { *seconds } else { 0 };
         world.api.fault(verb, resource, 1, fault);
+        let started = Instant::now();
         pgferry.connect("pgferry", "shop.prod").await.unwrap_or_else(|error| panic!("{verb} {resource}: {error:?}"));
+        assert!(started.elapsed() >= Duration::from_secs(asked.into()), "{verb} {resource}: asked too early");
     }
 }
 
@@ -39,7 +46,7 @@ async fn the_second_connection_costs_one_upgrade_and_one_secret() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), watching).await.expect("a watch");
+    timeout(Duration::from_secs(30), watching).await.expect("a watch");
     world.api.forget_requests();
     pgferry.connect("pgferry", "shop").await.unwrap();
     let requests = world.api.requests();
@@ -69,7 +76,7 @@ async fn the_second_connection_to_any_operators_cluster_costs_the_same() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(30), watching).await.expect("a watch");
+        timeout(Duration::from_secs(30), watching).await.expect("a watch");
         stage.api.forget_requests();
         pgferry.connect("pgferry", "shop.prod").await.unwrap();
         let requests = stage.api.requests();
@@ -110,7 +117,7 @@ async fn a_spare_session_is_given_away_once() {
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     first.query("set application_name = 'used'").await.unwrap();
     let two = async { while first.value(sessions).await.unwrap() != "2" {} };
-    tokio::time::timeout(std::time::Duration::from_secs(30), two).await.expect("a spare one");
+    timeout(Duration::from_secs(30), two).await.expect("a spare one");
     let mut pids = vec![first.value("select pg_backend_pid()").await.unwrap()];
     let taken = async {
         while !pgferry.output().contains("logged in ahead is taken") {
@@ -122,7 +129,7 @@ async fn a_spare_session_is_given_away_once() {
             wire.query("set application_name = 'used'").await.unwrap();
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), taken).await.expect("one that was ready");
+    timeout(Duration::from_secs(30), taken).await.expect("one that was ready");
     // Another database is another client's business.
     let mut other = pgferry.connect("app", "shop.prod/postgres").await.unwrap();
     assert_eq!(other.value("select current_database()").await.unwrap(), "postgres");

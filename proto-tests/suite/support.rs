@@ -1,6 +1,6 @@
 //! What most tests begin with: one cluster `shop` in namespace `prod` on a real server, and pgferry before it.
 
-use std::{collections::HashSet, fs, net::SocketAddr, time::Duration};
+use std::{collections::HashSet, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use proto_tests::{
     cnpg::Cluster,
@@ -132,20 +132,24 @@ pub(crate) fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Files and sockets that a process has open, but for whole connections to an API server: those are kept for the next
-/// request, as many as were once needed at a time.
-pub(crate) fn descriptors(pid: u32, api: SocketAddr) -> usize {
+/// Files and sockets that a process has open.
+pub(crate) fn descriptors(pid: u32) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    // What is closed meanwhile is not open.
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+}
+
+/// The same but for whole connections to an API server: those are kept for the next request, as many as were once
+/// needed at a time. Dear: the kernel looks through the sockets of the whole machine.
+pub(crate) fn descriptors_but_for(pid: u32, api: SocketAddr) -> usize {
     const ESTABLISHED: &str = "01";
     let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
     let to_api = format!(":{:04X}", api.port());
-    let kept: HashSet<String> = table
+    let kept: HashSet<PathBuf> = table
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .filter(|fields| fields[2].ends_with(&to_api) && fields[3] == ESTABLISHED)
-        .map(|fields| format!("socket:[{}]", fields[9]))
+        .map(|fields| PathBuf::from(format!("socket:[{}]", fields[9])))
         .collect();
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    // What is closed meanwhile is not open.
-    let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-    open.filter(|link| !kept.contains(&*link.to_string_lossy())).count()
+    descriptors(pid).iter().filter(|link| !kept.contains(*link)).count()
 }

@@ -128,8 +128,7 @@ impl Sessions {
             (Over::Stopped(Stopped::Idle) | Over::Overdue, Some(ending)) => (ending.why, Farewell::Say(ending.report)),
             (Over::Stopped(Stopped::Idle) | Over::Overdue, None) => ("ended", Farewell::Close),
         };
-        let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone));
-        let running = registered.as_ref().filter(|_| abandoned && pipe.running());
+        let abandoned = matches!(over, Over::Overdue | Over::Stopped(Stopped::ClientGone)) && pipe.running();
         let boundary = pipe.at_boundary();
         let server = match over {
             Over::Stopped(Stopped::Terminated) => Goodbye::Terminated,
@@ -151,14 +150,14 @@ impl Sessions {
                 Farewell::Say(_) => client.reset_on_drop(),
             }
         };
-        // All at once: nobody who was told to end waits for the cancel request, whose close comes a second late.
-        tokio::join!(to_client, self.cancel_running(running), goodbye(stream, server));
+        // Side by side: the way that a cancel request takes may be as dead as the one that is given up.
+        tokio::join!(to_client, self.cancel_abandoned(registered.filter(|_| abandoned)), goodbye(stream, server));
         why
     }
 
     /// A client that vanished in mid-query leaves no query behind.
-    async fn cancel_running(&self, running: Option<&Registered>) {
-        if let Some(registered) = running
+    async fn cancel_abandoned(&self, registered: Option<Registered>) {
+        if let Some(registered) = registered
             && let Err(failure) = cancel::forward(self.connector.dial.as_ref(), registered.live()).await
         {
             warn!(%failure, "the query of a client that is gone could not be cancelled");
