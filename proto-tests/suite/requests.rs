@@ -6,7 +6,6 @@ use proto_tests::{
     kubernetes::Fault,
     systems::{Crunchy, Elastisys, KubeDb, StackGres, StatefulSet, System, Zalando, ZalandoConfigMaps},
 };
-
 use tokio::time::{Instant, timeout};
 
 use crate::{support::World, systems::Stage};

@@ -1,5 +1,6 @@
 //! What a node does to a tunnel that a test wants broken: at which point of the server's side, and how.
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::{
@@ -10,7 +11,7 @@ use tokio_tungstenite::{
     },
 };
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use super::forward::message;
 
 /// The node's end of a tunnel.
 pub(super) type Node = WebSocketStream<TlsStream<TcpStream>>;
@@ -73,11 +74,11 @@ async fn play(ws: &mut Node, act: &Act) -> anyhow::Result<()> {
     match act {
         Act::Data(bytes) => {
             for chunk in bytes.chunks(CHUNK) {
-                ws.send(super::forward::message(0, chunk)).await?;
+                ws.send(message(0, chunk)).await?;
             }
         }
-        Act::Error(text) => ws.send(super::forward::message(1, text.as_bytes())).await?,
-        Act::Message(message) => ws.send(message.clone()).await?,
+        Act::Error(text) => ws.send(message(1, text.as_bytes())).await?,
+        Act::Message(other) => ws.send(other.clone()).await?,
         Act::Raw(bytes) => {
             ws.get_mut().write_all(bytes).await?;
             ws.get_mut().flush().await?;
