@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::support::{World, plugin, until, until_true};
+use crate::support::{World, plugin, runs, until, until_true};
 
 /// What a person takes for "at once".
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -155,6 +155,30 @@ async fn an_api_server_that_is_away_while_the_token_ends() {
     world.cluster().begin_deleting(1);
     let goodbye = timeout(Duration::from_secs(20), running.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!(goodbye.fields().code, "57P01");
+}
+
+/// A plugin may open a browser: one that fails is not run again and again by watches, while nobody connects.
+#[tokio::test]
+async fn nobody_is_asked_to_log_in_by_a_watch_again_and_again() {
+    let world = World::new().await;
+    let token = world.api.user("dave");
+    let user = plugin(&world.api, &token, "2099-01-01T00:00:00Z");
+    let (_relay, pgferry) = world.relayed_as(user, "").await;
+    let mut running = pgferry.connect("pgferry", "shop").await.unwrap();
+    until("a watch", || world.api.count("watch", "pods") > 0).await;
+    let _ = world.api.write("fail", "");
+    world.api.revoke(&token);
+    world.api.stop_answering().await;
+    world.api.come_back().await;
+    until("it is asked for a login", || runs(&world.api) > 1).await;
+    let often = until("it is asked again", || runs(&world.api) > 2);
+    assert!(timeout(Duration::from_secs(6), often).await.is_err(), "the plugin ran {} times", runs(&world.api));
+    assert_eq!(running.value("select 1").await.unwrap(), "1");
+    let refusal = refused_at_once(&pgferry).await;
+    assert_eq!(refusal.code, "28000", "{refusal:?}");
+    fs::remove_file(world.api.directory().join("fail")).unwrap();
+    let _ = plugin(&world.api, &world.api.user("dave"), "2099-01-01T00:00:00Z");
+    assert!(first_query(&pgferry).await < AT_ONCE);
 }
 
 /// Watches that end with 410, inside the stream and when they are opened anew, and an API server that restarts: sessions

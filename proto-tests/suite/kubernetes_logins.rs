@@ -3,13 +3,13 @@
 use std::fs;
 
 use proto_tests::{
-    kubernetes::{FakeKubernetes, Request, proxies::Proxy},
+    kubernetes::{FakeKubernetes, Request, certificates::Authority, proxies::Proxy},
     secrets,
     subject::{Start, Subject},
 };
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, World, plugin};
+use crate::support::{BINARY, World, plugin, runs};
 
 async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
     Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, json!({}))).await
@@ -36,10 +36,6 @@ async fn tokens_token_files_and_client_certificates() {
         assert!(requests.iter().filter(own).count() >= 2, "{requests:?}");
         assert!(requests.iter().filter(own).all(|request| request.user == who), "{who}: {requests:?}");
     }
-}
-
-fn runs(api: &FakeKubernetes) -> usize {
-    fs::read_to_string(api.directory().join("runs")).unwrap_or_default().lines().count()
 }
 
 #[tokio::test]
@@ -157,12 +153,34 @@ async fn another_server_name_and_an_untrusted_certificate() {
     let kubeconfig =
         world.api.kubeconfig_with("fake", None, token.clone(), json!({"tls-server-name": "kubernetes.test"}));
     Start::new(BINARY).serve(&kubeconfig).await.connect("pgferry", "shop").await.unwrap();
-    let stranger = proto_tests::kubernetes::certificates::Authority::new("stranger");
+    let stranger = Authority::new("stranger");
     let cluster = json!({"certificate-authority-data": proto_tests::cnpg::encoded(stranger.pem())});
     let kubeconfig = world.api.kubeconfig_with("fake", None, token, cluster);
     let refusal = Start::new(BINARY).serve(&kubeconfig).await.refusal("pgferry", "shop").await;
     assert_eq!(refusal.code, "08001");
     assert!(refusal.message.contains("is not trusted"), "{refusal:?}");
+}
+
+/// Certificates that the kubeconfig names are renewed without it: a CA, a client's certificate and its key.
+#[tokio::test]
+async fn files_that_the_kubeconfig_names_are_read_again_when_they_change() {
+    let world = World::new().await;
+    let api = &world.api;
+    let authority = api.write("ca.crt", Authority::new("stranger").pem());
+    let (certificate, key) = api.authority().client("carol");
+    let (certificate, key) = (api.write("client.crt", &certificate), api.write("client.key", &key));
+    let user = json!({"client-certificate": certificate, "client-key": key});
+    let cluster = json!({"certificate-authority-data": null, "certificate-authority": authority});
+    let pgferry = Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, cluster)).await;
+    assert!(pgferry.refusal("pgferry", "shop").await.message.contains("is not trusted"));
+    let _ = api.write("ca.crt", api.authority().pem());
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let (certificate, key) = api.authority().client("dora");
+    let _ = (api.write("client.key", &key), api.write("client.crt", &certificate));
+    api.forget_requests();
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let secrets: Vec<_> = api.requests().into_iter().filter(|request| request.resource == "secrets").collect();
+    assert!(!secrets.is_empty() && secrets.iter().all(|request| request.user == "dora"), "{secrets:?}");
 }
 
 /// As `kind delete cluster && kind create cluster` does: another server, another CA, under the same name.

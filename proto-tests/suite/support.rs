@@ -17,7 +17,7 @@ use tokio::{task::yield_now, time::timeout};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
 /// Long enough for a busy machine; a test that needs it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -125,31 +125,5 @@ pub(crate) fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value 
     json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
 }
 
-/// Kilobytes that a process holds in memory.
-pub(crate) fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Files and sockets that a process has open.
-pub(crate) fn descriptors(pid: u32) -> Vec<PathBuf> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    // What is closed meanwhile is not open.
-    open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
-}
-
-/// The same but for whole connections to an API server: those are kept for the next request, as many as were once
-/// needed at a time. Dear: the kernel looks through the sockets of the whole machine.
-pub(crate) fn descriptors_but_for(pid: u32, api: SocketAddr) -> usize {
-    const ESTABLISHED: &str = "01";
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
-    let to_api = format!(":{:04X}", api.port());
-    let kept: HashSet<PathBuf> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields[2].ends_with(&to_api) && fields[3] == ESTABLISHED)
-        .map(|fields| PathBuf::from(format!("socket:[{}]", fields[9])))
-        .collect();
-    descriptors(pid).iter().filter(|link| !kept.contains(*link)).count()
+use std::{collections::HashSet, fs, net::SocketAddr, path::PathBuf, time::Duration};
 }

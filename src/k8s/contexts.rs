@@ -10,7 +10,7 @@ use std::{
 
 use kube::{
     Client, Config,
-    config::{AuthInfo, Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
+    config::{Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
 };
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -22,7 +22,7 @@ use super::{
     connector,
     discovery::Discovered,
     exec::{self, Credential},
-    kubeconfig::{Stamp, files, in_cluster, just_changed, read, stamps},
+    kubeconfig::{Sources, Stamp, apply, files, in_cluster, just_changed, read, stamps},
     nearest::nearest,
 };
 use crate::upstream::{Identity, Progress};
@@ -80,11 +80,18 @@ pub(super) struct Shared {
     files: Vec<PathBuf>,
     current: Mutex<Option<Built>>,
     /// Held while a login is under way, so that one plugin runs for all who wait.
-    login: tokio::sync::Mutex<Option<Credential>>,
+    login: tokio::sync::Mutex<PluginLogin>,
     /// Which API groups the server has.
     pub(super) discovered: Mutex<Discovered>,
     /// Connections that port-forwards have used up and nothing has replaced yet.
     pub(super) used_up: AtomicUsize,
+}
+
+/// What the credential plugin said last.
+#[derive(Debug, Default)]
+struct PluginLogin {
+    credential: Option<Credential>,
+    failed: Option<(Instant, K8sError)>,
 }
 
 /// A client, and what it was built from.
@@ -96,7 +103,7 @@ pub(super) struct Built {
     authority: Option<Vec<Vec<u8>>>,
     pub(super) namespace: String,
     expires: Option<SystemTime>,
-    stamps: Vec<Stamp>,
+    sources: Sources,
     mark: Mark,
     /// Tells one build from the next.
     pub(super) made: Instant,
@@ -240,12 +247,13 @@ impl Shared {
         if let Some(progress) = progress.filter(|_| self.login.try_lock().is_err()) {
             progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
         }
+        let asked = Instant::now();
         let mut login = self.login.lock().await;
         // Somebody else may have renewed it while we waited.
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
-        self.build(&mut login, progress).await
+        self.build(&mut login, asked, progress).await
     }
 
     /// The current client, if it may still be used.
@@ -253,7 +261,7 @@ impl Shared {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let built = current.as_ref()?;
         let ending = built.expires.is_some_and(|expires| expires < SystemTime::now() + EARLY);
-        let stale = ending || built.mark.jumped() || built.stamps != stamps(&self.files);
+        let stale = ending || built.mark.jumped() || built.sources.have_changed();
         (!stale).then(|| built.clone())
     }
 
@@ -265,18 +273,24 @@ impl Shared {
 
     /// A new login after the API server refused the client `refused`; one for all whom it refused.
     pub(super) async fn renew(&self, refused: Instant) -> Result<Built, K8sError> {
+        let asked = Instant::now();
         let mut login = self.login.lock().await;
         if let Some(built) = self.fresh().filter(|built| built.made != refused) {
             return Ok(built);
         }
-        *login = None;
-        self.build(&mut login, None).await
+        login.credential = None;
+        self.build(&mut login, asked, None).await
     }
 
-    /// A new client. A kubeconfig that is just being written is waited for.
-    async fn build(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
+    /// A new client, for who has waited since `asked`. A kubeconfig that is just being written is waited for.
+    async fn build(
+        &self,
+        login: &mut PluginLogin,
+        asked: Instant,
+        progress: Option<&Progress>,
+    ) -> Result<Built, K8sError> {
         loop {
-            match self.build_once(login, progress).await {
+            match self.build_once(login, asked, progress).await {
                 Err(K8sError::Kubeconfig(_)) if just_changed(&self.files) => {
                     debug!(context = self.shown, "the kubeconfig cannot be used; it may still be being written");
                     sleep(WRITTEN).await;
@@ -286,9 +300,15 @@ impl Shared {
         }
     }
 
-    async fn build_once(&self, login: &mut Option<Credential>, progress: Option<&Progress>) -> Result<Built, K8sError> {
-        let stamps = stamps(&self.files);
+    async fn build_once(
+        &self,
+        login: &mut PluginLogin,
+        asked: Instant,
+        progress: Option<&Progress>,
+    ) -> Result<Built, K8sError> {
+        let mut sources = Sources::of(self.files.clone());
         let Some(mut kubeconfig) = read(&self.files)? else { return self.build_in_cluster() };
+        sources.add_named(&kubeconfig, &self.real);
         let plugin = self.take_plugin(&mut kubeconfig);
         let options = KubeConfigOptions { context: Some(self.real.clone()), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
@@ -296,11 +316,11 @@ impl Shared {
             .map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
         let mut expires = None;
         if let Some((exec, cluster)) = plugin {
-            let credential = self.credential(login, &exec, cluster.as_ref(), progress).await?;
+            let credential = self.credential((login, asked), (&exec, cluster.as_ref()), progress).await?;
             expires = credential.expires;
             apply(&credential, &mut config.auth_info);
         }
-        self.finish(config, expires, stamps)
+        self.finish(config, expires, sources)
     }
 
     fn build_in_cluster(&self) -> Result<Built, K8sError> {
@@ -308,10 +328,10 @@ impl Shared {
             return Err(K8sError::NoKubeconfig);
         }
         let config = Config::incluster().map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
-        self.finish(config, None, stamps(&self.files))
+        self.finish(config, None, Sources::of(self.files.clone()))
     }
 
-    fn finish(&self, config: Config, expires: Option<SystemTime>, stamps: Vec<Stamp>) -> Result<Built, K8sError> {
+    fn finish(&self, config: Config, expires: Option<SystemTime>, sources: Sources) -> Result<Built, K8sError> {
         let client = connector::build(&config, self.params.connect_timeout)?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -328,7 +348,7 @@ impl Shared {
             authority,
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
             expires,
-            stamps,
+            sources,
             mark: self.clock.mark(),
             made: Instant::now(),
         };
@@ -348,17 +368,19 @@ impl Shared {
         Some((exec, cluster))
     }
 
-    /// The plugin's credential: the one it gave last, while that is good.
+    /// The plugin's credential: the one it gave last, while that is good. A failure is everybody's who waited for it.
     async fn credential(
         &self,
-        login: &mut Option<Credential>,
-        exec: &ExecConfig,
-        cluster: Option<&Cluster>,
+        (login, asked): (&mut PluginLogin, Instant),
+        (exec, cluster): (&ExecConfig, Option<&Cluster>),
         progress: Option<&Progress>,
     ) -> Result<Credential, K8sError> {
         let good = |credential: &&Credential| credential.expires.is_none_or(|end| end > SystemTime::now() + EARLY);
-        if let Some(credential) = login.as_ref().filter(good) {
+        if let Some(credential) = login.credential.as_ref().filter(good) {
             return Ok(credential.clone());
+        }
+        if let Some((_, error)) = login.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
         }
         if let Some(progress) = progress {
             progress.waiting_for(format!("a login to Kubernetes (context {}) by {}", self.shown, exec::program(exec)));
@@ -367,29 +389,18 @@ impl Shared {
         // On a task of its own: it goes on when the client that asked first leaves, and others wait for it.
         let (exec, cluster, shown) = (exec.clone(), cluster.cloned(), self.shown.clone());
         let run = tokio::spawn(async move { exec::run(&exec, cluster.as_ref(), &shown, limit).await });
-        let credential = timeout(limit + EARLY, run).await.ok().and_then(Result::ok).unwrap_or_else(|| {
+        let ended = timeout(limit + EARLY, run).await.ok().and_then(Result::ok).unwrap_or_else(|| {
             Err(K8sError::Plugin {
                 context: self.shown.clone(),
                 command: "the credential plugin".to_owned(),
                 why: "did not finish".to_owned(),
                 hint: None,
             })
-        })?;
-        *login = Some(credential.clone());
-        Ok(credential)
-    }
-}
-
-fn apply(credential: &Credential, user: &mut AuthInfo) {
-    if let Some(token) = &credential.token {
-        user.token = Some(token.clone());
-        user.token_file = None;
-    }
-    if let Some((certificate, key)) = &credential.certificate {
-        use secrecy::ExposeSecret;
-        let encoded = |pem: &str| connector::base64(pem.as_bytes());
-        user.client_certificate_data = Some(encoded(certificate));
-        user.client_key_data = Some(encoded(key.expose_secret()).into());
-        (user.client_certificate, user.client_key) = (None, None);
+        });
+        match &ended {
+            Ok(credential) => login.credential = Some(credential.clone()),
+            Err(error) => login.failed = Some((Instant::now(), error.clone())),
+        }
+        ended
     }
 }

@@ -143,6 +143,12 @@ impl K8sError {
         matches!(self, Self::Forbidden { .. })
     }
 
+    /// Asking again soon is of no use: RBAC refused, or a person has to log in, whom a plugin may ask each time.
+    #[must_use]
+    pub(super) fn is_lasting(&self) -> bool {
+        self.is_forbidden() || matches!(self, Self::Unauthorized { .. } | Self::Plugin { .. })
+    }
+
     /// What was asked for is not there, object or resource.
     #[must_use]
     pub fn is_absent(&self) -> bool {

@@ -23,6 +23,7 @@ use super::{
     objects::Pod,
     operators::{PODS, System, Systems},
     reads::{self, access},
+    watches::REFUSED,
 };
 use crate::upstream::{ClusterId, Identity, Lost, Mode, PodId};
 
@@ -123,6 +124,9 @@ impl Task {
                 Ok(_) => {}
                 Err(error) => {
                     debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read");
+                    if error.is_lasting() {
+                        sleep(REFUSED).await;
+                    }
                 }
             }
         }

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kube::config::{Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, Kubeconfig, KubeconfigError};
 
-use super::K8sError;
+use super::{K8sError, connector, exec::Credential};
 
 /// How long ago a file that cannot be used may have changed to be one that is still being written: kubectl and most
 /// other tools truncate it, and write.
@@ -16,6 +16,31 @@ const WRITING: Duration = Duration::from_secs(1);
 
 /// What changes when a file is replaced or rewritten.
 pub(super) type Stamp = Option<(SystemTime, u64)>;
+
+/// The files that a client was made from, as they were before they were read.
+#[derive(Clone)]
+pub(super) struct Sources {
+    files: Vec<PathBuf>,
+    stamps: Vec<Stamp>,
+}
+
+impl Sources {
+    pub(super) fn of(files: Vec<PathBuf>) -> Self {
+        Self { stamps: stamps(&files), files }
+    }
+
+    /// Those that a context names, too.
+    pub(super) fn add_named(&mut self, kubeconfig: &Kubeconfig, context: &str) {
+        let named = Self::of(named(kubeconfig, context));
+        self.files.extend(named.files);
+        self.stamps.extend(named.stamps);
+    }
+
+    /// Whether one is not what it was.
+    pub(super) fn have_changed(&self) -> bool {
+        self.stamps != stamps(&self.files)
+    }
+}
 
 /// The file that is named, else those of `KUBECONFIG`, else the usual one.
 pub(super) fn files(kubeconfig: Option<&PathBuf>) -> Vec<PathBuf> {
@@ -51,6 +76,19 @@ pub(super) fn read(files: &[PathBuf]) -> Result<Option<Kubeconfig>, K8sError> {
     Ok(merged)
 }
 
+/// The files that a context names: certificates and keys, which are renewed without the kubeconfig. (kube itself reads
+/// token files again.)
+fn named(kubeconfig: &Kubeconfig, context: &str) -> Vec<PathBuf> {
+    let context = kubeconfig.contexts.iter().find(|named| named.name == context);
+    let Some(context) = context.and_then(|named| named.context.as_ref()) else { return Vec::new() };
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster);
+    let user = kubeconfig.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref());
+    let authority = cluster.and_then(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
+    let user = user.and_then(|named| named.auth_info.as_ref());
+    let pair = user.into_iter().flat_map(|user| [&user.client_certificate, &user.client_key]).flatten();
+    authority.into_iter().chain(pair).map(PathBuf::from).collect()
+}
+
 /// Whether this process runs in a pod.
 pub(super) fn in_cluster() -> bool {
     env::var_os("KUBERNETES_SERVICE_HOST").is_some()
@@ -75,4 +113,19 @@ fn why(error: &KubeconfigError) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// The user of a kubeconfig with the credential of its plugin.
+pub(super) fn apply(credential: &Credential, user: &mut AuthInfo) {
+    if let Some(token) = &credential.token {
+        user.token = Some(token.clone());
+        user.token_file = None;
+    }
+    if let Some((certificate, key)) = &credential.certificate {
+        use secrecy::ExposeSecret;
+        let encoded = |pem: &str| connector::base64(pem.as_bytes());
+        user.client_certificate_data = Some(encoded(certificate));
+        user.client_key_data = Some(encoded(key.expose_secret()).into());
+        (user.client_certificate, user.client_key) = (None, None);
+    }
 }

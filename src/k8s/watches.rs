@@ -38,8 +38,8 @@ use crate::upstream::{ClusterId, Identity, Lost, Mode};
 const SETTLE: Duration = Duration::from_millis(50);
 /// Between two tries to open a watch that failed.
 const BACKOFF: Duration = Duration::from_secs(2);
-/// Where the caller may not list pods; rights change seldom.
-const REFUSED: Duration = Duration::from_secs(30);
+/// Where the caller may not list pods, or has to log in: rights change seldom, and people are not to be asked by a task.
+pub(super) const REFUSED: Duration = Duration::from_secs(30);
 /// One list or get.
 const READ: Duration = Duration::from_secs(10);
 /// A watch is two or three connections. Beyond this many, clusters are read at each connect instead.
@@ -242,14 +242,14 @@ impl Watched {
                     self.guards().ended = true;
                     return;
                 }
-                Ok(context) => self.follow(first.insert(context)).await,
+                Ok(context) => Box::pin(self.follow(first.insert(context))).await,
                 Err(error) => Err(error),
             };
             self.distrust();
             match ended {
                 Err(error) => {
                     debug!(namespace = self.key.namespace, %error, "the watch is interrupted");
-                    sleep(if error.is_forbidden() { REFUSED } else { BACKOFF }).await;
+                    sleep(if error.is_lasting() { REFUSED } else { BACKOFF }).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
                 Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,
