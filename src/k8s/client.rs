@@ -253,10 +253,17 @@ impl Context {
         query.write(&mut parameters);
         let path = with_query(path, &parameters);
         let deadline = Instant::now() + self.shared.params.request_timeout;
-        let request = self.request("GET", &path, Vec::new())?;
-        let client = self.built.client.clone();
-        let answer = self.timely(deadline, async move { client.request_events::<K>(request).await }).await;
-        let events = answer?.map_err(|error| self.explain(access, error))?;
+        let events = self
+            .retrying(access, deadline, |client| {
+                let request = self.request("GET", &path, Vec::new());
+                async move {
+                    match request {
+                        Ok(request) => Ok(client.request_events::<K>(request).await),
+                        Err(error) => Err(error),
+                    }
+                }
+            })
+            .await?;
         let (context, access) = (self.clone(), access.owned());
         let events =
             events.take_until(sleep_until(Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
