@@ -1,6 +1,7 @@
 //! The binary under test: started, read to the last line, stopped, and searched for secrets.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs,
     net::SocketAddr,
@@ -163,6 +164,24 @@ impl Subject {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// The same but for whole connections to an API server: those are kept for the next request, as many as were once
+    /// needed at a time. Dear: the kernel looks through the sockets of the whole machine.
+    #[must_use]
+    pub fn descriptors_but_for(&self, api: SocketAddr) -> usize {
+        const ESTABLISHED: &str = "01";
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.pid())).unwrap();
+        let to_api = format!(":{:04X}", api.port());
+        let kept: HashSet<PathBuf> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields[2].ends_with(&to_api) && fields[3] == ESTABLISHED)
+            .map(|fields| PathBuf::from(format!("socket:[{}]", fields[9])))
+            .collect();
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        // What is closed meanwhile is not open.
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|link| !kept.contains(link)).count()
     }
 
     #[must_use]

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     faults_stage::{COPY, End, IN_TIME, Stage, end_with, wrong},
-    support::{World, resident},
+    support::World,
 };
 
 /// A proxy's answer, as long as the frame that its first bytes promise.
@@ -314,7 +314,7 @@ async fn a_login_that_hangs_ends_at_the_connect_timeout() {
 #[tokio::test]
 async fn messages_that_lie_about_their_length_are_passed_on_and_not_kept() {
     let stage = &Stage::new(&[]).await;
-    let before = resident(stage.pgferry.pid());
+    let before = stage.pgferry.resident();
     let much = &vec![b'x'; 24 << 20];
     let sessions = [16 << 20, 0x7fff_ffff, u32::MAX, 3].into_iter().enumerate().map(|(number, length)| async move {
         let bytes = [&lie(b'D', length)[..], much].concat();
@@ -324,7 +324,7 @@ async fn messages_that_lie_about_their_length_are_passed_on_and_not_kept() {
         assert!(passed == bytes, "{length}: other bytes");
     });
     futures_util::future::join_all(sessions).await;
-    let after = resident(stage.pgferry.pid());
+    let after = stage.pgferry.resident();
     assert!(after < before + 16 * 1024, "from {before} to {after} KiB");
     stage.works("messages that lie").await;
 }

@@ -11,7 +11,7 @@ use proto_tests::{
 };
 use tokio::time::timeout;
 
-use crate::support::{BINARY, World, descriptors, descriptors_but_for};
+use crate::support::{BINARY, World};
 
 /// No deadline of pgferry's is as long, and a busy machine needs some.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ impl Stage {
         let mut stage = Self { world, pgferry, environment, open: (usize::MAX, usize::MAX) };
         stage.works("at the beginning").await;
         stage.settled("at the beginning").await;
-        stage.open = (descriptors(stage.pgferry.pid()).len(), stage.descriptors());
+        stage.open = (stage.pgferry.descriptors(), stage.descriptors());
         stage
     }
 
@@ -84,14 +84,14 @@ impl Stage {
     }
 
     fn descriptors(&self) -> usize {
-        descriptors_but_for(self.pgferry.pid(), self.world.api.address())
+        self.pgferry.descriptors_but_for(self.world.api.address())
     }
 
     async fn settled(&self, after: &str) {
         let settled = async {
             self.world.api.tunnels(0).await;
             let mut looks = tokio::time::interval(Duration::from_millis(10));
-            while descriptors(self.pgferry.pid()).len() > self.open.0 && self.descriptors() > self.open.1 {
+            while self.pgferry.descriptors() > self.open.0 && self.descriptors() > self.open.1 {
                 looks.tick().await;
             }
         };

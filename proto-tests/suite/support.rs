@@ -1,6 +1,6 @@
 //! What most tests begin with: one cluster `shop` in namespace `prod` on a real server, and pgferry before it.
 
-use std::{collections::HashSet, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
 use proto_tests::{
     cnpg::Cluster,
@@ -125,5 +125,7 @@ pub(crate) fn plugin(api: &FakeKubernetes, token: &str, expires: &str) -> Value 
     json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file, "interactiveMode": "IfAvailable"}})
 }
 
-use std::{collections::HashSet, fs, net::SocketAddr, path::PathBuf, time::Duration};
+/// How often the plugin has run.
+pub(crate) fn runs(api: &FakeKubernetes) -> usize {
+    fs::read_to_string(api.directory().join("runs")).unwrap_or_default().lines().count()
 }
