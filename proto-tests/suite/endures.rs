@@ -70,7 +70,7 @@ async fn the_first_connect_after_a_stop_or_a_network_change_works_at_once() {
 #[tokio::test]
 async fn a_spare_session_is_not_given_away_after_a_stop() {
     let world = World::new().await;
-    let (relay, pgferry) = world.relayed("[sessions]\nspare = \"1s\"\n").await;
+    let (relay, pgferry) = world.relayed(&format!("{LIVELY}[sessions]\nspare = \"1s\"\n")).await;
     let mut watcher = world.directly().await;
     first_query(&pgferry).await;
     let spare = "select count(*) = 1 from pg_stat_activity where state = 'idle' and query = ''";

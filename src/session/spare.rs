@@ -103,9 +103,10 @@ impl Spares {
         ask.wait_until = now;
         let wanted = Wanted { ask, startup: wanted.startup.clone(), database: wanted.database.clone() };
         let (spares, connector) = (Arc::clone(self), Arc::clone(connector));
+        let began = (now, SystemTime::now());
         tokio::spawn(async move {
             match connector.connect(&wanted).await {
-                Ok(connected) => spares.keep(likeness, connected).await,
+                Ok(connected) => spares.keep(likeness, connected, began).await,
                 // Whoever comes next is told what is wrong.
                 Err(_) => {
                     spares.waiting().remove(&likeness);
@@ -114,25 +115,26 @@ impl Spares {
         });
     }
 
-    /// Keeps a session until it is claimed, or not good any more.
-    async fn keep(&self, likeness: Likeness, mut connected: Connected) {
+    /// Keeps a session, whose making `began` then, until it is claimed, or not good any more.
+    async fn keep(&self, likeness: Likeness, mut connected: Connected, began: (Instant, SystemTime)) {
         let (claim, claimed) = oneshot::channel();
         self.waiting().insert(likeness.clone(), Some(claim));
         let mut phase = self.phase.clone();
         let mut lost = connected.upstream.lost.clone();
-        let began = SystemTime::now();
         let given = tokio::select! {
-            // What is overdue, after a sleep or a stop of this process, is found so before it is given away.
             biased;
-            () = sleep(self.life) => None,
             // The server closes, or says something that a client has to hear.
             _ = connected.stream.fill_buf() => None,
             _ = lost.wait_for(Option::is_some) => None,
             _ = phase.wait_for(|phase| *phase != Phase::Serving) => None,
             sender = claimed => sender.ok(),
+            () = sleep(self.life) => None,
         };
-        // While the machine sleeps only the wall clock goes on, and what led through the network is dead.
-        let given = given.filter(|_| began.elapsed().is_ok_and(|age| age < self.life + SLEPT));
+        // After a stop of this process a claim may be seen before the timer has run; and while the machine sleeps only
+        // the wall clock goes on. What led through the network is dead then.
+        let (made, by_wall) = began;
+        let good = made.elapsed() < self.life && by_wall.elapsed().is_ok_and(|age| age < self.life + SLEPT);
+        let given = given.filter(|_| good);
         let left = if let Some(sender) = given {
             sender.send(connected).err()
         } else {
