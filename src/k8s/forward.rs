@@ -31,17 +31,61 @@ use crate::{
 /// The most that one message carries: beyond 64 KiB nothing is gained, and the node holds a message whole.
 const MAX_PAYLOAD: usize = 64 * 1024 - 1;
 
+/// Bytes behind which the node still reads a ping when its server reads nothing: the server's own socket takes as many.
+/// Where more are on the way, a ping may wait as long as they do.
+const TAKEN: usize = 64 * 1024;
+
+/// A message of the server's may have been under way for as long: it says nothing of what was written since.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 /// When a silent tunnel is looked after.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
     /// Silence before a ping: below what NATs and load balancers forget.
     pub ping_after: Duration,
-    /// Silence after which the link is dead, counted only while everything of ours is sent: a COPY that waits for a
+    /// Silence after which the link is dead, counted only while little of ours is on the way: a COPY that waits for a
     /// lock cannot answer a ping, because the node does not read on. Whether such a link is dead is left to TCP, which
     /// gives up after some 15 minutes of retransmissions, as with any server.
     pub dead_after: Duration,
     /// Silence of data before the node is reminded of the stream, which it ends after four hours.
     pub remind_after: Duration,
+}
+
+/// Bytes of ours of which nobody has said that they arrived.
+struct OnTheWay {
+    bytes: usize,
+    /// What was written since `turned`, and in the time before that.
+    latest: [usize; 2],
+    turned: Instant,
+}
+
+impl OnTheWay {
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, latest: [0; 2], turned: now }
+    }
+
+    fn written(&mut self, bytes: usize, now: Instant) {
+        self.turn(now);
+        let [latest, _] = &mut self.latest;
+        *latest = latest.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// The node reads on: all has arrived but for the latest.
+    fn heard(&mut self, now: Instant) {
+        self.turn(now);
+        let [latest, before] = self.latest;
+        self.bytes = latest.saturating_add(before);
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let age = now.duration_since(self.turned);
+        if age >= UNDER_WAY {
+            let [latest, _] = self.latest;
+            self.latest = [0, if age < UNDER_WAY * 2 { latest } else { 0 }];
+            self.turned = now;
+        }
+    }
 }
 
 /// A byte stream through a WebSocket to one port of a pod.
@@ -51,7 +95,7 @@ pub(super) struct Tunnel<S> {
     demultiplexer: Demultiplexer,
     payload: Bytes,
     ended: bool,
-    unsent: bool,
+    on_the_way: OnTheWay,
     liveness: Liveness,
     heard: Instant,
     pinged: bool,
@@ -68,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             demultiplexer: Demultiplexer::new(port),
             payload: Bytes::new(),
             ended: false,
-            unsent: false,
+            on_the_way: OnTheWay::new(now),
             liveness,
             heard: now,
             pinged: false,
@@ -104,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         };
         self.heard = Instant::now();
         self.pinged = false;
+        self.on_the_way.heard(self.heard);
         match message {
             Message::Binary(bytes) => match self.demultiplexer.receive(bytes) {
                 Ok(Received::Nothing) => {}
@@ -141,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         loop {
             let now = Instant::now();
             let silent = now.duration_since(self.heard);
-            if self.pinged && !self.unsent && silent >= self.liveness.dead_after {
+            if self.pinged && self.on_the_way.bytes <= TAKEN && silent >= self.liveness.dead_after {
                 self.ended = true;
                 return Poll::Ready(self.lost(&format!("nothing was heard for {} s", silent.as_secs())));
             }
@@ -214,16 +259,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
         if let Err(error) = Pin::new(&mut this.ws).start_send(message) {
             return Poll::Ready(Err(this.lost(&why(&error))));
         }
-        this.unsent = true;
         this.data_at = Instant::now();
+        this.on_the_way.written(take, this.data_at);
         Poll::Ready(Ok(take))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.ws).poll_flush(cx));
-        this.unsent = false;
-        Poll::Ready(flushed.map_err(|error| this.lost(&why(&error))))
+        Pin::new(&mut this.ws).poll_flush(cx).map_err(|error| this.lost(&why(&error)))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -21,7 +21,12 @@ fn message(channel: u8, payload: &[u8]) -> Message {
 
 /// Both ends, port checks sent.
 async fn connected() -> (Tunnel<DuplexStream>, Node) {
-    let (ours, theirs) = duplex(256 * 1024);
+    connected_through(256 * 1024).await
+}
+
+/// The same with a way between them that holds so many bytes.
+async fn connected_through(bytes: usize) -> (Tunnel<DuplexStream>, Node) {
+    let (ours, theirs) = duplex(bytes);
     let ws = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
     let mut node = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
     for channel in [0, 1] {
@@ -145,8 +150,8 @@ async fn a_silent_link_is_pinged_and_a_dead_one_found() {
     assert!(elapsed >= Duration::from_secs(3 * 25 + 90) && elapsed < Duration::from_secs(3 * 25 + 120), "{elapsed:?}");
 }
 
-/// A COPY that waits for a lock cannot answer a ping: the node does not read on. As long as bytes of ours are unsent
-/// that is no sign of death.
+/// A COPY that waits for a lock cannot answer a ping: the node does not read on. As long as many bytes of ours are on
+/// the way that is no sign of death.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_writer_is_not_a_dead_link() {
     let (tunnel, mut node) = connected().await;
@@ -168,6 +173,21 @@ async fn a_blocked_writer_is_not_a_dead_link() {
     tokio::select! {
         read = reading.read_u8() => panic!("ended: {read:?}"),
         _ = async { tokio::join!(write, unblock) } => {}
+    }
+}
+
+/// A COPY whose last bytes all fitted into buffers on the way, and whose server waited for a lock, was given up after
+/// 90 s: everything was sent, and the ping stood behind it.
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_buffers_on_the_way_is_not_a_dead_link() {
+    for (bytes, lives) in [(1024 * 1024, true), (1024, false)] {
+        let (tunnel, node) = connected_through(4 * 1024 * 1024).await;
+        let (mut reading, mut writing) = tokio::io::split(tunnel);
+        writing.write_all(&vec![0; bytes]).await.expect("written");
+        writing.flush().await.expect("flushed");
+        let read = tokio::time::timeout(Duration::from_mins(10), reading.read_u8()).await;
+        assert_eq!(read.is_err(), lives, "{bytes} bytes: {read:?}");
+        drop(node);
     }
 }
 
