@@ -7,7 +7,7 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     net::{IpAddr, SocketAddr},
 };
@@ -25,15 +25,29 @@ const LIVE: [u8; 2] = [TCP_ESTABLISHED, TCP_CLOSE_WAIT];
 
 /// Who owns the socket with this local and this remote address.
 pub(super) async fn of_peer(local: SocketAddr, remote: SocketAddr) -> Option<u32> {
-    if let Ok(Some(uid)) = ask(local, remote) {
-        return Some(uid);
+    let uid = match ask(local, remote) {
+        Ok(Some(uid)) => Some(uid),
+        // Not on a thread that other sessions need.
+        Ok(None) | Err(_) => tokio::task::spawn_blocking(move || from_tables(local, remote)).await.ok().flatten(),
+    };
+    uid.filter(|uid| !is_anybody(*uid))
+}
+
+/// Whether this number stands for all users whom our user namespace does not know (`user_namespaces(7)`).
+fn is_anybody(uid: u32) -> bool {
+    /// What a kernel that does not say has.
+    const OVERFLOW: u32 = 65_534;
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
+    if uid != overflow.unwrap_or(OVERFLOW) {
+        return false;
     }
-    // Not on a thread that other sessions need.
-    tokio::task::spawn_blocking(move || from_tables(local, remote)).await.ok().flatten()
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // The first namespace knows them all; there it is an ordinary user, mostly called nobody.
+    map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// Asks the kernel; `None` where it knows of no such socket. An IPv4 address mapped into an IPv6 socket is found under
-/// its IPv4 address. Never blocks: the kernel answers while it takes the question.
+/// its IPv4 address. The kernel answers while it takes the question.
 fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST;
@@ -50,7 +64,7 @@ fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
-        socket_id: socket_id.clone(),
+        socket_id,
     };
     let mut question = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     question.finalize();
@@ -60,16 +74,19 @@ fn ask(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
     socket.send_to(&bytes, &netlink_sys::SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
+    let (answer, sender) = socket.recv_from_full()?;
+    if sender.port_number() != 0 {
+        return Err(io::Error::other("an answer that is not the kernel's"));
+    }
     let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
     let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) = answer.payload else {
         return Ok(None);
     };
+    let (id, state) = (found.header.socket_id, found.header.state);
+    let from = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
+    let to = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
     // Where no connection matches, the kernel answers with a listener.
-    let is_it = found.header.socket_id.source_port == local.port()
-        && found.header.socket_id.destination_port == remote.port()
-        && LIVE.contains(&found.header.state);
-    Ok(is_it.then_some(found.header.uid))
+    Ok(((from, to) == (local, remote) && LIVE.contains(&state)).then_some(found.header.uid))
 }
 
 /// Reads the tables.

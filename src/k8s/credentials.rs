@@ -66,52 +66,11 @@ impl Refusals {
     }
 }
 
-/// Whose login, where, for which role.
-type ReadingKey = (Identity, ClusterId, Role);
-
-/// Logins that are being read: clients that come at the same time share one request.
-#[derive(Debug, Default)]
-pub(super) struct Readings(Mutex<HashMap<ReadingKey, Arc<Reading>>>);
-
-/// Held while it is read; what was found last, and since when.
-type Reading = tokio::sync::Mutex<Option<(Instant, Result<Login, Failure>)>>;
-
-impl Readings {
-    /// What `read` finds, or what somebody else's reading found that ended meanwhile.
-    async fn join(
-        &self,
-        key: ReadingKey,
-        read: impl Future<Output = Result<Login, Failure>> + Send,
-    ) -> Result<Login, Failure> {
-        let asked = Instant::now();
-        let reading = Arc::clone(self.all().entry(key.clone()).or_default());
-        let mut found = reading.lock().await;
-        let result = match &*found {
-            Some((at, result)) if *at >= asked => result.clone(),
-            _ => {
-                let result = read.await;
-                found.insert((Instant::now(), result)).1.clone()
-            }
-        };
-        drop(found);
-        // The map's own, this one, and those who wait: the last to leave forgets the login.
-        let mut all = self.all();
-        if all.get(&key).is_some_and(|reading| Arc::strong_count(reading) <= 2) {
-            all.remove(&key);
-        }
-        result
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<ReadingKey, Arc<Reading>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[async_trait]
 impl Credentials for Kubernetes {
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         let key = (ask.identity.clone(), upstream.cluster.clone(), ask.role.clone());
-        let login = self.readings.join(key, Box::pin(self.find_login(ask, upstream))).await?;
+        let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
         self.refusals.check(&upstream.cluster, &login)?;
         Ok(login)
     }

@@ -87,7 +87,7 @@ pub struct Kubernetes {
     /// What is known of each cluster that was resolved, for its login.
     pub(super) seen: Mutex<HashMap<(Identity, ClusterId), Arc<View>>>,
     pub(super) refusals: super::credentials::Refusals,
-    pub(super) readings: super::credentials::Readings,
+    pub(super) readings: super::readings::Readings,
     /// The last login that a server took, for the moment between a new Secret and the server that knows it.
     pub(super) worked: Mutex<HashMap<super::credentials::WorkedKey, Login>>,
     turn: AtomicUsize,
@@ -109,7 +109,7 @@ impl Kubernetes {
             known: Mutex::default(),
             seen: Mutex::default(),
             refusals: super::credentials::Refusals::default(),
-            readings: super::credentials::Readings::default(),
+            readings: super::readings::Readings::default(),
             worked: Mutex::default(),
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),

@@ -31,6 +31,7 @@ mod no_proxy;
 mod objects;
 pub mod operators;
 mod pool;
+mod readings;
 mod reads;
 mod same;
 pub mod tunnel;
