@@ -26,6 +26,7 @@ use crate::{
 mod relay;
 mod rows;
 mod table;
+mod upgrade;
 mod ways;
 
 struct Options {
@@ -131,6 +132,7 @@ async fn measure(options: &Options, server: &Server, folder: &Path) -> anyhow::R
     let mut ways = vec![server.direct(), forwarded, ours.clone(), sparing.clone()];
     ways.extend(bouncer.iter().map(|(_, way)| way.clone()));
     rows::connects(&mut table, "", &ways, options.rounds).await?;
+    rows::upgrades(&mut table, server, options.rounds).await?;
     rows::connects_over_tls(&mut table, server, &[strict], options.rounds).await?;
     let from_client = [ours.over_tls(), sparing.over_tls()];
     rows::connects(&mut table, ", TLS from the client to pgferry", &from_client, options.rounds).await?;

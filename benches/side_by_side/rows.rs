@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     table::{Numbers, Table},
+    upgrade::Upgrades,
     ways::{Column, Server, Way},
 };
 
@@ -68,6 +69,17 @@ pub(crate) async fn connects(table: &mut Table, kind: &str, ways: &[Way], rounds
     }
     table.add(format!("connect and `select 1`, warm{kind}, ms"), warm);
     table.add(format!("the same, {BURST} at once, ms each"), burst);
+    Ok(())
+}
+
+/// The API server's part of a connect: a bound, not a way.
+pub(crate) async fn upgrades(table: &mut Table, server: &Server, rounds: usize) -> anyhow::Result<()> {
+    let (upgrades, mut numbers) = (Upgrades::new(server).await?, Numbers::default());
+    for _ in 0..rounds {
+        sleep(BREATH / 10).await;
+        numbers[Column::Pgferry as usize].push(upgrades.one().await?);
+    }
+    table.add("of that, Kubernetes' own upgrade, measured alone", numbers);
     Ok(())
 }
 

@@ -19,8 +19,8 @@ use tokio::{
 mod endurance;
 #[path = "e2e_failover.rs"]
 mod failover;
-#[path = "e2e_idle.rs"]
-mod idle;
+#[path = "e2e_lasting.rs"]
+mod lasting;
 #[path = "e2e_systems.rs"]
 mod systems;
 
