@@ -142,9 +142,12 @@ fn servers() -> Vec<Fault> {
         hostile("HTTP from the server", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         hostile("zeros", &[0; 64]),
         hostile("a message of 16 MiB that is none", &lie(b'R', 16 << 20)),
+        // Long for any state of the login; its first byte is still zero, as a short one's.
+        hostile("an error of 1 MiB that is none", &lie(b'E', 1 << 20)),
         hostile("a message of 2 GiB that is none", &lie(b'E', 0x7fff_ffff)),
         hostile("a message of 4 GiB that is none", &lie(b'S', u32::MAX)),
         hostile("a length below the smallest", &lie(b'R', 3)),
+        hostile("an error's length below the smallest", &lie(b'E', 3)),
     ]
 }
 

@@ -319,7 +319,8 @@ async fn bare_text<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut) -> Opti
     while !buf.contains(&0) && buf.len() < MAX_TEXT && matches!(io.read_buf(buf).await, Ok(1..)) {}
     let text = buf.get(1..)?.split(|byte| *byte == 0).next()?;
     let text = std::str::from_utf8(text).ok()?.trim_end();
-    (!text.contains(char::is_control)).then(|| text.to_owned())
+    // The first byte of a length that a message can have is zero: that is a message which lies about it, and no text.
+    (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
 }
 
 #[cfg(test)]

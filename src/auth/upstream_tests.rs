@@ -74,6 +74,19 @@ async fn passwords_that_cannot_be_sent() {
     assert!(matches!(result, Err(LoginError::ZeroByte(_))), "{result:?}");
 }
 
+/// An error whose length cannot be was taken for the bare text of a server that cannot fork, an empty one, and the login
+/// was tried again and again.
+#[tokio::test]
+async fn an_error_that_lies_about_its_length_is_no_text() {
+    for length in [0, 3, 30_005, 40_000, 16 << 20, 0x2000_0000, u32::MAX] {
+        let lie = [&b"E"[..], &length.to_be_bytes(), b"some"].concat();
+        let result = against(&lie, &login(), Channel::Plaintext, Early::Wait).await;
+        assert!(matches!(result, Err(LoginError::Protocol(_))), "{length}: {result:?}");
+    }
+    let result = against(b"Ecould not fork\n\0", &login(), Channel::Plaintext, Early::Wait).await;
+    assert!(matches!(&result, Err(LoginError::Overloaded(text)) if text == "could not fork"), "{result:?}");
+}
+
 #[tokio::test]
 async fn hostile_answers_are_errors() {
     let nonce = ask(11, b"r=other,s=AAAA,i=4096");
