@@ -61,6 +61,7 @@ fn answers(call: &Call, truncated: &str) -> Vec<(&'static str, Fault, Told)> {
         ("409", status(409, "Conflict", "the object has been modified"), answered("answers 409")),
         ("429, and to wait a second", Fault::Throttled(1), answered("answers 429: Too many requests")),
         ("429, and to wait a minute", Fault::Throttled(60), answered("answers 429: Too many requests")),
+        ("429 from somebody else", Fault::Status(429, "{\"key\": \"x".to_owned()), answered("(status 429)")),
         ("500", status(500, "InternalError", "etcd"), answered("answers 500: etcd")),
         ("503", status(503, "ServiceUnavailable", "later"), answered("answers 503: later")),
         ("a page with 200", page(200), call.foreign),

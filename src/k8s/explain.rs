@@ -27,6 +27,7 @@ impl Context {
         let server = self.server().to_owned();
         let upgrade = access.resource == "pods/portforward";
         let foreign = status.reason == FOREIGN;
+        let line = line(&status.message);
         match status.code {
             401 => K8sError::Unauthorized { context: self.name().to_owned() },
             403 if !foreign => K8sError::Forbidden {
@@ -43,16 +44,28 @@ impl Context {
                 K8sError::NoSuchResource { resource: access.resource.to_owned() }
             }
             410 => K8sError::Gone,
-            // API Priority and Fairness answers with a line of text.
-            429 if !status.message.starts_with('<') => {
-                K8sError::Status { server, code: 429, message: status.message.clone() }
-            }
+            // API Priority and Fairness answers with a line of text. So does whatever else stands in between.
+            429 if line.is_some() => K8sError::Status { server, code: 429, message: line.unwrap_or_default() },
             // A gateway that does not reach the API server says nothing about WebSockets.
             code if foreign && upgrade && !matches!(code, 502..=504) => K8sError::NoWebSocket { server, code },
-            code if foreign => K8sError::NotKubernetes { server, code },
+            code if foreign || code == 429 => K8sError::NotKubernetes { server, code },
             code => K8sError::Status { server, code, message: status.message.clone() },
         }
     }
+}
+
+/// What may be quoted of an answer that is no Status: its first line, where that is a person's to read. A page or JSON
+/// is a program's, and may hold whatever a gateway was asked with.
+fn line(text: &str) -> Option<String> {
+    /// A client shows it in one line, behind ours; API Priority and Fairness needs 42.
+    const LONGEST: usize = 200;
+    let line = text.trim_start().split(['\n', '\r']).next()?;
+    if line.starts_with(['<', '{', '[', '"']) {
+        return None;
+    }
+    let line: String = line.chars().filter(|char| !char.is_control()).take(LONGEST).collect();
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 /// `... cannot VERB resource ...`: the verb that RBAC misses, which is not always the one of the call.
@@ -92,5 +105,16 @@ mod tests {
         let message = "pods \"x\" is forbidden: User \"u\" cannot create resource \"pods/portforward\" in API group";
         assert_eq!(refused_verb(message), Some("create"));
         assert_eq!(refused_verb("forbidden"), None);
+    }
+
+    #[test]
+    fn one_short_line_is_quoted() {
+        let too_many = "Too many requests, please try again later.";
+        assert_eq!(line(&format!("{too_many}\n")).as_deref(), Some(too_many));
+        assert_eq!(line("\r\nfirst\u{1b}[31m\u{0}\r\nsecond").as_deref(), Some("first[31m"));
+        assert_eq!(line(&"é".repeat(100_000)), Some("é".repeat(200)));
+        for none in ["", " \n", "\u{7}", "<html>", " {\"token\": \"x\"}", "[1]", "\"text\""] {
+            assert_eq!(line(none), None, "{none:?}");
+        }
     }
 }
