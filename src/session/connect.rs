@@ -4,14 +4,10 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::{io::AsyncReadExt, time::timeout_at};
 
 use crate::{
     auth::upstream::{Attempt, Channel, Early, LoginError, Method, log_in},
@@ -23,17 +19,16 @@ use crate::{
         frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
-    session::registry::{Place, Registry},
+    session::{
+        patience::Patience,
+        registry::{Place, Registry},
+    },
     tls,
     upstream::{
         Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, Server, TlsMode,
         Upstream,
     },
 };
-
-/// Between two looks at a cluster whose primary does not take logins: often enough for a failover of two seconds,
-/// rare enough for an API server.
-const PACE: Duration = Duration::from_millis(250);
 
 /// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
 /// trigger's notices are kept within reason.
@@ -165,8 +160,7 @@ impl Connector {
         let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
-        // What a watch remembers may be old: one more look is always taken, and at once.
-        let mut not_before: Option<Instant> = None;
+        let mut patience = Patience::until(ask.wait_until);
         // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
         let mut other_ways = 2;
         loop {
@@ -193,12 +187,10 @@ impl Connector {
                     return Err(explained(refusal, &refused));
                 }
                 Err(Miss::Stale(refusal)) => {
-                    if not_before.is_some_and(|not_before| not_before > ask.wait_until) {
+                    ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
+                    if !patience.next().await {
                         return Err(refusal);
                     }
-                    ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
-                    sleep_until(not_before.unwrap_or_else(Instant::now)).await;
-                    not_before = Some(Instant::now() + PACE);
                     upstream = self.directory.resolve_again(ask, &upstream).await?;
                 }
             }

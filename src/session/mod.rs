@@ -27,6 +27,7 @@ pub mod client;
 mod connect;
 mod converse;
 mod greet;
+mod patience;
 mod pipe;
 pub mod registry;
 mod reply;
