@@ -21,6 +21,7 @@ use crate::{
         frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
+    tls::is_end,
     upstream::Login,
 };
 
@@ -128,6 +129,16 @@ pub enum LoginError {
 }
 
 impl LoginError {
+    /// The server closed the connection, or reset it.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => is_end(error),
+            _ => false,
+        }
+    }
+
     /// Whether the same login may work inside TLS.
     #[must_use]
     pub fn needs_tls(&self) -> bool {

@@ -1,7 +1,10 @@
 //! Logins against a server that does not mean well; the real ones are in the protocol tests.
 
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt as _, duplex};
+use tokio::{
+    io::{AsyncReadExt as _, duplex},
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 
@@ -85,6 +88,27 @@ async fn an_error_that_lies_about_its_length_is_no_text() {
     }
     let result = against(b"Ecould not fork\n\0", &login(), Channel::Plaintext, Early::Wait).await;
     assert!(matches!(&result, Err(LoginError::Overloaded(text)) if text == "could not fork"), "{result:?}");
+}
+
+/// Without a tunnel a reset is an error of the stream, and was taken for one that stays.
+#[tokio::test]
+async fn a_reset_ends_a_login_as_a_close_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let mut ours = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+    let (server, _) = listener.accept().await.expect("accepted");
+    // Waits until the message is there: an end over unread bytes is a reset.
+    let reset = async {
+        server.readable().await.expect("readable");
+        drop(server);
+    };
+    let mut startup = Startup::new(ProtocolVersion::V3_0);
+    startup.set("user", "app");
+    let (login, channel) = (login(), Channel::Plaintext);
+    let version = ProtocolVersion::V3_0;
+    let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early: Early::Wait };
+    let mut buf = BytesMut::new();
+    let (result, ()) = tokio::join!(log_in(&mut ours, &mut buf, attempt), reset);
+    assert!(matches!(&result, Err(error @ LoginError::Io(_)) if error.is_end()), "{result:?}");
 }
 
 #[tokio::test]

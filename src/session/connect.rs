@@ -278,10 +278,11 @@ impl Connector {
                     Miss::Final(refusal)
                 }
             }
-            LoginError::Closed => Miss::Stale(Refusal::Report(closed(upstream))),
             error @ LoginError::Overloaded(_) => Miss::Stale(Refusal::Report(placed(upstream, error.report()))),
             error => match failure_inside(&error) {
+                // A tunnel's own words tell more than that it ended.
                 Some(failure) => failure.into(),
+                None if error.is_end() => Miss::Stale(Refusal::Report(closed(upstream))),
                 None => Miss::Final(Refusal::Report(placed(upstream, error.report()))),
             },
         }

@@ -19,6 +19,13 @@ pub fn install_crypto_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// The peer is gone. Whether a close is seen as a reset is the kernel's to say: it is one where bytes were not read.
+#[must_use]
+pub fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
 /// TLS that did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -72,10 +79,10 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// The server closed the connection.
+    /// The server closed the connection, or reset it.
     #[must_use]
     pub fn is_end(&self) -> bool {
-        matches!(self, Self::Io(error) | Self::Handshake(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+        matches!(self, Self::Io(error) | Self::Handshake(error) if is_end(error))
     }
 }
 
@@ -99,6 +106,22 @@ impl ClientFacing for TlsError {
             Self::Protocol => fatal(SqlState::PROTOCOL_VIOLATION),
             Self::Material { .. } | Self::Read { .. } => fatal(SqlState::CONFIG_FILE_ERROR),
             _ => fatal(SqlState::CONNECTION_FAILURE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_an_end() {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, TimedOut, UnexpectedEof};
+        for kind in [BrokenPipe, ConnectionReset, UnexpectedEof] {
+            assert!(TlsError::Io(kind.into()).is_end() && TlsError::Handshake(kind.into()).is_end(), "{kind}");
+        }
+        for kind in [InvalidData, TimedOut] {
+            assert!(!TlsError::Io(kind.into()).is_end() && !TlsError::Handshake(kind.into()).is_end(), "{kind}");
         }
     }
 }
