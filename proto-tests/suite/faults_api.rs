@@ -7,7 +7,10 @@ use proto_tests::kubernetes::Fault;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::faults_stage::{IN_TIME, Stage, wrong};
+use crate::{
+    faults_stage::{IN_TIME, Stage, wrong},
+    support::until,
+};
 
 /// What becomes of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -177,10 +180,11 @@ async fn to_the_port_forward() {
     answered(call, false).await;
 }
 
-/// What a watch meets is no client's business.
+/// What a watch meets is no client's business. One that was refused is asked for again seconds later, so that every fault
+/// gets a pgferry that has none yet.
 #[tokio::test]
 async fn to_the_watches() {
-    let stage = stage().await;
+    let mut stage = stage().await;
     stage.world.api.allow_all();
     let truncated = "{\"type\": \"ADDED\", \"object\": {\"metad";
     let nothing = Call {
@@ -196,8 +200,12 @@ async fn to_the_watches() {
         for resource in ["pods", "clusters"] {
             stage.world.api.fault("watch", resource, usize::MAX, fault.clone());
         }
+        stage.pgferry = stage.again().await;
+        stage.world.api.forget_requests();
         let connecting = timeout(IN_TIME, stage.pgferry.connect("pgferry", "shop.prod")).await.expect("in time");
         let mut wire = connecting.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let met = || ["pods", "clusters"].iter().all(|resource| stage.world.api.asked("watch", resource) > 0);
+        until(&format!("the watches meet {name}"), met).await;
         assert_eq!(wire.value("select 1").await.unwrap(), "1", "{name}");
         drop(wire);
         stage.world.api.cut_tunnels("prod", "shop-1");

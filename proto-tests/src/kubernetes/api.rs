@@ -180,6 +180,7 @@ pub(crate) async fn answer(
         bytes: 0,
     };
     let acting = record.impersonated.clone().unwrap_or(user);
+    shared.store().arrived.push((verb, target.resource()));
     let fault = planted(&shared, verb, &target);
     let response = match fault {
         Some(Fault::Status(code, text)) => respond(code, text),

@@ -118,6 +118,8 @@ pub(crate) struct Store {
     /// By pod, for the next so many tunnels.
     scripts: HashMap<String, (Script, usize)>,
     requests: Vec<Request>,
+    /// Verbs and resources of all requests, answered or not.
+    arrived: Vec<(&'static str, String)>,
     page: usize,
     websockets: bool,
     /// The container runtime's limit on streams without a message.
@@ -200,6 +202,7 @@ impl FakeKubernetes {
             backends: HashMap::new(),
             scripts: HashMap::new(),
             requests: Vec::new(),
+            arrived: Vec::new(),
             page: usize::MAX,
             websockets: true,
             stream_idle: None,
@@ -445,9 +448,19 @@ impl FakeKubernetes {
     }
 
     pub fn forget_requests(&self) {
-        self.shared.store().requests.clear();
+        let mut store = self.shared.store();
+        store.requests.clear();
+        store.arrived.clear();
     }
 
+    /// Requests that have arrived, those too that a fault leaves without an answer.
+    #[must_use]
+    pub fn asked(&self, verb: &str, resource: &str) -> usize {
+        let store = self.shared.store();
+        store.arrived.iter().filter(|(asked, about)| *asked == verb && about == resource).count()
+    }
+
+    /// Requests that were answered.
     #[must_use]
     pub fn count(&self, verb: &str, resource: &str) -> usize {
         self.requests().iter().filter(|request| request.verb == verb && request.resource == resource).count()
