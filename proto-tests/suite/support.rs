@@ -12,18 +12,22 @@ use proto_tests::{
 };
 
 use serde_json::{Value, json};
-use tokio::{task::yield_now, time::timeout};
+use tokio::time::{interval, timeout};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
 /// Long enough for a busy machine; a test that needs it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Between two looks: the machine has other tests to run.
+const PACE: Duration = Duration::from_millis(10);
+
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
+        let mut looks = interval(PACE);
         while !holds() {
-            yield_now().await;
+            looks.tick().await;
         }
     };
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
@@ -31,7 +35,12 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Waits until a query says "t".
 pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
-    let wait = async { while watcher.value(sql).await.unwrap() != "t" {} };
+    let wait = async {
+        let mut looks = interval(PACE);
+        while watcher.value(sql).await.unwrap() != "t" {
+            looks.tick().await;
+        }
+    };
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
 }
 
