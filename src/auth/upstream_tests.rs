@@ -81,7 +81,7 @@ async fn passwords_that_cannot_be_sent() {
 /// was tried again and again.
 #[tokio::test]
 async fn an_error_that_lies_about_its_length_is_no_text() {
-    for length in [0, 3, 30_005, 40_000, 16 << 20, 0x2000_0000, u32::MAX] {
+    for length in [0_u32, 3, 30_005, 40_000, 16 << 20, 0x2000_0000] {
         let lie = [&b"E"[..], &length.to_be_bytes(), b"some"].concat();
         let result = against(&lie, &login(), Channel::Plaintext, Early::Wait).await;
         assert!(matches!(result, Err(LoginError::Protocol(_))), "{length}: {result:?}");
