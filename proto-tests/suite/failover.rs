@@ -1,6 +1,6 @@
 //! Sessions whose server is lost.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use proto_tests::{cnpg::Cluster, postgres::PostgresServer, wire::Wire};
 use serde_json::json;
@@ -141,5 +141,21 @@ async fn without_the_verb_watch() {
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     pgferry.connect("pgferry", "shop").await.unwrap();
     world.cluster().begin_deleting(1);
+    assert_eq!(farewell(&mut wire).await, "57P01");
+}
+
+/// A session that began after the kubeconfig was replaced joined the watch on the old cluster, which nobody could reach
+/// and which therefore did not know yet that it was over: no failover ended that session.
+#[tokio::test]
+async fn a_session_after_a_replaced_kubeconfig_hears_of_its_own_cluster() {
+    let world = World::new().await;
+    let mut pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    let other = World::new().await;
+    world.api.go_down().await;
+    pgferry.says("the watch is interrupted").await;
+    fs::copy(other.api.kubeconfig(), world.api.directory().join("kubeconfig")).unwrap();
+    let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+    other.cluster().begin_deleting(1);
     assert_eq!(farewell(&mut wire).await, "57P01");
 }

@@ -136,6 +136,11 @@ impl Context {
         self.shared.has_left(&self.built)
     }
 
+    /// Which of the clusters that the context's name has meant this is.
+    pub(super) fn meaning(&self) -> u64 {
+        self.built.meaning
+    }
+
     /// As the person writes it.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -12,7 +12,10 @@ use kube::{
     Client, Config,
     config::{Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tracing::debug;
 
 use super::{
@@ -79,6 +82,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<Clock>,
     files: Vec<PathBuf>,
     current: Mutex<Option<Built>>,
+    /// Counts the clusters that the name has meant.
+    pub(super) meanings: watch::Sender<u64>,
     /// Held while a login is under way, so that one plugin runs for all who wait.
     login: tokio::sync::Mutex<PluginLogin>,
     /// Which API groups the server has.
@@ -101,6 +106,8 @@ pub(super) struct Built {
     pub(super) server: String,
     /// Whose certificate it has; another one, another cluster.
     authority: Option<Vec<Vec<u8>>>,
+    /// Which of the clusters that the context's name has meant this is.
+    pub(super) meaning: u64,
     pub(super) namespace: String,
     expires: Option<SystemTime>,
     sources: Sources,
@@ -229,6 +236,7 @@ impl Contexts {
             clock: Arc::clone(&self.clock),
             files: self.files.clone(),
             current: Mutex::default(),
+            meanings: watch::Sender::new(0),
             login: tokio::sync::Mutex::default(),
             discovered: Mutex::default(),
             used_up: AtomicUsize::default(),
@@ -267,8 +275,7 @@ impl Shared {
 
     /// Whether the context means another cluster now than the one of this client.
     pub(super) fn has_left(&self, built: &Built) -> bool {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().is_some_and(|now| now.server != built.server || now.authority != built.authority)
+        *self.meanings.borrow() != built.meaning
     }
 
     /// A new login after the API server refused the client `refused`; one for all whom it refused.
@@ -339,6 +346,7 @@ impl Shared {
         if current.as_ref().is_some_and(|before| before.server != server || before.authority != authority) {
             debug!(context = self.shown, server, "the context is another cluster now");
             *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.meanings.send_modify(|meanings| *meanings += 1);
             // Before the mark is made: the new client is not concerned.
             self.clock.tell();
         }
@@ -346,6 +354,7 @@ impl Shared {
             client,
             server,
             authority,
+            meaning: *self.meanings.borrow(),
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
             expires,
             sources,

@@ -121,14 +121,14 @@ impl Kubernetes {
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
         let (id, system, _) =
             self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
-        self.watches.view(&id, &ask.identity, &system)
+        self.watches.view(&id, context, &system)
     }
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
     async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned();
-        let known = known
-            .filter(|(id, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(id, &ask.identity, system));
+        let known =
+            known.filter(|(id, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(id, context, system));
         let Some((id, system, _)) = known else {
             return Ok(None);
         };
@@ -169,7 +169,7 @@ impl Kubernetes {
                         tidy(&mut asked);
                         asked.insert(id.clone(), pod.metadata.name.clone());
                     }
-                    let lost = self.watches.guard(&id, &ask.identity, &view, (&pod, mode));
+                    let lost = self.watches.guard(&id, context, &view, (&pod, mode));
                     let tls = self.tls(context, &view.facts, &pod.metadata.name, ask.deadline).await?;
                     let port = view.port(&pod);
                     let namespace =
@@ -188,8 +188,8 @@ impl Kubernetes {
             let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
             ask.progress.waiting_for(format!("{what} of {id}"));
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
-            self.watches.changed(&id, &ask.identity, &system, longest).await;
-            view = match self.watches.view(&id, &ask.identity, &system) {
+            self.watches.changed(&id, context, &system, longest).await;
+            view = match self.watches.view(&id, context, &system) {
                 Some(view) => view,
                 None => reads::view(context, &self.systems, &system, (&id.namespace, &id.name), ask.deadline)
                     .await?

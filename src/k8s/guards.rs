@@ -36,6 +36,8 @@ const MOST: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Guarded {
     id: ClusterId,
+    /// Which of the clusters that the context's name has meant: an endpoint need not tell a uid that would.
+    meaning: u64,
     identity: Identity,
     pod: PodId,
     mode: Mode,
@@ -61,13 +63,14 @@ impl Guarding {
     pub(super) fn guard(
         &self,
         id: &ClusterId,
-        identity: &Identity,
+        context: &Context,
         system: &System,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
         let meta = &pod.metadata;
         let pod = PodId { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() };
-        let guarded = Guarded { id: id.clone(), identity: identity.clone(), pod, mode };
+        let (meaning, identity) = (context.meaning(), context.identity().clone());
+        let guarded = Guarded { id: id.clone(), meaning, identity, pod, mode };
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = all.get(&guarded).filter(|sender| sender.borrow().is_none()) {
             return sender.subscribe();
@@ -104,7 +107,6 @@ struct Task {
 impl Task {
     async fn run(self) {
         let mut events = None;
-        let mut first: Option<Context> = None;
         loop {
             self.wait(&mut events).await;
             if self.forget_if_unused() {
@@ -112,16 +114,17 @@ impl Task {
             }
             let looked = match self.contexts.get(Some(&self.guarded.id.context), &self.guarded.identity, None).await {
                 // The server is not lost: it is where nobody can look any more.
-                Ok(_) if first.as_ref().is_some_and(Context::is_left) => {
+                Ok(context) if context.meaning() != self.guarded.meaning => {
                     self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
                     return;
                 }
-                Ok(context) => self.look(first.insert(context), &mut events).await,
+                // What was read may be of the next cluster already.
+                Ok(context) => self.look(&context, &mut events).await.map(|lost| lost.filter(|_| !context.is_left())),
                 Err(error) => Err(error),
             };
             match looked {
-                Ok(Some(lost)) if !first.as_ref().is_some_and(Context::is_left) => return self.announce(lost),
-                Ok(_) => {}
+                Ok(Some(lost)) => return self.announce(lost),
+                Ok(None) => {}
                 Err(error) => {
                     debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read");
                     if error.is_lasting() {

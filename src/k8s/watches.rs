@@ -63,6 +63,9 @@ impl Default for WatchParams {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     context: String,
+    /// Which of the clusters that the context's name has meant: a watch on one that it means no more may take long to
+    /// notice, and is nobody's who connects now.
+    meaning: u64,
     identity: Identity,
     namespace: String,
     system: String,
@@ -98,21 +101,21 @@ impl Watches {
     }
 
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
-    pub(super) fn view(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<View> {
-        let watched = self.find(id, identity, system)?;
+    pub(super) fn view(&self, id: &ClusterId, context: &Context, system: &System) -> Option<View> {
+        let watched = self.find(id, context, system)?;
         watched.touch();
         let state = watched.state.borrow();
         state.view(system, &id.namespace, &id.name)
     }
 
     /// Whether a watch on the cluster's system and namespace runs, believed now or not.
-    pub(super) fn is_watched(&self, id: &ClusterId, identity: &Identity, system: &System) -> bool {
-        self.find(id, identity, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
+    pub(super) fn is_watched(&self, id: &ClusterId, context: &Context, system: &System) -> bool {
+        self.find(id, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
-    pub(super) async fn changed(&self, id: &ClusterId, identity: &Identity, system: &System, longest: Duration) {
-        let Some(watched) = self.find(id, identity, system) else {
+    pub(super) async fn changed(&self, id: &ClusterId, context: &Context, system: &System, longest: Duration) {
+        let Some(watched) = self.find(id, context, system) else {
             return sleep(longest).await;
         };
         let mut state = watched.state.subscribe();
@@ -125,17 +128,17 @@ impl Watches {
     pub(super) fn guard(
         &self,
         id: &ClusterId,
-        identity: &Identity,
+        context: &Context,
         view: &View,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
         if view.system.pod_labels().is_none() {
-            return self.guarding.guard(id, identity, &view.system, (pod, mode));
+            return self.guarding.guard(id, context, &view.system, (pod, mode));
         }
         let guarded =
             Guarded { cluster: id.name.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
         loop {
-            let Some(watched) = self.open(id, identity, &view.system) else {
+            let Some(watched) = self.open(id, context, &view.system) else {
                 return watch::Sender::new(None).subscribe();
             };
             // One that has ended meanwhile is replaced by the next `open`.
@@ -146,25 +149,26 @@ impl Watches {
         }
     }
 
-    fn key(id: &ClusterId, identity: &Identity, system: &System) -> Key {
+    fn key(id: &ClusterId, context: &Context, system: &System) -> Key {
         Key {
             context: id.context.clone(),
-            identity: identity.clone(),
+            meaning: context.meaning(),
+            identity: context.identity().clone(),
             namespace: id.namespace.clone(),
             system: system.system().to_owned(),
         }
     }
 
-    fn find(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<Arc<Watched>> {
+    fn find(&self, id: &ClusterId, context: &Context, system: &System) -> Option<Arc<Watched>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&Self::key(id, identity, system)).cloned()
+        all.get(&Self::key(id, context, system)).cloned()
     }
 
     /// The watch for a cluster, begun if need be; `None` where there are too many.
-    fn open(&self, id: &ClusterId, identity: &Identity, system: &System) -> Option<Arc<Watched>> {
+    fn open(&self, id: &ClusterId, context: &Context, system: &System) -> Option<Arc<Watched>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, watched| !watched.guards().ended);
-        let key = Self::key(id, identity, system);
+        let key = Self::key(id, context, system);
         if let Some(watched) = all.get(&key) {
             return Some(Arc::clone(watched));
         }
@@ -233,16 +237,15 @@ impl Watched {
     }
 
     async fn run(&self, contexts: &Contexts) {
-        let mut first: Option<Context> = None;
         while !self.retire() {
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
             let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
                 // Its servers are not lost: they are where nobody can look any more.
-                Ok(_) if first.as_ref().is_some_and(Context::is_left) => {
+                Ok(context) if context.meaning() != self.key.meaning => {
                     self.guards().ended = true;
                     return;
                 }
-                Ok(context) => Box::pin(self.follow(first.insert(context))).await,
+                Ok(context) => Box::pin(self.follow(&context)).await,
                 Err(error) => Err(error),
             };
             self.distrust();
