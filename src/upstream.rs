@@ -278,6 +278,8 @@ impl Lost {
 pub struct Upstream {
     /// The cluster.
     pub cluster: ClusterId,
+    /// Which of the clusters that the context's name has meant it is in: a kubeconfig may be replaced.
+    pub meaning: u64,
     /// The system that runs it, as `pgferry list` prints it (`cloudnative-pg`, ...).
     pub system: Arc<str>,
     /// Where it is.
@@ -365,6 +367,10 @@ pub trait Directory: Send + Sync {
 
     /// The same, believing nothing that is remembered: the last answer, `stale`, has just been found wrong.
     async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure>;
+
+    /// Whether the context's name means the same cluster as when this was resolved. Asks nobody: where that is not
+    /// known yet, it does not.
+    fn is_current(&self, upstream: &Upstream) -> bool;
 
     /// What can be reached.
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure>;

@@ -8,7 +8,10 @@ use proto_tests::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::{support::World, systems::Stage};
+use crate::{
+    support::{World, until_true},
+    systems::Stage,
+};
 
 /// An API server that is busy for a moment, a node that fails one upgrade, a connection that is cut: none of them is
 /// the client's business.
@@ -136,6 +139,23 @@ async fn a_spare_session_is_given_away_once() {
     pgferry.signal(rustix::process::Signal::TERM);
     assert!(pgferry.ended().await.success(), "spare sessions hold up no drain");
     world.api.tunnels(0).await;
+}
+
+/// A spare session on the cluster that the context's name had meant was given to a client that came after the kubeconfig
+/// was replaced: the names were the same.
+#[tokio::test]
+async fn a_spare_session_does_not_outlive_its_kubeconfig() {
+    let (world, other) = (World::new().await, World::new().await);
+    let config = world.api.write("config.toml", "[sessions]\nspare = \"15s\"\n");
+    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
+    let idle = "select count(*) = 1 from pg_stat_activity where usename = 'app' and state = 'idle' and query = ''";
+    until_true(&mut first, idle).await;
+    std::fs::copy(other.api.kubeconfig(), world.api.directory().join("kubeconfig")).unwrap();
+    for _ in 0..3 {
+        let mut wire = pgferry.connect("app", "shop.prod").await.unwrap();
+        assert_eq!(wire.value("show port").await.unwrap(), other.server.address().port().to_string());
+    }
 }
 
 #[tokio::test]

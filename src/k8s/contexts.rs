@@ -213,6 +213,14 @@ impl Contexts {
         Ok(Context::new(shared, built, identity.clone()))
     }
 
+    /// Whether a context still means this one of its clusters; no where the kubeconfig has changed and was not read yet.
+    pub(super) fn still_means(&self, name: &str, meaning: u64) -> bool {
+        self.shared(name).is_ok_and(|shared| {
+            let current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.as_ref().is_some_and(|built| built.meaning == meaning && !built.sources.have_changed())
+        })
+    }
+
     fn shared(&self, name: &str) -> Result<Arc<Shared>, K8sError> {
         let real = self.params.short_names.get(name).map_or(name, String::as_str);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -175,7 +175,7 @@ impl Kubernetes {
                     let namespace =
                         if pod.metadata.namespace.is_empty() { id.namespace.clone() } else { pod.metadata.namespace };
                     let pod = PodId { namespace, name: pod.metadata.name, uid: pod.metadata.uid };
-                    let upstream = upstream(&view, &id, (Server::Pod(pod), port), mode, tls, lost);
+                    let upstream = upstream(&view, (context.meaning(), &id), (Server::Pod(pod), port), mode, tls, lost);
                     self.see(ask, &id, view);
                     return Ok(upstream);
                 }
@@ -231,7 +231,7 @@ impl Kubernetes {
         let tls = self.tls(context, &facts, host, ask.deadline).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
-        let upstream = upstream(view, &id, (server, port), ask.target.mode, tls, never);
+        let upstream = upstream(view, (context.meaning(), &id), (server, port), ask.target.mode, tls, never);
         self.see(ask, &id, view.clone());
         Ok(upstream)
     }
@@ -297,7 +297,7 @@ pub(super) fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
 
 fn upstream(
     view: &View,
-    id: &ClusterId,
+    (meaning, id): (u64, &ClusterId),
     (server, port): (Server, u16),
     mode: Mode,
     tls: TlsFacts,
@@ -305,6 +305,7 @@ fn upstream(
 ) -> Upstream {
     Upstream {
         cluster: id.clone(),
+        meaning,
         system: view.system.system().into(),
         server,
         port,
@@ -401,6 +402,10 @@ impl Directory for Kubernetes {
         let view = reads::view(&context, &self.systems, system, (&id.namespace, &id.name), ask.deadline).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         self.settle(ask, &context, view, Some(stale.server.name())).await
+    }
+
+    fn is_current(&self, upstream: &Upstream) -> bool {
+        self.contexts.still_means(&upstream.cluster.context, upstream.meaning)
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {

@@ -20,7 +20,7 @@ use super::{
     connect::{Connected, Connector, Wanted},
     converse::{Goodbye, goodbye},
 };
-use crate::upstream::{Identity, Progress, Role, Target};
+use crate::upstream::{Directory, Identity, Progress, Role, Target};
 
 /// How much longer than its life a session may have waited by the wall clock, which NTP may set meanwhile.
 const SLEPT: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ impl Spares {
         let began = (now, SystemTime::now());
         tokio::spawn(async move {
             match connector.connect(&wanted).await {
-                Ok(connected) => spares.keep(likeness, connected, began).await,
+                Ok(connected) => spares.keep(likeness, connected, began, &*connector.directory).await,
                 // Whoever comes next is told what is wrong.
                 Err(_) => {
                     spares.waiting().remove(&likeness);
@@ -116,7 +116,13 @@ impl Spares {
     }
 
     /// Keeps a session, whose making `began` then, until it is claimed, or not good any more.
-    async fn keep(&self, likeness: Likeness, mut connected: Connected, began: (Instant, SystemTime)) {
+    async fn keep(
+        &self,
+        likeness: Likeness,
+        mut connected: Connected,
+        began: (Instant, SystemTime),
+        directory: &dyn Directory,
+    ) {
         let (claim, claimed) = oneshot::channel();
         self.waiting().insert(likeness.clone(), Some(claim));
         let mut phase = self.phase.clone();
@@ -134,7 +140,8 @@ impl Spares {
         // the wall clock goes on. What led through the network is dead then.
         let (made, by_wall) = began;
         let good = made.elapsed() < self.life && by_wall.elapsed().is_ok_and(|age| age < self.life + SLEPT);
-        let given = given.filter(|_| good);
+        // Alike are those that say the same; what they say may mean another cluster since.
+        let given = given.filter(|_| good && directory.is_current(&connected.upstream));
         let left = if let Some(sender) = given {
             sender.send(connected).err()
         } else {
