@@ -23,6 +23,7 @@ use super::{
     K8sError,
     connector::impersonate,
     contexts::{Built, Shared},
+    pool::Once,
 };
 use crate::upstream::{Identity, PodId};
 
@@ -110,6 +111,9 @@ struct PageMeta {
     resource_version: String,
     r#continue: Option<String>,
 }
+
+/// Where the API server tells its version.
+const VERSION: &str = "/version";
 
 /// The raw stream of a port-forward.
 pub(super) type Raw = WebSocketStream<TokioIo<Upgraded>>;
@@ -331,7 +335,7 @@ impl Context {
     /// Where the server does not answer.
     pub async fn version(&self, deadline: Instant) -> Result<String, K8sError> {
         let access = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
-        let text = self.text(&access, "/version", None, deadline).await?;
+        let text = self.text(&access, VERSION, None, deadline).await?;
         let version: serde_json::Value = self.parse(&access, &text)?;
         Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
     }
@@ -410,6 +414,10 @@ impl Context {
             .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
         if let Identity::Impersonated { user, groups } = &self.identity {
             impersonate(&mut request, user, groups)?;
+        }
+        // Asked to open a connection or to see that there is one, in numbers.
+        if path == VERSION {
+            request.extensions_mut().insert(Once);
         }
         Ok(request)
     }

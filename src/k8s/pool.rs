@@ -120,10 +120,11 @@ impl<C: Connect + Clone + Send + Sync + 'static> Pool<C> {
                 None => first.await?,
             });
         }
-        let overdue = pin!(self.overdue(is_list));
         let (answer, _permit) = match looked {
             Some(answer) => (Some(answer), None),
-            None => match select(first.as_mut(), overdue).await {
+            // Ends with this statement: were it kept, it would keep its place among those who wait for a permit, and
+            // might be given one that nobody uses.
+            None => match select(first.as_mut(), pin!(self.overdue(is_list))).await {
                 Either::Left((answer, _)) => (Some(answer), None),
                 Either::Right((permit, _)) => (None, Some(permit?)),
             },
@@ -167,9 +168,13 @@ fn client<C: Connect + Clone>(connector: C) -> Client<C, Body> {
     Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).build(connector)
 }
 
+/// Marks a request whose answer nobody waits for: it takes no room from those that people wait for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Once;
+
 /// The same request once more, where asking twice is no harm.
 fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if request.method() != Method::GET {
+    if request.method() != Method::GET || request.extensions().get::<Once>().is_some() {
         return None;
     }
     let mut again = Request::new(request.body().try_clone()?);
@@ -178,4 +183,19 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     request.headers().clone_into(again.headers_mut());
     *again.version_mut() = request.version();
     Some(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_again() {
+        let request = |method| Request::builder().method(method).uri("/version").body(Body::empty()).expect("valid");
+        assert!(repeatable(&request(Method::GET)).is_some());
+        assert!(repeatable(&request(Method::POST)).is_none());
+        let mut touch = request(Method::GET);
+        touch.extensions_mut().insert(Once);
+        assert!(repeatable(&touch).is_none());
+    }
 }
