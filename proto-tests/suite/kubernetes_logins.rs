@@ -196,6 +196,34 @@ async fn a_replaced_kubeconfig_is_used_without_a_restart() {
     assert!(other.api.count("get", "pods/portforward") > 0);
 }
 
+/// A kubeconfig that was truncated and not written yet at the first look had no current context: 3D000 at once, where one
+/// that is written anew later is waited for.
+#[tokio::test]
+async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
+    let world = World::new().await;
+    let file = world.api.directory().join("later");
+    let mut pgferry = Start::new(BINARY).serve(&file).await;
+    pgferry.says("there is no kubeconfig").await;
+    let address = pgferry.address();
+    let mut wire = proto_tests::wire::Wire::tcp(address).await.unwrap();
+    let seen = async {
+        wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
+        pgferry.says("it may still be being written").await;
+    };
+    let writing = async {
+        loop {
+            fs::write(&file, "").unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = seen => {}
+        () = writing => {}
+    }
+    fs::copy(world.api.kubeconfig(), &file).unwrap();
+    wire.until_ready().await.unwrap();
+}
+
 #[tokio::test]
 async fn no_kubernetes_at_the_start_is_a_warning() {
     let world = World::new().await;

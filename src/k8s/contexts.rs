@@ -204,11 +204,21 @@ impl Contexts {
         identity: &Identity,
         progress: Option<&Progress>,
     ) -> Result<Context, K8sError> {
-        let name = match context {
-            Some(name) => name.to_owned(),
-            None => self.default_name()?,
+        let shared = loop {
+            match context
+                .map_or_else(|| self.default_name(), |name| Ok(name.to_owned()))
+                .and_then(|name| self.shared(&name))
+            {
+                // As in `build`: one that was just truncated has no contexts.
+                Err(K8sError::Kubeconfig(_) | K8sError::NoContext | K8sError::UnknownContext { .. })
+                    if just_changed(&self.files) =>
+                {
+                    debug!(context, "the kubeconfig has no such context; it may still be being written");
+                    sleep(WRITTEN).await;
+                }
+                shared => break shared?,
+            }
         };
-        let shared = self.shared(&name)?;
         let built = shared.ready(progress).await?;
         Ok(Context::new(shared, built, identity.clone()))
     }

@@ -11,7 +11,8 @@ use super::client::Context;
 /// How long a login takes where the way is short. A TLS handshake would compete with it for the same processors
 /// (measured: 2 ms of 15); where the way is long this is little of it.
 const LOGIN: Duration = Duration::from_millis(10);
-/// The most that are opened at once: GUIs and `pg_dump -j` open about as many sessions together.
+/// The most that are replaced at once, beside the one for a Secret: GUIs and `pg_dump -j` open about as many sessions
+/// together.
 const MOST: usize = 8;
 
 impl Context {

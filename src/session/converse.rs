@@ -216,7 +216,7 @@ async fn drained(phase: &mut watch::Receiver<Phase>, known: Option<Instant>) -> 
 }
 
 /// Waits until the server is lost; for ever where nobody watches it.
-async fn lost_server(lost: &mut Option<watch::Receiver<Option<Lost>>>) -> Lost {
+pub(super) async fn lost_server(lost: &mut Option<watch::Receiver<Option<Lost>>>) -> Lost {
     if let Some(lost) = lost
         && let Ok(reason) = lost.wait_for(Option::is_some).await
         && let Some(reason) = *reason

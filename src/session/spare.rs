@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     Phase,
     connect::{Connected, Connector, Wanted},
-    converse::{Goodbye, goodbye},
+    converse::{Goodbye, goodbye, lost_server},
 };
 use crate::upstream::{Directory, Identity, Progress, Role, Target};
 
@@ -126,12 +126,12 @@ impl Spares {
         let (claim, claimed) = oneshot::channel();
         self.waiting().insert(likeness.clone(), Some(claim));
         let mut phase = self.phase.clone();
-        let mut lost = connected.upstream.lost.clone();
+        let mut lost = Some(connected.upstream.lost.clone());
         let given = tokio::select! {
             biased;
             // The server closes, or says something that a client has to hear.
             _ = connected.stream.fill_buf() => None,
-            _ = lost.wait_for(Option::is_some) => None,
+            _ = lost_server(&mut lost) => None,
             _ = phase.wait_for(|phase| *phase != Phase::Serving) => None,
             sender = claimed => sender.ok(),
             () = sleep(self.life) => None,
