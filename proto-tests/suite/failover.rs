@@ -2,7 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use proto_tests::{cnpg::Cluster, postgres::PostgresServer, wire::Wire};
+use proto_tests::{
+    cnpg::{Cluster, encoded},
+    kubernetes::certificates::Authority,
+    postgres::PostgresServer,
+    wire::Wire,
+};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -158,4 +163,24 @@ async fn a_session_after_a_replaced_kubeconfig_hears_of_its_own_cluster() {
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     other.cluster().begin_deleting(1);
     assert_eq!(farewell(&mut wire).await, "57P01");
+}
+
+/// A CA that was added to the kubeconfig's, or `insecure-skip-tls-verify`, made it another cluster: sessions that were
+/// open heard of no failover any more.
+#[tokio::test]
+async fn another_way_to_trust_the_same_cluster_ends_no_guard() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let mut first = pgferry.connect("pgferry", "shop").await.unwrap();
+    let both = format!("{}{}", world.api.authority().pem(), Authority::new("stranger").pem());
+    for cluster in [
+        json!({"certificate-authority-data": encoded(&both)}),
+        json!({"certificate-authority-data": null, "insecure-skip-tls-verify": true}),
+        json!({}),
+    ] {
+        let _ = world.api.kubeconfig_with("fake", None, json!({"token": world.api.token()}), cluster);
+        pgferry.connect("pgferry", "shop").await.unwrap();
+    }
+    world.cluster().begin_deleting(1);
+    assert_eq!(farewell(&mut first).await, "57P01");
 }

@@ -140,6 +140,12 @@ impl Context {
         self.shared.has_left(&self.built)
     }
 
+    /// Waits until [`Self::is_left`].
+    pub(super) async fn left(&self) {
+        // An error would be the end of what `self` holds.
+        let _ = self.shared.meanings.subscribe().wait_for(|meaning| *meaning != self.built.meaning).await;
+    }
+
     /// Which of the clusters that the context's name has meant this is.
     pub(super) fn meaning(&self) -> u64 {
         self.built.meaning

@@ -104,7 +104,7 @@ struct PluginLogin {
 pub(super) struct Built {
     pub(super) client: Client,
     pub(super) server: String,
-    /// Whose certificate it has; another one, another cluster.
+    /// Whose certificates it may have; where none is named any more, those that were named last.
     authority: Option<Vec<Vec<u8>>>,
     /// Which of the clusters that the context's name has meant this is.
     pub(super) meaning: u64,
@@ -119,6 +119,18 @@ pub(super) struct Built {
 impl std::fmt::Debug for Built {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Built").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Built {
+    /// Whether a kubeconfig with this server and these authorities means another cluster. While a CA is replaced both
+    /// are named, and who does not verify names none.
+    fn is_other(&self, server: &str, authority: Option<&[Vec<u8>]>) -> bool {
+        let common = match (&self.authority, authority) {
+            (Some(before), Some(now)) => now.iter().any(|certificate| before.contains(certificate)),
+            _ => true,
+        };
+        self.server != server || !common
     }
 }
 
@@ -360,13 +372,16 @@ impl Shared {
         let client = connector::build(&config, self.params.connect_timeout)?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let authority = config.root_cert;
-        if current.as_ref().is_some_and(|before| before.server != server || before.authority != authority) {
-            debug!(context = self.shown, server, "the context is another cluster now");
-            *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.meanings.send_modify(|meanings| *meanings += 1);
-            // Before the mark is made: the new client is not concerned.
-            self.clock.tell();
+        let mut authority = config.root_cert.filter(|certificates| !certificates.is_empty());
+        match current.as_ref() {
+            Some(before) if before.is_other(&server, authority.as_deref()) => {
+                debug!(context = self.shown, server, "the context is another cluster now");
+                *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                // Ends the watches of this context; no other's are concerned.
+                self.meanings.send_modify(|meanings| *meanings += 1);
+            }
+            Some(before) => authority = authority.or_else(|| before.authority.clone()),
+            None => {}
         }
         let built = Built {
             client,

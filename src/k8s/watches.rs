@@ -317,6 +317,8 @@ impl Watched {
                 _ = joined.changed() => return Ok(()),
                 // The streams may be dead, and never say so.
                 _ = breaks.changed() => return Ok(()),
+                // The kubeconfig was replaced: this cluster is nobody's who connects now.
+                () = context.left() => return Ok(()),
                 () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
                     if due.take().is_some() {
                         self.look(context).await;
