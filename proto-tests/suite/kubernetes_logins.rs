@@ -6,6 +6,7 @@ use proto_tests::{
     kubernetes::{FakeKubernetes, Request, certificates::Authority, proxies::Proxy},
     secrets,
     subject::{Start, Subject},
+    wire::{Wire, startup},
 };
 use serde_json::{Value, json};
 
@@ -97,8 +98,8 @@ async fn a_login_that_takes_long_is_announced() {
     let file = api.write("slow-login", &script);
     let pgferry =
         with_user(api, json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": file}})).await;
-    let mut wire = proto_tests::wire::Wire::tcp(pgferry.address()).await.unwrap();
-    wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
+    let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
+    wire.send(&startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
     assert_eq!(wire.next().await.unwrap().unwrap().tag, 'R');
     let notice = wire.next().await.unwrap().unwrap().fields();
     assert!(notice.message.contains("a login to Kubernetes (context fake)"), "{notice:?}");
@@ -196,6 +197,22 @@ async fn a_replaced_kubeconfig_is_used_without_a_restart() {
     assert!(other.api.count("get", "pods/portforward") > 0);
 }
 
+/// A session outlives the kubeconfig that it began with. The key of its query went to a pod of the same name in the
+/// cluster that the context means now.
+#[tokio::test]
+async fn a_cancel_request_never_goes_to_another_cluster() {
+    let (world, other) = (World::new().await, World::new().await);
+    let mut pgferry = world.pgferry().await;
+    let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+    wire.message(b'Q', b"select pg_sleep(600)\0").await.unwrap();
+    fs::copy(other.api.kubeconfig(), world.api.directory().join("kubeconfig")).unwrap();
+    let mut cancel = Wire::tcp(pgferry.address()).await.unwrap();
+    cancel.send(&wire.cancel_request()).await.unwrap();
+    pgferry.says("a cancel request did not get through").await;
+    assert_eq!(cancel.rest().await.unwrap(), b"");
+    assert_eq!(other.api.count("get", "pods/portforward"), 0);
+}
+
 /// A kubeconfig that was truncated and not written yet at the first look had no current context: 3D000 at once, where one
 /// that is written anew later is waited for.
 #[tokio::test]
@@ -205,9 +222,9 @@ async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
     let mut pgferry = Start::new(BINARY).serve(&file).await;
     pgferry.says("there is no kubeconfig").await;
     let address = pgferry.address();
-    let mut wire = proto_tests::wire::Wire::tcp(address).await.unwrap();
+    let mut wire = Wire::tcp(address).await.unwrap();
     let seen = async {
-        wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
+        wire.send(&startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
         pgferry.says("it may still be being written").await;
     };
     let writing = async {

@@ -61,6 +61,11 @@ impl Dial for Dialer {
             Server::Pod(pod) => pod,
         };
         let context = self.contexts.get(Some(&upstream.cluster.context), identity, None).await?;
+        // A pod is addressed by its name, and one of another cluster may well be called so: no login or cancel key is
+        // for that one.
+        if context.meaning() != upstream.meaning {
+            return Err(elsewhere(upstream));
+        }
         match self.transport {
             Transport::PortForward => {
                 let raw = context.upgrade(pod, upstream.port, deadline).await?;
@@ -122,6 +127,16 @@ async fn address(context: &super::client::Context, pod: &PodId, deadline: Instan
     let found = found.filter(|found| found.metadata.uid == pod.uid);
     let address = found.and_then(|found| found.status.pod_ip);
     address.ok_or_else(|| K8sError::NotFound { what: format!("pod {} with an address", pod.name) }.into())
+}
+
+fn elsewhere(upstream: &Upstream) -> Failure {
+    let report = Report::fatal(
+        SqlState::UNABLE_TO_CONNECT,
+        format!("the context of {} means another cluster now than when it was resolved", upstream.cluster),
+    )
+    .hint("The kubeconfig was replaced meanwhile: connect again");
+    // Who connects finds the one that is meant now; a cancel request ends here.
+    Failure { report, retry: Retry::Resolve }
 }
 
 fn unreachable(upstream: &Upstream, why: &str) -> Failure {

@@ -401,7 +401,9 @@ impl Directory for Kubernetes {
         };
         let view = reads::view(&context, &self.systems, system, (&id.namespace, &id.name), ask.deadline).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
-        self.settle(ask, &context, view, Some(stale.server.name())).await
+        // In another cluster a server of the same name is not the one that was found wrong.
+        let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
+        self.settle(ask, &context, view, stale).await
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
