@@ -114,6 +114,7 @@ struct PageMeta {
 
 /// Where the API server tells its version.
 const VERSION: &str = "/version";
+const OF_VERSION: Access<'static> = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
 
 /// The raw stream of a port-forward.
 pub(super) type Raw = WebSocketStream<TokioIo<Upgraded>>;
@@ -340,10 +341,22 @@ impl Context {
     /// # Errors
     /// Where the server does not answer.
     pub async fn version(&self, deadline: Instant) -> Result<String, K8sError> {
-        let access = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
-        let text = self.text(&access, VERSION, None, deadline).await?;
-        let version: serde_json::Value = self.parse(&access, &text)?;
+        let text = self.text(&OF_VERSION, VERSION, None, deadline).await?;
+        let version: serde_json::Value = self.parse(&OF_VERSION, &text)?;
         Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Asks for the version once, whatever the answer: nobody waits for it, so that no login is renewed for it, which may
+    /// open a browser, and it takes no room from what people wait for.
+    pub(super) async fn greet(&self) -> Result<(), K8sError> {
+        let mut request = self.request("GET", VERSION, Vec::new())?;
+        request.extensions_mut().insert(Once);
+        let client = self.shared.fresh().unwrap_or_else(|| self.built.clone()).client;
+        let deadline = Instant::now() + self.shared.params.request_timeout;
+        match self.timely(deadline, client.request_text(request)).await? {
+            Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
+            Err(error) => Err(self.explain(&OF_VERSION, error)),
+        }
     }
 
     async fn text(
@@ -420,10 +433,6 @@ impl Context {
             .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
         if let Identity::Impersonated { user, groups } = &self.identity {
             impersonate(&mut request, user, groups)?;
-        }
-        // Asked to open a connection or to see that there is one, in numbers.
-        if path == VERSION {
-            request.extensions_mut().insert(Once);
         }
         Ok(request)
     }

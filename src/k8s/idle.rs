@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::client::Context;
@@ -33,8 +33,7 @@ impl Context {
 
     /// Makes sure that a connection is open and idle: the next call finds TCP and TLS done.
     pub(super) async fn touch(&self) {
-        // Whether it is allowed does not matter: any answer leaves the connection open.
-        if let Err(error) = self.version(Instant::now() + self.shared().params.request_timeout).await {
+        if let Err(error) = self.greet().await {
             debug!(context = self.name(), %error, "the API server could not be greeted");
         }
     }
