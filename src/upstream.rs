@@ -4,7 +4,7 @@
 //! The order of calls for one connection: [`Directory::resolve`] (which pod), then [`Credentials::login`] and
 //! [`Dial::dial`] concurrently (who we are there, and a byte stream to it).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -313,6 +313,13 @@ pub struct Login {
     pub source: String,
     /// Changes whenever the credential may have changed (a Secret's resourceVersion).
     pub version: String,
+}
+
+/// The peer is gone. Whether a close is seen as a reset is the kernel's to say: it is one where bytes were not read.
+#[must_use]
+pub fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// What the caller of a failed call may do.

@@ -21,8 +21,7 @@ use crate::{
         frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
-    tls::is_end,
-    upstream::Login,
+    upstream::{Login, is_end},
 };
 
 /// libpq's own bound on an ErrorResponse before AuthenticationOk (fe-connect.c); all else is far shorter.

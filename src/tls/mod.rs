@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use crate::error::{ClientFacing, Report, SqlState};
+use crate::{
+    error::{ClientFacing, Report, SqlState},
+    upstream::is_end,
+};
 
 pub mod accept;
 pub mod connect;
@@ -17,13 +20,6 @@ pub const ALPN: &[u8] = b"postgresql";
 pub fn install_crypto_provider() {
     // An error says that one is installed already, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// The peer is gone. Whether a close is seen as a reset is the kernel's to say: it is one where bytes were not read.
-#[must_use]
-pub fn is_end(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// TLS that did not come about.
