@@ -12,17 +12,27 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{BINARY, CLUSTERS, kubeconfig, kubectl, say};
+use super::{BINARY, CLUSTERS, kubeconfig, kubectl, run, say};
 
 /// The primary of `shop.prod`, as its operator says.
 async fn primary() -> String {
     kubectl(&["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.currentPrimary}"]).await
 }
 
-/// Waits until both instances of `shop.prod` are healthy.
+/// Waits until both instances of `shop.prod` are healthy and the replica follows: one that is ready and does not follow
+/// yet cannot take over, and the operator waits for the old primary instead.
 async fn healthy() {
     let phase = ["get", "cluster", "-n", "prod", "shop", "-o", "jsonpath={.status.phase} {.status.readyInstances}"];
     while kubectl(&phase).await != "Cluster in healthy state 2" {}
+    let following = "select count(*) from pg_stat_replication where state = 'streaming'";
+    loop {
+        let primary = primary().await;
+        let psql = ["exec", "-n", "prod", &primary, "-c", "postgres", "--", "psql", "-XAtc", following];
+        // The server may be about to restart.
+        if run("kubectl", &psql).await == (true, "1".to_owned()) {
+            return;
+        }
+    }
 }
 
 /// The password of `shop.prod`'s application, for those who go there without pgferry.

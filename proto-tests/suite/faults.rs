@@ -335,7 +335,7 @@ async fn messages_that_lie_about_their_length_are_passed_on_and_not_kept() {
 /// A COPY that waits for a lock longer than a minute was ended: the node reads nothing meanwhile, and to the kernel's
 /// `TCP_USER_TIMEOUT` that is a dead link.
 #[tokio::test]
-#[ignore = "takes more than a minute"]
+#[ignore = "takes three minutes: cargo test --test proto -- --ignored"]
 async fn a_copy_that_waits_for_a_lock_is_not_a_dead_link() {
     let stage = Stage::new(&[]).await;
     let mut holder = stage.pgferry.connect("pgferry", "shop.prod").await.unwrap();
@@ -353,7 +353,7 @@ async fn a_copy_that_waits_for_a_lock_is_not_a_dead_link() {
         waiting.until_ready().await
     };
     let release = async {
-        holder.query("select pg_sleep(75)").await.unwrap();
+        holder.query("select pg_sleep(185)").await.unwrap();
         holder.query("rollback").await.unwrap();
     };
     let (copied, ()) = tokio::join!(copy, release);
