@@ -1,7 +1,7 @@
 //! Single calls to an API server: each with a deadline, one renewed login, one polite retry, and an error that says
 //! what is missing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, Request, header::RETRY_AFTER};
@@ -21,6 +21,7 @@ use tokio_tungstenite::{
 
 use super::{
     K8sError,
+    access::{Access, ListQuery, with_query},
     connector::impersonate,
     contexts::{Built, Shared},
     pool::Once,
@@ -41,62 +42,6 @@ const READ_BUFFER: usize = 32 * 1024;
 const WATCH_SECONDS: u32 = 200;
 /// How much later than that the end may come: what has not ended by then leads nowhere, and will never say so.
 const WATCH_OVERDUE: Duration = Duration::from_secs(30);
-
-/// What a call needs to be allowed, for its error.
-#[derive(Clone, Debug)]
-pub struct Access<'a> {
-    /// `get`, `list`, `watch`, `create`.
-    pub verb: &'static str,
-    /// The API group; empty for the core one.
-    pub group: &'a str,
-    /// Plural, with the subresource: `pods/portforward`.
-    pub resource: &'a str,
-    /// `None` is all namespaces.
-    pub namespace: Option<&'a str>,
-    /// The object, where one is meant.
-    pub name: Option<&'a str>,
-}
-
-impl fmt::Display for Access<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.resource)?;
-        if let Some(name) = self.name {
-            write!(f, " {name}")?;
-        }
-        match self.namespace {
-            Some(namespace) => write!(f, " in namespace {namespace}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Which objects of a list.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// `labelSelector`.
-    pub labels: Option<String>,
-    /// `fieldSelector`.
-    pub fields: Option<String>,
-}
-
-impl ListQuery {
-    /// By labels.
-    #[must_use]
-    pub fn labels(selector: impl Into<String>) -> Self {
-        Self { labels: Some(selector.into()), fields: None }
-    }
-
-    /// By fields.
-    #[must_use]
-    pub fn fields(selector: impl Into<String>) -> Self {
-        Self { labels: None, fields: Some(selector.into()) }
-    }
-
-    fn write(&self, query: &mut Vec<(&'static str, String)>) {
-        query.extend(self.labels.iter().map(|selector| ("labelSelector", selector.clone())));
-        query.extend(self.fields.iter().map(|selector| ("fieldSelector", selector.clone())));
-    }
-}
 
 #[derive(Deserialize)]
 struct Page<K> {
@@ -450,37 +395,6 @@ impl Context {
     }
 }
 
-/// An [`Access`] that a stream can keep.
-struct OwnedAccess {
-    verb: &'static str,
-    group: String,
-    resource: String,
-    namespace: Option<String>,
-}
-
-impl Access<'_> {
-    fn owned(&self) -> OwnedAccess {
-        OwnedAccess {
-            verb: self.verb,
-            group: self.group.to_owned(),
-            resource: self.resource.to_owned(),
-            namespace: self.namespace.map(str::to_owned),
-        }
-    }
-}
-
-impl OwnedAccess {
-    fn borrow(&self) -> Access<'_> {
-        Access {
-            verb: self.verb,
-            group: &self.group,
-            resource: &self.resource,
-            namespace: self.namespace.as_deref(),
-            name: None,
-        }
-    }
-}
-
 /// An answer's text. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
 /// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
 async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<String, kube::Error> {
@@ -516,34 +430,4 @@ fn polite_wait(status: &Status) -> Option<Duration> {
     let seconds = if status.code == 429 && asked == 0 { USUAL_WAIT } else { asked };
     let wait = Duration::from_secs(seconds.into());
     (matches!(status.code, 429 | 503) && wait <= LONGEST_WAIT).then_some(wait)
-}
-
-/// A path with its query, percent-encoded.
-fn with_query(path: &str, parameters: &[(&str, String)]) -> String {
-    let mut out = path.to_owned();
-    for (index, (name, value)) in parameters.iter().enumerate() {
-        out.push(if index == 0 { '?' } else { '&' });
-        out.push_str(name);
-        out.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                // Writing into a String cannot fail.
-                let _ = fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}"));
-            }
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_encoded() {
-        let query = [("labelSelector", "a in (b,c),d".to_owned()), ("limit", "5".to_owned())];
-        assert_eq!(with_query("/x", &query), "/x?labelSelector=a%20in%20%28b%2Cc%29%2Cd&limit=5");
-    }
 }

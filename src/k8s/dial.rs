@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     K8sError,
-    client::Access,
+    access::Access,
     connector::TCP_KEEPALIVE,
     contexts::Contexts,
     forward::{Liveness, Tunnel},

@@ -9,11 +9,7 @@ use std::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{
-    K8sError,
-    client::{Access, Context},
-    operators::Resource,
-};
+use super::{K8sError, access::Access, client::Context, operators::Resource};
 
 /// Groups and their versions.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;

@@ -6,7 +6,8 @@ use kube::{client::UpgradeConnectionError, core::Status};
 
 use super::{
     K8sError,
-    client::{Access, Context, FOREIGN},
+    access::Access,
+    client::{Context, FOREIGN},
 };
 
 impl Context {

@@ -18,7 +18,8 @@ use tracing::debug;
 
 use super::{
     K8sError,
-    client::{Context, ListQuery},
+    access::ListQuery,
+    client::Context,
     contexts::Contexts,
     objects::Pod,
     operators::{PODS, System, Systems},

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     K8sError,
-    client::{Context, ListQuery},
+    access::ListQuery,
+    client::Context,
     objects::{LeaderObject, Meta, SERVICE_NAME},
     operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource, Word},
     reads,

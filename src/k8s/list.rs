@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::{
     K8sError,
+    access::ListQuery,
     choose::{Choice, Preference, View},
-    client::{Context, ListQuery},
+    client::Context,
     leaders,
     lookup::{clusters_of, merged, worth_reading},
     objects::{LeaderObject, Object, Pod},

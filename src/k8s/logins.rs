@@ -4,8 +4,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::{
+    access::ListQuery,
     choose::View,
-    client::{Context, ListQuery},
+    client::Context,
     objects::{ConfigMap, Data, Object},
     operators::{CONFIG_MAPS, Facts, Keys, LoginKind, LoginSource, POSTGRES, Part, Place, SECRETS, connection, marked},
     reads,

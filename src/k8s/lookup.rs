@@ -5,8 +5,9 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     K8sError,
+    access::ListQuery,
     choose::View,
-    client::{Context, ListQuery},
+    client::Context,
     nearest::nearest,
     objects::{Object, Pod},
     operators::{Evidence, Facts, Operator, PODS, Resource, System, Systems},

@@ -1,10 +1,12 @@
 //! Kubernetes: the implementation of the seam in `upstream`.
 //!
-//! From the bottom: `connector`, `pool` and `exec` make a client stack of our own, `contexts` keeps one a context, `client`
-//! does single calls with errors that say what is missing, `idle` keeps connections ready, `tunnel` and `forward` are
-//! the port-forward, `operators` know how each system lays out a cluster, `watches` keep what is in use up to date, and
-//! `directory`, `credentials`, `list` and `dial` answer the seam's questions.
+//! From the bottom: `connector`, `pool` and `exec` make a client stack of our own, `contexts` keeps one a context,
+//! `client` does single calls (`access` says what about) with errors that say what is missing, `idle` keeps
+//! connections ready, `tunnel` and `forward` are the port-forward, `operators` know how each system lays out a
+//! cluster, `watches` keep what is in use up to date, and `directory`, `credentials`, `list` and `dial` answer the
+//! seam's questions.
 
+pub mod access;
 mod choose;
 pub mod client;
 mod clock;

@@ -8,8 +8,9 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     K8sError,
+    access::{Access, ListQuery},
     choose::View,
-    client::{Access, Context, ListQuery},
+    client::Context,
     leaders,
     members::{self, Found},
     objects::{Object, Pod, Secret},

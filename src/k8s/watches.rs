@@ -22,8 +22,9 @@ use tracing::debug;
 
 use super::{
     K8sError,
+    access::ListQuery,
     choose::View,
-    client::{Context, ListQuery},
+    client::Context,
     contexts::Contexts,
     guards::Guarding,
     leaders::{self, Source},
