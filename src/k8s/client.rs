@@ -214,17 +214,9 @@ impl Context {
         query.write(&mut parameters);
         let path = with_query(path, &parameters);
         let deadline = Instant::now() + self.shared.params.request_timeout;
-        let events = self
-            .retrying(access, deadline, |client| {
-                let request = self.request("GET", &path, Vec::new());
-                async move {
-                    match request {
-                        Ok(request) => Ok(client.request_events::<K>(request).await),
-                        Err(error) => Err(error),
-                    }
-                }
-            })
-            .await?;
+        let request = self.request("GET", &path, Vec::new())?;
+        let ask = |client: Client, request| async move { client.request_events::<K>(request).await };
+        let events = self.retrying(access, deadline, &request, ask).await?;
         let (context, access) = (self.clone(), access.owned());
         let events =
             events.take_until(sleep_until(Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
@@ -264,17 +256,9 @@ impl Context {
             name: Some(&pod.name),
         };
         let path = format!("/api/v1/namespaces/{}/pods/{}/portforward?ports={port}", pod.namespace, pod.name);
-        let connection = self
-            .retrying(&access, deadline, |client| {
-                let request = self.request("GET", &path, Vec::new());
-                async move {
-                    match request {
-                        Ok(request) => Ok(client.connect(request).await),
-                        Err(error) => Err(error),
-                    }
-                }
-            })
-            .await?;
+        let request = self.request("GET", &path, Vec::new())?;
+        let ask = |client: Client, request| async move { client.connect(request).await };
+        let connection = self.retrying(&access, deadline, &request, ask).await?;
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
         // Nothing has been read yet, so nothing is lost by taking the stream out of kube's larger buffers.
         let io = connection.into_stream().into_inner();
@@ -311,17 +295,9 @@ impl Context {
         body: Option<Vec<u8>>,
         deadline: Instant,
     ) -> Result<String, K8sError> {
-        self.retrying(access, deadline, |client| {
-            let method = if body.is_some() { "POST" } else { "GET" };
-            let request = self.request(method, path, body.clone().unwrap_or_default());
-            async move {
-                match request {
-                    Ok(request) => Ok(answer(&client, request).await),
-                    Err(error) => Err(error),
-                }
-            }
-        })
-        .await
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let request = self.request(method, path, body.unwrap_or_default())?;
+        self.retrying(access, deadline, &request, |client, request| async move { answer(&client, request).await }).await
     }
 
     /// A call with its deadline; once more after 401 with a new login, and once more where the server asks for it.
@@ -329,16 +305,17 @@ impl Context {
         &self,
         access: &Access<'_>,
         deadline: Instant,
-        call: impl Fn(Client) -> F + Send + Sync,
+        request: &Request<Vec<u8>>,
+        call: impl Fn(Client, Request<Vec<u8>>) -> F + Send + Sync,
     ) -> Result<T, K8sError>
     where
-        F: Future<Output = Result<Result<T, kube::Error>, K8sError>> + Send,
+        F: Future<Output = Result<T, kube::Error>> + Send,
     {
         let deadline = deadline.min(Instant::now() + self.shared.params.request_timeout);
         let mut built = self.shared.fresh().unwrap_or_else(|| self.built.clone());
         let (mut renewed, mut waited) = (false, false);
         loop {
-            let error = match self.timely(deadline, call(built.client.clone())).await?? {
+            let error = match self.timely(deadline, call(built.client.clone(), request.clone())).await? {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };

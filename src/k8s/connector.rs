@@ -12,7 +12,7 @@ use kube::{Client, Config, client::ConfigExt};
 use socket2::TcpKeepalive;
 use tower::ServiceBuilder;
 
-use super::{K8sError, no_proxy, pool::Pool};
+use super::{K8sError, error::innermost, no_proxy, pool::Pool};
 
 /// NATs and load balancers forget a silent connection after a few minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -78,11 +78,7 @@ where
 
 /// The innermost cause: what a person can act on, and never a key or token.
 fn material(error: &(dyn std::error::Error + 'static)) -> K8sError {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    K8sError::Kubeconfig(cause.to_string())
+    K8sError::Kubeconfig(innermost(error))
 }
 
 fn with_login<C>(proxy: &Uri, tunnel: Tunnel<C>) -> Result<Tunnel<C>, K8sError> {

@@ -136,6 +136,15 @@ fn place(namespace: Option<&str>) -> String {
     namespace.map_or_else(|| " in all namespaces".to_owned(), |namespace| format!(" in namespace {namespace}"))
 }
 
+/// What the innermost cause of an error says.
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 impl K8sError {
     /// RBAC refused.
     #[must_use]

@@ -8,7 +8,7 @@ use std::{
 
 use kube::config::{AuthInfo, Kubeconfig, KubeconfigError};
 
-use super::{K8sError, connector, exec::Credential};
+use super::{K8sError, connector, error::innermost, exec::Credential};
 
 /// How long ago a file that cannot be used may have changed to be one that is still being written: kubectl and most
 /// other tools truncate it, and write.
@@ -108,11 +108,7 @@ fn why(error: &KubeconfigError) -> String {
             None => "no valid kubeconfig".to_owned(),
         };
     }
-    let mut cause: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+    innermost(error)
 }
 
 /// The user of a kubeconfig with the credential of its plugin.
