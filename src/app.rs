@@ -1,6 +1,6 @@
 //! Puts the parts together: the only file that names concrete types of every layer.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{runtime::Handle, sync::watch, time::Instant};
@@ -12,7 +12,7 @@ use crate::{
     k8s::{
         contexts::{ClientParams, Contexts},
         dial::{Dialer, Transport},
-        directory::{DirectoryParams, Kubernetes, TlsOverride},
+        directory::{ClusterParams, DirectoryParams, External, Kubernetes, TlsOverride},
         forward::Liveness,
         operators::{Layout, SystemsParams, ZalandoParams},
         watches::WatchParams,
@@ -21,11 +21,11 @@ use crate::{
     session::{
         Params, Parts, Phase, Sessions,
         registry::{Limits, Registry},
-        route::{Names, parse_target},
+        route::{Alias, Names, parse_target},
     },
-    settings::{self, Authority, Settings, SslMode, Tls},
+    settings::{self, Auth, Authority, Settings, SslMode, Tls, host_and_port},
     tls::accept::{Acceptor, ClientTls},
-    upstream::{Directory, Failure, Identity, ListAsk, Listing, TlsMode},
+    upstream::{AuthMethod, Directory, Failure, Identity, ListAsk, Listing, TlsMode},
 };
 
 /// How long `pgferry list` may take: a large cluster's lists come in pages.
@@ -193,20 +193,42 @@ fn client_params(settings: &Settings) -> ClientParams {
 }
 
 fn directory_params(settings: &Settings) -> DirectoryParams {
-    let tls = settings.clusters.iter().map(|(name, cluster)| {
+    let clusters = settings.clusters.iter().map(|(name, cluster)| {
         let (ca_file, ca_config_map) = match cluster.authority() {
             Some(Authority::File(file)) => (Some(file), None),
             Some(Authority::ConfigMap { name, key }) => (None, Some((name, key))),
             None => (None, None),
         };
-        let server_name = cluster.sslservername.clone();
-        (name.clone(), TlsOverride { mode: cluster.sslmode.map(tls_mode), ca_file, ca_config_map, server_name })
+        let tls = TlsOverride {
+            mode: cluster.sslmode.map(tls_mode),
+            ca_file,
+            ca_config_map,
+            server_name: cluster.sslservername.clone(),
+        };
+        let about = ClusterParams {
+            tls,
+            auth: cluster.auth.map(auth_method),
+            secret: cluster.secret.clone(),
+            scram_iterations: cluster.scram_iterations,
+        };
+        (name.clone(), about)
     });
     DirectoryParams {
-        tls: tls.collect(),
+        clusters: clusters.collect(),
         watches: WatchParams::default(),
         systems: systems_params(settings),
-        external: settings.kubernetes.external,
+        external: match &settings.kubernetes.external {
+            settings::External::All(true) => External::Any,
+            settings::External::All(false) => External::Only(Vec::new()),
+            settings::External::Only(servers) => External::Only(
+                servers
+                    .iter()
+                    .filter_map(|server| host_and_port(server))
+                    .map(|(host, port)| (host.to_owned(), port))
+                    .collect(),
+            ),
+        },
+        external_names: settings.kubernetes.external_names.clone(),
         direct: transport(settings) == Transport::Direct,
     }
 }
@@ -243,7 +265,16 @@ fn systems_params(settings: &Settings) -> SystemsParams {
             cluster_name_label: zalando.cluster_name_label,
             pod_role_label: zalando.pod_role_label,
             super_username: zalando.super_username,
+            cross_namespace_secrets: zalando.cross_namespace_secrets,
         },
+    }
+}
+
+fn auth_method(auth: Auth) -> AuthMethod {
+    match auth {
+        Auth::ScramSha256 => AuthMethod::ScramSha256,
+        Auth::Md5 => AuthMethod::Md5,
+        Auth::Password => AuthMethod::Password,
     }
 }
 
@@ -282,8 +313,16 @@ fn session_params(settings: &Settings) -> Params {
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,
         spare: settings.sessions.spare,
-        names: Names { aliases: settings.names.aliases.clone(), os_user: os_user() },
+        names: Names { aliases: aliases(settings), os_user: os_user() },
     }
+}
+
+fn aliases(settings: &Settings) -> BTreeMap<String, Alias> {
+    let alias = |alias: &settings::Alias| match alias {
+        settings::Alias::Target(means) => Alias { means: means.clone(), system: None },
+        settings::Alias::Of(of) => Alias { means: of.target.clone(), system: Some(of.system.clone()) },
+    };
+    settings.names.aliases.iter().map(|(name, means)| (name.clone(), alias(means))).collect()
 }
 
 /// The user who runs this process: what libpq sends where nobody typed a user.

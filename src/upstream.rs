@@ -64,6 +64,8 @@ pub struct Target {
     pub context: Option<String>,
     /// The server that is wanted.
     pub mode: Mode,
+    /// The system whose cluster is meant, where the configuration says: a name means the highest reading otherwise.
+    pub system: Option<String>,
 }
 
 impl fmt::Display for Target {
@@ -219,8 +221,56 @@ pub struct TlsFacts {
     pub server_name: Option<String>,
     /// PEM certificates that the server's certificate must chain to, for `verify-ca` and `verify-full`.
     pub ca_pem: Option<Arc<[u8]>>,
+    /// Who says that this CA is the right one.
+    pub ca_by: CaBy,
     /// A PEM certificate chain and its private key, where the server wants a client certificate.
     pub client_identity: Option<ClientIdentity>,
+}
+
+/// Who says which CA a server's certificate chains to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CaBy {
+    /// An object of the cluster: whoever runs the server may have written it, so that it proves nothing to a password.
+    #[default]
+    Cluster,
+    /// The Secret that holds this CA, by [`Login::source`]: it speaks for its own login, and for no other.
+    Secret(String),
+    /// The configuration.
+    Configuration,
+}
+
+/// The weakest way in which a server may ask for a password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuthMethod {
+    /// SCRAM-SHA-256, with channel binding or without: the server learns nothing that logs anybody in.
+    #[default]
+    ScramSha256,
+    /// MD5: what the server learns is enough to log in where the same password is stored as MD5.
+    Md5,
+    /// The password itself, inside TLS.
+    Password,
+}
+
+/// What a server may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthFacts {
+    /// The weakest way that is answered. Cleartext is also given to a server that is verified by a CA that
+    /// [`CaBy`] speaks for.
+    pub weakest: AuthMethod,
+    /// The most rounds of SCRAM that a server may ask for.
+    pub scram_iterations: u32,
+}
+
+impl AuthFacts {
+    /// What is bearable: a server that means well asks for 4,096 (`scram_iterations`), and OWASP's advice of 600,000 is
+    /// for hashes that nobody waits for.
+    pub const MOST_ITERATIONS: u32 = 100_000;
+}
+
+impl Default for AuthFacts {
+    fn default() -> Self {
+        Self { weakest: AuthMethod::default(), scram_iterations: Self::MOST_ITERATIONS }
+    }
 }
 
 /// A client certificate for the server in the pod.
@@ -280,6 +330,8 @@ pub struct Upstream {
     pub cluster: ClusterId,
     /// Which of the clusters that the context's name has meant it is in: a kubeconfig may be replaced.
     pub meaning: u64,
+    /// Which of the Kubernetes credentials that the context has had it was found with: what one may see another may not.
+    pub credential: u64,
     /// The system that runs it, as `pgferry list` prints it (`cloudnative-pg`, ...).
     pub system: Arc<str>,
     /// Where it is.
@@ -294,6 +346,8 @@ pub struct Upstream {
     pub pooled: bool,
     /// What is known about TLS.
     pub tls: TlsFacts,
+    /// How it may ask for a password.
+    pub auth: AuthFacts,
     /// Says when this server is lost to sessions that asked for it. Confirmed, never a flapping label.
     pub lost: watch::Receiver<Option<Lost>>,
 }

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     error::{Report, SqlState},
     upstream::{
-        Ask, ClientIdentity, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Login, Lost, Mode, PodId,
-        Retry, Server, TlsFacts, TlsMode, Upstream,
+        Ask, AuthFacts, AuthMethod, CaBy, ClientIdentity, ClusterId, Directory, Failure, Identity, ListAsk, Listing,
+        Login, Lost, Mode, PodId, Retry, Server, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -48,17 +48,47 @@ pub struct TlsOverride {
     pub server_name: Option<String>,
 }
 
+/// What the configuration says about one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterParams {
+    /// TLS to it.
+    pub tls: TlsOverride,
+    /// The weakest way in which it may ask for a password; `None` leaves it to the system's facts.
+    pub auth: Option<AuthMethod>,
+    /// The Secret with its default login, in its namespace.
+    pub secret: Option<String>,
+    /// The most rounds of SCRAM that it may ask for.
+    pub scram_iterations: Option<u32>,
+}
+
+/// Which servers outside Kubernetes may be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// Any that a connection Secret names.
+    Any,
+    /// These hosts and ports.
+    Only(Vec<(String, u16)>),
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
 /// The settings of the directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryParams {
     /// By `cluster.namespace`, or by `cluster` alone.
-    pub tls: BTreeMap<String, TlsOverride>,
+    pub clusters: BTreeMap<String, ClusterParams>,
     /// How clusters in use are watched.
     pub watches: WatchParams,
     /// What the configuration says about systems.
     pub systems: SystemsParams,
-    /// Whether servers outside Kubernetes may be dialled.
-    pub external: bool,
+    /// Which servers outside Kubernetes may be dialled.
+    pub external: External,
+    /// Services of type ExternalName that are followed, as `service.namespace`.
+    pub external_names: Vec<String>,
     /// Whether pods are dialled at their addresses, so that nothing but the server's own TLS encrypts.
     pub direct: bool,
 }
@@ -214,7 +244,7 @@ impl Kubernetes {
         (host, port): (&str, u16),
     ) -> Result<Upstream, Failure> {
         let id = view.id(context.name());
-        if !self.params.external {
+        if self.params.external != External::Any {
             return Err(Report::fatal(
                 SqlState::INSUFFICIENT_PRIVILEGE,
                 format!("{id} is outside Kubernetes, at {host}, and pgferry is not to connect there"),
@@ -245,7 +275,8 @@ impl Kubernetes {
         deadline: Instant,
     ) -> Result<TlsFacts, Failure> {
         let full = facts.full();
-        let configured = self.params.tls.get(&full).or_else(|| self.params.tls.get(&facts.name));
+        let configured = self.params.clusters.get(&full).or_else(|| self.params.clusters.get(&facts.name));
+        let configured = configured.map(|configured| &configured.tls);
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
         let mode = if self.params.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
         let server_name = configured.and_then(|configured| configured.server_name.clone());
@@ -254,7 +285,7 @@ impl Kubernetes {
             Some(CertificateName::Pod(suffix)) => Some(format!("{server}{suffix}")),
             None => None,
         });
-        let mut tls = TlsFacts { mode, server_name, ca_pem: None, client_identity: None };
+        let mut tls = TlsFacts { mode, server_name, ca_pem: None, ca_by: CaBy::Cluster, client_identity: None };
         if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
             tls.client_identity = Some(client_identity(context, facts, secret, deadline).await?);
         }
@@ -306,6 +337,7 @@ fn upstream(
     Upstream {
         cluster: id.clone(),
         meaning,
+        credential: 0,
         system: view.system.system().into(),
         server,
         port,
@@ -313,6 +345,7 @@ fn upstream(
         standby_cluster: view.is_standby(),
         pooled: view.facts.pooled,
         tls,
+        auth: AuthFacts::default(),
         lost,
     }
 }

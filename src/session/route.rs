@@ -20,10 +20,19 @@ pub(super) const TARGET_OPTION: &str = "target";
 /// The configured part of naming.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// Database name to `target` or `target/dbname`.
-    pub aliases: BTreeMap<String, String>,
+    /// By database name.
+    pub aliases: BTreeMap<String, Alias>,
     /// The operating-system user who runs pgferry: clients send it where the person typed no user.
     pub os_user: Option<String>,
+}
+
+/// What a configured database name means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// `target` or `target/dbname`.
+    pub means: String,
+    /// The system whose cluster is meant, where that matters.
+    pub system: Option<String>,
 }
 
 /// Where a startup packet leads.
@@ -93,7 +102,7 @@ pub fn parse_target(text: &str) -> Option<Target> {
         Some((_, "")) => return None,
         Some((name, context)) => (name, Some(context.to_owned())),
     };
-    is_object_name(name).then(|| Target { name: name.to_owned(), context, mode })
+    is_object_name(name).then(|| Target { name: name.to_owned(), context, mode, system: None })
 }
 
 /// A Kubernetes object name, or two of them with a dot between: DNS labels (RFC 1123) divided by dots.
@@ -165,15 +174,16 @@ fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Resu
         return Err(RouteError::NeverTarget(name.to_owned()));
     }
     let alias = names.aliases.get(name);
-    let full = alias.map_or(name, String::as_str);
+    let full = alias.map_or(name, |alias| alias.means.as_str());
     let (target, database) = match full.split_once('/') {
         Some((target, database)) => (target, Some(Bytes::copy_from_slice(database.as_bytes()))),
         None => (full, None),
     };
-    let target = parse_target(target).ok_or_else(|| match alias {
-        Some(means) => RouteError::Alias { alias: name.to_owned(), means: means.clone() },
+    let mut target = parse_target(target).ok_or_else(|| match alias {
+        Some(alias) => RouteError::Alias { alias: name.to_owned(), means: alias.means.clone() },
         None => RouteError::NotATarget(name.to_owned()),
     })?;
+    target.system = alias.and_then(|alias| alias.system.clone());
     // A client that was given only a database sends it as the user too, or the alias as the person knows it.
     let role = if user == name { Role::Default } else { role(user, &target, names) };
     Ok(Route { target, database: database.filter(|database| !database.is_empty()), role })

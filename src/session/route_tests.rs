@@ -12,11 +12,15 @@ fn packet(parameters: &[(&str, &str)]) -> Startup {
 }
 
 fn names() -> Names {
+    let alias = |name: &str, means: &str, system: Option<&str>| {
+        (name.to_owned(), Alias { means: means.to_owned(), system: system.map(str::to_owned) })
+    };
     Names {
         aliases: BTreeMap::from([
-            ("reports".to_owned(), "shop.prod:ro/app".to_owned()),
-            ("postgres-main".to_owned(), "postgres.prod".to_owned()),
-            ("broken".to_owned(), "Not A Target".to_owned()),
+            alias("reports", "shop.prod:ro/app", None),
+            alias("postgres-main", "postgres.prod", None),
+            alias("broken", "Not A Target", None),
+            alias("lower", "shop.prod/app", Some("statefulset")),
         ]),
         os_user: Some("alice".to_owned()),
     }

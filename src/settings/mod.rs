@@ -34,6 +34,8 @@ pub struct Settings {
     pub zalando: Zalando,
     /// Operators that only this configuration knows.
     pub systems: Vec<System>,
+    /// The process itself.
+    pub process: Process,
     /// The log.
     pub log: Log,
 }
@@ -95,8 +97,25 @@ pub struct Kubernetes {
     pub remind_after: Duration,
     #[serde(with = "humantime_serde")]
     pub exec_timeout: Duration,
-    pub external: bool,
+    pub external: External,
+    #[serde(deserialize_with = "texts")]
+    pub external_names: Vec<String>,
     pub contexts: BTreeMap<String, String>,
+}
+
+/// `kubernetes.external`: which servers outside Kubernetes may be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// None (`false`), or any that a connection Secret names (`true`).
+    All(bool),
+    /// These, each `host:port`.
+    Only(Vec<String>),
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self::All(false)
+    }
 }
 
 /// `kubernetes.transport`.
@@ -115,7 +134,26 @@ pub enum Transport {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Names {
-    pub aliases: BTreeMap<String, String>,
+    pub aliases: BTreeMap<String, Alias>,
+}
+
+/// What an alias means.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "an alias is \"target\", \"target/dbname\", or { target = \"...\", system = \"...\" }")]
+pub enum Alias {
+    /// `target` or `target/dbname`.
+    Target(String),
+    /// The same, of one system: what lies behind a name that another system's cluster has.
+    Of(AliasOf),
+}
+
+/// One entry of `[names.aliases]` that names a system.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct AliasOf {
+    pub target: String,
+    pub system: String,
 }
 
 /// `[sessions]`.
@@ -150,6 +188,23 @@ pub struct Cluster {
     pub sslrootcert: Option<String>,
     #[serde(deserialize_with = "text")]
     pub sslservername: Option<String>,
+    pub auth: Option<Auth>,
+    #[serde(deserialize_with = "text")]
+    pub secret: Option<String>,
+    pub scram_iterations: Option<u32>,
+}
+
+/// `clusters."X".auth`, in the words of `pg_hba.conf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auth {
+    /// SCRAM alone.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// MD5 as well.
+    Md5,
+    /// Cleartext as well.
+    Password,
 }
 
 impl Cluster {
@@ -192,6 +247,7 @@ pub struct Zalando {
     pub cluster_name_label: String,
     pub pod_role_label: String,
     pub super_username: String,
+    pub cross_namespace_secrets: bool,
 }
 
 /// One entry of `[[systems]]`.
@@ -267,6 +323,14 @@ pub enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
+}
+
+/// `[process]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Process {
+    pub core_dumps: bool,
 }
 
 /// `[log]`.
@@ -457,6 +521,17 @@ fn check(settings: &Settings) -> Vec<String> {
             problems.push(format!("kubernetes.contexts: \"{short}\" must hold none of @ : / and mean a context"));
         }
     }
+    if let External::Only(servers) = &settings.kubernetes.external {
+        let unclear = servers.iter().filter(|server| host_and_port(server).is_none());
+        problems.extend(unclear.map(|server| format!("kubernetes.external: \"{server}\" is no host:port")));
+    }
+    let unclear = settings.kubernetes.external_names.iter().filter(|name| !name.contains('.'));
+    problems.extend(unclear.map(|name| format!("kubernetes.external_names: \"{name}\" is no SERVICE.NAMESPACE")));
+    for (cluster, about) in &settings.clusters {
+        if about.scram_iterations == Some(0) {
+            problems.push(format!("clusters.\"{cluster}\".scram_iterations must be 1 or more"));
+        }
+    }
     let sessions = &settings.sessions;
     for (name, value) in [("max_connections", sessions.max_connections), ("max_startups", sessions.max_startups)] {
         if value == 0 {
@@ -489,6 +564,15 @@ fn check(settings: &Settings) -> Vec<String> {
     problems
 }
 
+/// `host:port`, an IPv6 address in brackets.
+#[must_use]
+pub fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
 /// An empty string is "not set".
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
@@ -509,31 +593,71 @@ fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Str
     pairs.map(|one| pair(one).ok_or_else(|| de::Error::custom(format!("\"{one}\" is no label:value")))).collect()
 }
 
-/// A list, or in a variable, which has no lists, numbers with commas between them.
-fn uids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-    struct Uids;
-    impl<'de> de::Visitor<'de> for Uids {
-        type Value = Vec<u32>;
+/// A list, or in a variable, which has no lists, its items with commas between them.
+fn items<'de, T, D>(deserializer: D, parse: fn(&str) -> Result<T, String>) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Items<T>(fn(&str) -> Result<T, String>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Items<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of uids")
+            f.write_str("a list")
         }
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<u32>, E> {
-            text.split(',')
-                .map(|uid| uid.trim().parse().map_err(|_| E::custom(format!("\"{uid}\" is no uid"))))
-                .collect()
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(|item| (self.0)(item).map_err(E::custom)).collect()
         }
 
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u32>, A::Error> {
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
             let mut all = Vec::new();
-            while let Some(uid) = seq.next_element()? {
-                all.push(uid);
+            while let Some(item) = seq.next_element()? {
+                all.push(item);
             }
             Ok(all)
         }
     }
-    deserializer.deserialize_any(Uids)
+    deserializer.deserialize_any(Items(parse))
+}
+
+fn uids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    items(deserializer, |uid| uid.parse().map_err(|_| format!("\"{uid}\" is no uid")))
+}
+
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    items(deserializer, |text| Ok(text.to_owned()))
+}
+
+impl<'de> Deserialize<'de> for External {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Servers;
+        impl<'de> de::Visitor<'de> for Servers {
+            type Value = External;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or a list of \"host:port\"")
+            }
+
+            fn visit_bool<E: de::Error>(self, all: bool) -> Result<External, E> {
+                Ok(External::All(all))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<External, E> {
+                match text.parse() {
+                    Ok(all) => Ok(External::All(all)),
+                    Err(_) => texts(de::value::StrDeserializer::new(text)).map(External::Only),
+                }
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<External, A::Error> {
+                texts(de::value::SeqAccessDeserializer::new(seq)).map(External::Only)
+            }
+        }
+        deserializer.deserialize_any(Servers)
+    }
 }
 
 /// TOML's keys are strings.

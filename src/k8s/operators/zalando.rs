@@ -21,6 +21,8 @@ pub struct ZalandoParams {
     pub pod_role_label: String,
     /// The superuser.
     pub super_username: String,
+    /// Whether a role `namespace.user` has its Secret in that namespace.
+    pub cross_namespace_secrets: bool,
 }
 
 impl Default for ZalandoParams {
@@ -31,6 +33,7 @@ impl Default for ZalandoParams {
             cluster_name_label: "cluster-name".to_owned(),
             pod_role_label: "spilo-role".to_owned(),
             super_username: POSTGRES.to_owned(),
+            cross_namespace_secrets: false,
         }
     }
 }
