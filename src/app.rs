@@ -228,7 +228,6 @@ fn directory_params(settings: &Settings) -> DirectoryParams {
                     .collect(),
             ),
         },
-        external_names: settings.kubernetes.external_names.clone(),
         direct: transport(settings) == Transport::Direct,
     }
 }
@@ -259,6 +258,7 @@ fn systems_params(settings: &Settings) -> SystemsParams {
     });
     SystemsParams {
         configured: configured.collect(),
+        external_names: settings.kubernetes.external_names.clone(),
         zalando: ZalandoParams {
             secret_name_template: zalando.secret_name_template,
             cluster_labels: zalando.cluster_labels,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
+    names::{ObjectName, Place},
     objects::Pod,
     operators::{Facts, Halt, Leader, Member, Members, PORT, Port, System, leads_a_standby},
 };
@@ -18,9 +19,11 @@ pub(super) struct View {
     pub(super) facts: Facts,
     pub(super) pods: Vec<Pod>,
     /// Pods that are replicas, whatever their labels say.
-    pub(super) standbys: BTreeSet<String>,
+    pub(super) standbys: BTreeSet<ObjectName>,
     /// The operator whose pods these are, where the cluster was found by something else.
     pub(super) claimed: Option<System>,
+    /// Why something that should lead to a pod does not.
+    pub(super) refused: Option<String>,
 }
 
 /// Which pod comes first where several would do.
@@ -47,7 +50,7 @@ pub(super) enum Choice<'a> {
 
 impl View {
     pub(super) fn new(system: System, facts: Facts, pods: Vec<Pod>) -> Self {
-        Self { system, facts, pods, standbys: BTreeSet::new(), claimed: None }
+        Self { system, facts, pods, standbys: BTreeSet::new(), claimed: None, refused: None }
     }
 
     /// The pod for a mode.
@@ -97,13 +100,13 @@ impl View {
             Leader::Perhaps(name) => match self.labelled().as_slice() {
                 [] => None,
                 [only] => Some(only),
-                several => several.iter().find(|pod| pod.metadata.name == *name).copied(),
+                several => several.iter().find(|pod| pod.metadata.name == **name).copied(),
             },
         }
     }
 
     fn pod(&self, name: &str) -> Option<&Pod> {
-        self.pods.iter().find(|pod| pod.metadata.name == name)
+        self.pods.iter().find(|pod| pod.metadata.name == *name)
     }
 
     /// Pods that serve and carry the primary's label. Where two do and nothing decides, neither is believed.
@@ -114,14 +117,14 @@ impl View {
     /// Replicas that serve.
     pub(super) fn replicas(&self, last: Option<&str>) -> Vec<&Pod> {
         let serving = || self.pods.iter().filter(|pod| pod.serves());
-        let primary = self.primary_pod().map(|pod| pod.metadata.name.as_str());
-        let is = |pod: &&Pod| self.member(pod) == Member::Replica && Some(pod.metadata.name.as_str()) != primary;
+        let primary = self.primary_pod().map(|pod| &pod.metadata.name);
+        let is = |pod: &&Pod| self.member(pod) == Member::Replica && Some(&pod.metadata.name) != primary;
         let replicas: Vec<&Pod> = serving().filter(is).collect();
         if !replicas.is_empty() || self.facts.leader != Leader::Ask || serving().count() < 2 {
             return replicas;
         }
         // Only the servers know: each that was not the primary the last time is asked.
-        serving().filter(|pod| Some(pod.metadata.name.as_str()) != last).collect()
+        serving().filter(|pod| Some(&*pod.metadata.name) != last).collect()
     }
 
     fn primary(&self, preference: Preference<'_>) -> Choice<'_> {
@@ -146,7 +149,7 @@ impl View {
     fn ask(&self, preference: Preference<'_>) -> Option<&Pod> {
         let mut candidates = self.labelled();
         candidates.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
-        let position = |name: &str| candidates.iter().position(|pod| pod.metadata.name == name);
+        let position = |name: &str| candidates.iter().position(|pod| pod.metadata.name == *name);
         let start = match (preference.avoid.and_then(position), preference.last.and_then(position)) {
             (Some(avoid), _) => avoid + 1,
             (None, Some(last)) => last,
@@ -180,7 +183,7 @@ impl View {
             // The Service leads elsewhere.
             Some(Lost::Demoted)
         } else {
-            let elsewhere = matches!(&self.facts.leader, Leader::Pod(leader) if leader != name);
+            let elsewhere = matches!(&self.facts.leader, Leader::Pod(leader) if *name != **leader);
             (elsewhere || self.member(pod) == Member::Replica).then_some(Lost::Demoted)
         };
         lost.filter(|lost| *lost != Lost::Demoted || mode == Mode::Rw)
@@ -195,6 +198,13 @@ impl View {
     }
 
     fn none(&self, what: &str) -> Choice<'static> {
+        if let Some(refused) = self.refused.as_ref().filter(|_| self.pods.is_empty()) {
+            let message = format!("cluster {} has no {what}: {refused}", self.facts.full());
+            let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
+            return Choice::Never(
+                report.hint("Whoever may write the endpoints of that Service wrote this: correct it"),
+            );
+        }
         let mut report = not_now(format!("cluster {} has no ready {what}", self.facts.full()));
         let serving = self.pods.iter().filter(|pod| pod.serves()).count();
         let phase = if self.facts.phase.is_empty() {
@@ -215,15 +225,19 @@ impl View {
         match (&self.facts.members, self.system.pod_labels()) {
             (Members::Selected(selector), _) => selector.clone(),
             (_, Some(labels)) => format!("{}={}", labels.cluster, self.facts.name),
-            (_, None) => self.facts.name.clone(),
+            (_, None) => self.facts.name.to_string(),
         }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        (self.facts.namespace.clone(), self.facts.name.clone())
     }
 
     pub(super) fn id(&self, context: &str) -> ClusterId {
         ClusterId {
             context: context.to_owned(),
-            namespace: self.facts.namespace.clone(),
-            name: self.facts.name.clone(),
+            namespace: self.facts.namespace.to_string(),
+            name: self.facts.name.to_string(),
         }
     }
 }
@@ -241,8 +255,7 @@ fn single<'a>(pods: &[&'a Pod]) -> Option<&'a Pod> {
 
 /// The pod whose turn it is; not the one that has just refused, if there is another.
 fn turned<'a>(pods: &[&'a Pod], preference: Preference<'_>) -> Option<&'a Pod> {
-    let others: Vec<&Pod> =
-        pods.iter().filter(|pod| preference.avoid != Some(pod.metadata.name.as_str())).copied().collect();
+    let others: Vec<&Pod> = pods.iter().filter(|pod| preference.avoid != Some(&*pod.metadata.name)).copied().collect();
     let pods = if others.is_empty() { pods } else { others.as_slice() };
     pods.get(preference.turn.checked_rem(pods.len())?).copied()
 }

@@ -21,9 +21,11 @@ use tokio_tungstenite::{
 
 use super::{
     K8sError,
-    access::{Access, ListQuery, with_query},
+    access::{Access, ListQuery},
     connector::impersonate,
     contexts::{Built, Shared},
+    names::{Namespace, ObjectName},
+    operators::{PODS, Resource},
     pool::Once,
 };
 use crate::upstream::{Identity, PodId};
@@ -58,8 +60,9 @@ struct PageMeta {
 }
 
 /// Where the API server tells its version.
-const VERSION: &str = "/version";
-const OF_VERSION: Access<'static> = Access { verb: "get", group: "", resource: "version", namespace: None, name: None };
+const VERSION: Access<'static> = Access::to("version");
+
+static REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
 
 /// The raw stream of a port-forward.
 pub(super) type Raw = WebSocketStream<TokioIo<Upgraded>>;
@@ -97,6 +100,11 @@ impl Context {
         self.built.meaning
     }
 
+    /// Which of the credentials that the context has had this is.
+    pub(super) fn credential(&self) -> u64 {
+        0
+    }
+
     /// As the person writes it.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -107,6 +115,12 @@ impl Context {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.built.namespace
+    }
+
+    /// The same, parsed.
+    pub(super) fn own_namespace(&self) -> Result<Namespace, K8sError> {
+        Namespace::parse(&self.built.namespace)
+            .map_err(|error| K8sError::Kubeconfig(format!("the namespace of context {}: {error}", self.name())))
     }
 
     /// The API server's address.
@@ -128,10 +142,9 @@ impl Context {
     pub async fn get_object<K: DeserializeOwned>(
         &self,
         access: &Access<'_>,
-        path: &str,
         deadline: Instant,
     ) -> Result<Option<K>, K8sError> {
-        match self.text(access, path, None, deadline).await {
+        match self.text(access, &access.path(&[]), None, deadline).await {
             Ok(text) => self.parse(access, &text).map(Some),
             Err(K8sError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -145,11 +158,10 @@ impl Context {
     pub async fn list_objects<K: DeserializeOwned>(
         &self,
         access: &Access<'_>,
-        path: &str,
         query: &ListQuery,
         deadline: Instant,
     ) -> Result<(Vec<K>, String), K8sError> {
-        self.filter_objects(access, path, query, deadline, Some).await
+        self.filter_objects(access, query, deadline, Some).await
     }
 
     /// As [`Self::list_objects`], but each page is cut down to what `keep` makes of its objects before the next is
@@ -160,7 +172,6 @@ impl Context {
     pub async fn filter_objects<K: DeserializeOwned, T>(
         &self,
         access: &Access<'_>,
-        path: &str,
         query: &ListQuery,
         deadline: Instant,
         keep: impl Fn(K) -> Option<T>,
@@ -172,7 +183,7 @@ impl Context {
             let mut parameters = vec![("limit", PAGE.to_string())];
             query.write(&mut parameters);
             parameters.extend(from.clone().map(|token| ("continue", token)));
-            let page: Page<K> = match self.text(access, &with_query(path, &parameters), None, deadline).await {
+            let page: Page<K> = match self.text(access, &access.path(&parameters), None, deadline).await {
                 Ok(text) => self.parse(access, &text)?,
                 // The list took longer than the server remembers it: once more from the beginning.
                 Err(K8sError::Gone) if from.is_some() && !restarted => {
@@ -198,7 +209,6 @@ impl Context {
     pub async fn watch_objects<K>(
         &self,
         access: &Access<'_>,
-        path: &str,
         query: &ListQuery,
         version: &str,
     ) -> Result<impl Stream<Item = Result<WatchEvent<K>, K8sError>> + Send + use<K>, K8sError>
@@ -212,7 +222,7 @@ impl Context {
             ("timeoutSeconds", WATCH_SECONDS.to_string()),
         ];
         query.write(&mut parameters);
-        let path = with_query(path, &parameters);
+        let path = access.path(&parameters);
         let deadline = Instant::now() + self.shared.params.request_timeout;
         let request = self.request("GET", &path, Vec::new())?;
         let ask = |client: Client, request| async move { client.request_events::<K>(request).await };
@@ -228,17 +238,17 @@ impl Context {
     /// # Errors
     /// Where the server does not answer.
     pub async fn can_i(&self, access: &Access<'_>, deadline: Instant) -> Result<bool, K8sError> {
-        let (resource, subresource) = access.resource.split_once('/').unwrap_or((access.resource, ""));
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": { "resourceAttributes": {
-                "verb": access.verb, "group": access.group, "resource": resource, "subresource": subresource,
-                "namespace": access.namespace, "name": access.name,
+                "verb": access.verb, "group": access.group, "resource": access.resource,
+                "subresource": access.subresource.unwrap_or_default(),
+                "namespace": access.namespace.map(|namespace| &**namespace), "name": access.name.map(|name| &**name),
             } },
         });
-        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let text = self.text(access, path, Some(review.to_string().into_bytes()), deadline).await?;
+        let path = self.access("create", &REVIEWS, None, None).path(&[]);
+        let text = self.text(access, &path, Some(review.to_string().into_bytes()), deadline).await?;
         let answer: serde_json::Value = self.parse(access, &text)?;
         Ok(answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool).unwrap_or_default())
     }
@@ -248,14 +258,10 @@ impl Context {
     /// # Errors
     /// As for [`Self::get_object`]; that the port answers shows later, in the stream.
     pub(super) async fn upgrade(&self, pod: &PodId, port: u16, deadline: Instant) -> Result<Raw, K8sError> {
-        let access = Access {
-            verb: "create",
-            group: "",
-            resource: "pods/portforward",
-            namespace: Some(&pod.namespace),
-            name: Some(&pod.name),
-        };
-        let path = format!("/api/v1/namespaces/{}/pods/{}/portforward?ports={port}", pod.namespace, pod.name);
+        let (namespace, name) = (Namespace::parse(&pod.namespace)?, ObjectName::parse(&pod.name)?);
+        let pod = self.access("create", &PODS, Some(&namespace), Some(&name));
+        let access = Access { subresource: Some("portforward"), ..pod };
+        let path = access.path(&[("ports", port.to_string())]);
         let request = self.request("GET", &path, Vec::new())?;
         let ask = |client: Client, request| async move { client.connect(request).await };
         let connection = self.retrying(&access, deadline, &request, ask).await?;
@@ -270,21 +276,21 @@ impl Context {
     /// # Errors
     /// Where the server does not answer.
     pub async fn version(&self, deadline: Instant) -> Result<String, K8sError> {
-        let text = self.text(&OF_VERSION, VERSION, None, deadline).await?;
-        let version: serde_json::Value = self.parse(&OF_VERSION, &text)?;
+        let text = self.text(&VERSION, &VERSION.path(&[]), None, deadline).await?;
+        let version: serde_json::Value = self.parse(&VERSION, &text)?;
         Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
     }
 
     /// Asks for the version once, whatever the answer: nobody waits for it, so that no login is renewed for it, which may
     /// open a browser, and it takes no room from what people wait for.
     pub(super) async fn greet(&self) -> Result<(), K8sError> {
-        let mut request = self.request("GET", VERSION, Vec::new())?;
+        let mut request = self.request("GET", &VERSION.path(&[]), Vec::new())?;
         request.extensions_mut().insert(Once);
         let client = self.shared.fresh().unwrap_or_else(|| self.built.clone()).client;
         let deadline = Instant::now() + self.shared.params.request_timeout;
         match self.timely(deadline, client.request_text(request)).await? {
             Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
-            Err(error) => Err(self.explain(&OF_VERSION, error)),
+            Err(error) => Err(self.explain(&VERSION, error)),
         }
     }
 

@@ -236,7 +236,7 @@ impl Contexts {
     }
 
     /// Whether a context still means this one of its clusters; no where the kubeconfig has changed and was not read yet.
-    pub(super) fn still_means(&self, name: &str, meaning: u64) -> bool {
+    pub(super) fn still_means(&self, name: &str, (meaning, _credential): (u64, u64)) -> bool {
         self.shared(name).is_ok_and(|shared| {
             let current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.as_ref().is_some_and(|built| built.meaning == meaning && !built.sources.have_changed())

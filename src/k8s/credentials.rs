@@ -10,20 +10,20 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    directory::{Kubernetes, tidy},
+    directory::{Caller, Kubernetes, tidy},
     logins::{Logins, no_login},
-    reads,
+    names, reads,
 };
 use crate::{
     error::{Report, SqlState},
-    upstream::{Ask, ClusterId, Credentials, Failure, Identity, Login, Role, Upstream},
+    upstream::{Ask, ClusterId, Credentials, Failure, Login, Role, Upstream},
 };
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
 
-/// A login, as a key of what is remembered: cluster, source and role.
-type Refused = (ClusterId, String, String);
+/// A login, as a key of what is remembered: on whose behalf, cluster, source and role.
+type Refused = (Caller, ClusterId, String, String);
 
 /// Secrets whose passwords a server has refused, by their name and the role.
 #[derive(Debug, Default)]
@@ -38,19 +38,19 @@ struct Refusal {
 
 impl Refusals {
     /// Notes that the login was refused, and its Secret has not changed.
-    fn note(&self, cluster: &ClusterId, login: &Login) {
+    fn note(&self, caller: Caller, cluster: &ClusterId, login: &Login) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, refusal| refusal.at.elapsed() < LEFT_ALONE);
-        let key = (cluster.clone(), login.source.clone(), login.user.clone());
+        let key = (caller, cluster.clone(), login.source.clone(), login.user.clone());
         let before =
             all.get(&key).filter(|refusal| refusal.version == login.version).map_or(0, |refusal| refusal.times);
         all.insert(key, Refusal { version: login.version.clone(), at: Instant::now(), times: before + 1 });
     }
 
     /// Refuses a login that was refused twice a moment ago.
-    fn check(&self, cluster: &ClusterId, login: &Login) -> Result<(), Report> {
+    fn check(&self, caller: Caller, cluster: &ClusterId, login: &Login) -> Result<(), Report> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(refusal) = all.get(&(cluster.clone(), login.source.clone(), login.user.clone())) else {
+        let Some(refusal) = all.get(&(caller, cluster.clone(), login.source.clone(), login.user.clone())) else {
             return Ok(());
         };
         let rest = LEFT_ALONE.saturating_sub(refusal.at.elapsed());
@@ -69,9 +69,9 @@ impl Refusals {
 #[async_trait]
 impl Credentials for Kubernetes {
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
-        let key = (ask.identity.clone(), upstream.cluster.clone(), ask.role.clone());
+        let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone());
         let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
-        self.refusals.check(&upstream.cluster, &login)?;
+        self.refusals.check(caller(ask, upstream), &upstream.cluster, &login)?;
         Ok(login)
     }
 
@@ -84,7 +84,7 @@ impl Credentials for Kubernetes {
         if let Some(before) = before.filter(|before| before.version != login.version) {
             return Ok(Some(before));
         }
-        self.refusals.note(&upstream.cluster, refused);
+        self.refusals.note(caller(ask, upstream), &upstream.cluster, refused);
         Ok(None)
     }
 
@@ -104,10 +104,15 @@ impl Credentials for Kubernetes {
 }
 
 /// Whose login, where, and from which Secret.
-pub(super) type WorkedKey = (Identity, ClusterId, String);
+pub(super) type WorkedKey = (Caller, ClusterId, String);
 
 fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
-    (ask.identity.clone(), upstream.cluster.clone(), login.source.clone())
+    (caller(ask, upstream), upstream.cluster.clone(), login.source.clone())
+}
+
+/// On whose behalf it was resolved.
+fn caller(ask: &Ask, upstream: &Upstream) -> Caller {
+    Caller { identity: ask.identity.clone(), meaning: upstream.meaning, credential: upstream.credential }
 }
 
 impl Kubernetes {
@@ -119,17 +124,19 @@ impl Kubernetes {
         let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
         let seen = {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.get(&(ask.identity.clone(), upstream.cluster.clone())).cloned()
+            seen.get(&(Caller::of(&context), upstream.cluster.clone())).cloned()
         };
         let view = if let Some(view) = seen {
             view
         } else {
-            let place = (upstream.cluster.namespace.as_str(), upstream.cluster.name.as_str());
+            let (namespace, name) = names::place(&upstream.cluster)?;
+            let place = (&namespace, &name);
             let view = match self.systems.named(&upstream.system) {
                 Some(system) => reads::view(&context, &self.systems, system, place, ask.deadline).await?,
                 None => None,
             };
-            Arc::new(view.ok_or_else(|| no_login(&upstream.cluster.to_string()))?)
+            let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
+            Arc::new(self.with_configured_secret(view))
         };
         let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
         match &ask.role {

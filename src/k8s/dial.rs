@@ -13,10 +13,11 @@ use tokio::{
 
 use super::{
     K8sError,
-    access::Access,
     connector::TCP_KEEPALIVE,
     contexts::Contexts,
     forward::{Liveness, Tunnel},
+    names::{Namespace, ObjectName},
+    operators::PODS,
 };
 use crate::{
     error::{Report, SqlState},
@@ -119,14 +120,13 @@ struct Status {
 }
 
 /// The pod's address now; names come back with another address, uids do not come back.
-async fn address(context: &super::client::Context, pod: &PodId, deadline: Instant) -> Result<IpAddr, Failure> {
-    let access =
-        Access { verb: "get", group: "", resource: "pods", namespace: Some(&pod.namespace), name: Some(&pod.name) };
-    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
-    let found: Option<PodAddress> = context.get_object(&access, &path, deadline).await?;
+async fn address(context: &super::client::Context, pod: &PodId, deadline: Instant) -> Result<IpAddr, K8sError> {
+    let (namespace, name) = (Namespace::parse(&pod.namespace)?, ObjectName::parse(&pod.name)?);
+    let access = context.access("get", &PODS, Some(&namespace), Some(&name));
+    let found: Option<PodAddress> = context.get_object(&access, deadline).await?;
     let found = found.filter(|found| found.metadata.uid == pod.uid);
     let address = found.and_then(|found| found.status.pod_ip);
-    address.ok_or_else(|| K8sError::NotFound { what: format!("pod {} with an address", pod.name) }.into())
+    address.ok_or_else(|| K8sError::NotFound { what: format!("pod {} with an address", pod.name) })
 }
 
 fn elsewhere(upstream: &Upstream) -> Failure {

@@ -15,12 +15,17 @@ use secrecy::SecretString;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    K8sError,
     choose::{Choice, Preference, View},
     client::Context,
     contexts::Contexts,
     lookup::Lookup,
-    objects::{ConfigMap, Object, Secret},
-    operators::{CONFIG_MAPS, CaSource, CertificateName, Facts, Members, SECRETS, System, Systems, SystemsParams},
+    names::{self, Namespace, ObjectName, Place, Reference},
+    objects::{ConfigMap, Meta, Object, Secret},
+    operators::{
+        CONFIG_MAPS, CaSource, CertificateName, Facts, Keys, LoginKind, LoginSource, Members, POSTGRES, SECRETS,
+        System, Systems, SystemsParams,
+    },
     reads,
     watches::{WatchParams, Watches},
 };
@@ -87,20 +92,33 @@ pub struct DirectoryParams {
     pub systems: SystemsParams,
     /// Which servers outside Kubernetes may be dialled.
     pub external: External,
-    /// Services of type ExternalName that are followed, as `service.namespace`.
-    pub external_names: Vec<String>,
     /// Whether pods are dialled at their addresses, so that nothing but the server's own TLS encrypts.
     pub direct: bool,
 }
 
-/// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
-type Known = HashMap<KnownKey, (ClusterId, System, Instant)>;
+/// On whose behalf something was read, of which of the clusters that a context's name has meant, and with which of its
+/// credentials: what one may see another may not, so that whatever is remembered is remembered for one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Caller {
+    pub(super) identity: Identity,
+    pub(super) meaning: u64,
+    pub(super) credential: u64,
+}
 
-/// Who asked, in which context, and for which name.
-type KnownKey = (Identity, String, String);
+impl Caller {
+    pub(super) fn of(context: &Context) -> Self {
+        Self { identity: context.identity().clone(), meaning: context.meaning(), credential: context.credential() }
+    }
+}
+
+/// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
+type Known = HashMap<KnownKey, (Place, System, Instant)>;
+
+/// Who asked, in which context, for which name, and of which system.
+type KnownKey = (Caller, String, String, Option<String>);
 
 fn known_key(ask: &Ask, context: &Context) -> KnownKey {
-    (ask.identity.clone(), context.name().to_owned(), ask.target.name.clone())
+    (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
 }
 
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
@@ -115,14 +133,14 @@ pub struct Kubernetes {
     params: DirectoryParams,
     known: Mutex<Known>,
     /// What is known of each cluster that was resolved, for its login.
-    pub(super) seen: Mutex<HashMap<(Identity, ClusterId), Arc<View>>>,
+    pub(super) seen: Mutex<HashMap<(Caller, ClusterId), Arc<View>>>,
     pub(super) refusals: super::credentials::Refusals,
     pub(super) readings: super::readings::Readings,
     /// The last login that a server took, for the moment between a new Secret and the server that knows it.
     pub(super) worked: Mutex<HashMap<super::credentials::WorkedKey, Login>>,
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
-    asked: Mutex<HashMap<ClusterId, String>>,
+    asked: Mutex<HashMap<(Caller, ClusterId), String>>,
     warmed: Mutex<Option<Instant>>,
 }
 
@@ -149,20 +167,20 @@ impl Kubernetes {
 
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
-        let (id, system, _) =
+        let (place, system, _) =
             self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
-        self.watches.view(&id, context, &system)
+        self.watches.view(&place, context, &system)
     }
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
     async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned();
-        let known =
-            known.filter(|(id, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(id, context, system));
-        let Some((id, system, _)) = known else {
+        let known = known
+            .filter(|(place, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(place, context, system));
+        let Some((place, system, _)) = known else {
             return Ok(None);
         };
-        match reads::view(context, &self.systems, &system, (&id.namespace, &id.name), ask.deadline).await {
+        match reads::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline).await {
             // Whatever has changed, the name is looked up anew.
             Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
             view => Ok(view?),
@@ -170,7 +188,7 @@ impl Kubernetes {
     }
 
     fn remember(&self, ask: &Ask, context: &Context, view: &View) {
-        let value = (view.id(context.name()), view.system.clone(), Instant::now());
+        let value = (view.place(), view.system.clone(), Instant::now());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         tidy(&mut known);
         known.insert(known_key(ask, context), value);
@@ -179,9 +197,10 @@ impl Kubernetes {
     /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
     /// not the one.
     async fn settle(&self, ask: &Ask, context: &Context, view: View, stale: Option<&str>) -> Result<Upstream, Failure> {
-        let id = view.id(context.name());
+        let (id, place) = (view.id(context.name()), view.place());
         let system = view.system.clone();
         let mode = ask.target.mode;
+        let asked_key = (Caller::of(context), id.clone());
         let mut view = view;
         loop {
             if let Members::External { host, port } = &view.facts.members
@@ -190,24 +209,21 @@ impl Kubernetes {
                 return self.external(ask, context, &view, (host, *port)).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+            let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
             let report = match view.choose(mode, Preference { turn, last: before.as_deref(), avoid: stale }) {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {
                         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
                         tidy(&mut asked);
-                        asked.insert(id.clone(), pod.metadata.name.clone());
+                        asked.insert(asked_key, pod.metadata.name.to_string());
                     }
-                    let lost = self.watches.guard(&id, context, &view, (&pod, mode));
+                    let lost = self.watches.guard(context, &view, (&pod, mode));
                     let tls = self.tls(context, &view.facts, &pod.metadata.name, ask.deadline).await?;
                     let port = view.port(&pod);
-                    let namespace =
-                        if pod.metadata.namespace.is_empty() { id.namespace.clone() } else { pod.metadata.namespace };
-                    let pod = PodId { namespace, name: pod.metadata.name, uid: pod.metadata.uid };
-                    let upstream = upstream(&view, (context.meaning(), &id), (Server::Pod(pod), port), mode, tls, lost);
-                    self.see(ask, &id, view);
-                    return Ok(upstream);
+                    let Meta { namespace, name, uid, .. } = pod.metadata;
+                    let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
+                    return Ok(self.upstream(context, view, (Server::Pod(pod), port), (mode, tls, lost)));
                 }
                 Choice::Never(report) => return Err(report.into()),
                 Choice::Wait(report) => report,
@@ -218,21 +234,73 @@ impl Kubernetes {
             let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
             ask.progress.waiting_for(format!("{what} of {id}"));
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
-            self.watches.changed(&id, context, &system, longest).await;
-            view = match self.watches.view(&id, context, &system) {
+            self.watches.changed(&place, context, &system, longest).await;
+            view = match self.watches.view(&place, context, &system) {
                 Some(view) => view,
-                None => reads::view(context, &self.systems, &system, (&id.namespace, &id.name), ask.deadline)
+                None => reads::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline)
                     .await?
                     .ok_or_else(|| Failure::from(vanished(&id)))?,
             };
         }
     }
 
-    /// What is known of the cluster now, for its login.
-    fn see(&self, ask: &Ask, id: &ClusterId, view: View) {
+    /// A server that was chosen; what is known of its cluster is kept for the login.
+    fn upstream(
+        &self,
+        context: &Context,
+        view: View,
+        (server, port): (Server, u16),
+        (mode, tls, lost): (Mode, TlsFacts, watch::Receiver<Option<Lost>>),
+    ) -> Upstream {
+        let id = view.id(context.name());
+        let upstream = Upstream {
+            cluster: id.clone(),
+            meaning: context.meaning(),
+            credential: context.credential(),
+            system: view.system.system().into(),
+            server,
+            port,
+            mode,
+            standby_cluster: view.is_standby(),
+            pooled: view.facts.pooled,
+            tls,
+            auth: self.auth(&view.facts),
+            lost,
+        };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         tidy(&mut seen);
-        seen.insert((ask.identity.clone(), id.clone()), Arc::new(view));
+        seen.insert((Caller::of(context), id), Arc::new(self.with_configured_secret(view)));
+        upstream
+    }
+
+    /// What the configuration says about a cluster.
+    fn configured(&self, facts: &Facts) -> Option<&ClusterParams> {
+        self.params.clusters.get(&facts.full()).or_else(|| self.params.clusters.get(&*facts.name))
+    }
+
+    /// How the servers may ask for a password: as the configuration says, else as the system does.
+    fn auth(&self, facts: &Facts) -> AuthFacts {
+        let configured = self.configured(facts);
+        let usual = if facts.md5 { AuthMethod::Md5 } else { AuthMethod::ScramSha256 };
+        AuthFacts {
+            weakest: configured.and_then(|configured| configured.auth).unwrap_or(usual),
+            scram_iterations: configured
+                .and_then(|configured| configured.scram_iterations)
+                .unwrap_or(AuthFacts::MOST_ITERATIONS),
+        }
+    }
+
+    /// The Secret that the configuration names has the default login, and needs nobody's consent.
+    pub(super) fn with_configured_secret(&self, mut view: View) -> View {
+        let facts = &mut view.facts;
+        if let Some(secret) = self.configured(facts).and_then(|configured| configured.secret.as_deref()) {
+            let secret = Reference::new(secret, format!("clusters.\"{}\".secret", facts.full()));
+            let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
+            let login = LoginSource::new(LoginKind::Application, None, Some(secret), Keys::Connection, database);
+            facts.logins.retain(|known| known.secret != login.secret);
+            facts.logins.insert(0, login);
+        }
+        view
     }
 
     /// A server outside Kubernetes.
@@ -244,12 +312,19 @@ impl Kubernetes {
         (host, port): (&str, u16),
     ) -> Result<Upstream, Failure> {
         let id = view.id(context.name());
-        if self.params.external != External::Any {
+        let allowed = match &self.params.external {
+            External::Any => true,
+            External::Only(servers) => servers.iter().any(|(name, at)| name.eq_ignore_ascii_case(host) && *at == port),
+        };
+        if !allowed {
             return Err(Report::fatal(
                 SqlState::INSUFFICIENT_PRIVILEGE,
-                format!("{id} is outside Kubernetes, at {host}, and pgferry is not to connect there"),
+                format!("{id} is outside Kubernetes, at {host}:{port}, and pgferry is not to connect there"),
             )
-            .hint("To let it connect there directly: kubernetes.external = true (PGFERRY__KUBERNETES__EXTERNAL=true)")
+            .hint(format!(
+                "To let it connect there directly: kubernetes.external = [\"{host}:{port}\"] \
+                 (PGFERRY__KUBERNETES__EXTERNAL={host}:{port}), or true for any server that a Secret names"
+            ))
             .into());
         }
         // The way leads through the open: never plaintext unless the Secret says so, and verified where that can be.
@@ -261,9 +336,7 @@ impl Kubernetes {
         let tls = self.tls(context, &facts, host, ask.deadline).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
-        let upstream = upstream(view, (context.meaning(), &id), (server, port), ask.target.mode, tls, never);
-        self.see(ask, &id, view.clone());
-        Ok(upstream)
+        Ok(self.upstream(context, view.clone(), (server, port), (ask.target.mode, tls, never)))
     }
 
     /// The system's facts, and what the configuration says.
@@ -275,8 +348,7 @@ impl Kubernetes {
         deadline: Instant,
     ) -> Result<TlsFacts, Failure> {
         let full = facts.full();
-        let configured = self.params.clusters.get(&full).or_else(|| self.params.clusters.get(&facts.name));
-        let configured = configured.map(|configured| &configured.tls);
+        let configured = self.configured(facts).map(|configured| &configured.tls);
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
         let mode = if self.params.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
         let server_name = configured.and_then(|configured| configured.server_name.clone());
@@ -289,7 +361,8 @@ impl Kubernetes {
         if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
             tls.client_identity = Some(client_identity(context, facts, secret, deadline).await?);
         }
-        if !matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
+        let verified = matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+        if mode == TlsMode::Disable {
             return Ok(tls);
         }
         if let Some(file) = configured.and_then(|configured| configured.ca_file.as_ref()) {
@@ -302,14 +375,26 @@ impl Kubernetes {
                     .hint(format!("Correct clusters.\"{full}\".sslrootcert in the configuration")),
                 )
             })?;
-            tls.ca_pem = Some(pem.into());
+            (tls.ca_pem, tls.ca_by) = (Some(pem.into()), CaBy::Configuration);
             return Ok(tls);
         }
         let named = configured.and_then(|configured| configured.ca_config_map.clone());
-        let named = named.map(|(name, key)| CaSource::ConfigMap(name, key));
-        for source in named.iter().chain(&facts.tls.ca) {
-            tls.ca_pem = authority(context, facts, source, deadline).await?;
-            if tls.ca_pem.is_some() {
+        let named = named.map(|(name, key)| {
+            let field = format!("clusters.\"{full}\".sslrootcert");
+            (CaSource::ConfigMap(Reference::new(&name, field), key), CaBy::Configuration)
+        });
+        let known = facts.tls.ca.iter().map(|source| {
+            let by = match source {
+                CaSource::Own { source, .. } => CaBy::Secret(source.clone()),
+                _ => CaBy::Cluster,
+            };
+            (source.clone(), by)
+        });
+        // A CA that only the cluster speaks for is of no use where nobody asked for it.
+        let worth = named.into_iter().chain(known).filter(|(_, by)| verified || *by != CaBy::Cluster);
+        for (source, by) in worth {
+            if let Some(pem) = authority(context, facts, &source, deadline).await? {
+                (tls.ca_pem, tls.ca_by) = (Some(pem), by);
                 break;
             }
         }
@@ -326,30 +411,6 @@ pub(super) fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
     }
 }
 
-fn upstream(
-    view: &View,
-    (meaning, id): (u64, &ClusterId),
-    (server, port): (Server, u16),
-    mode: Mode,
-    tls: TlsFacts,
-    lost: watch::Receiver<Option<Lost>>,
-) -> Upstream {
-    Upstream {
-        cluster: id.clone(),
-        meaning,
-        credential: 0,
-        system: view.system.system().into(),
-        server,
-        port,
-        mode,
-        standby_cluster: view.is_standby(),
-        pooled: view.facts.pooled,
-        tls,
-        auth: AuthFacts::default(),
-        lost,
-    }
-}
-
 /// A CA, where it is to be had: one that may not be read is looked for elsewhere.
 async fn authority(
     context: &Context,
@@ -357,14 +418,16 @@ async fn authority(
     source: &CaSource,
     deadline: Instant,
 ) -> Result<Option<Arc<[u8]>>, Failure> {
-    let namespace = facts.namespace.as_str();
+    let namespace = &facts.namespace;
     Ok(match source {
-        CaSource::Pem(pem) => Some(Arc::clone(pem)),
+        CaSource::Own { pem, .. } => Some(Arc::clone(pem)),
         CaSource::Secret(name, key) => {
+            let name = named(facts, name)?;
             let secret = reads::get_if_allowed::<Secret>(context, &SECRETS, (namespace, name), deadline).await?;
             secret.and_then(|secret| secret.data.get(key).map(Arc::from))
         }
         CaSource::ConfigMap(name, key) => {
+            let name = named(facts, name)?;
             let map = reads::get_if_allowed::<ConfigMap>(context, &CONFIG_MAPS, (namespace, name), deadline).await?;
             map.and_then(|mut map| map.data.remove(key)).map(|pem| Arc::from(pem.into_bytes()))
         }
@@ -377,14 +440,24 @@ async fn authority(
     })
 }
 
+/// The name of an object about TLS; what is none leads nowhere.
+fn named<'r>(facts: &Facts, reference: &'r Reference) -> Result<&'r ObjectName, Failure> {
+    reference.name().map_err(|why| {
+        let message = format!("cluster {}, on its certificates: {why}", facts.full());
+        let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
+        report.hint("Whoever may write that object wrote this: correct it, and connect again").into()
+    })
+}
+
 /// The certificate that a server wants of its clients.
 async fn client_identity(
     context: &Context,
     facts: &Facts,
-    secret: &str,
+    secret: &Reference,
     deadline: Instant,
 ) -> Result<ClientIdentity, Failure> {
-    let found = reads::get_secret(context, &facts.namespace, secret, deadline).await?;
+    let secret = named(facts, secret)?;
+    let found = reads::get_secret(context, (&facts.namespace, secret), deadline).await?;
     let missing = |what: &str| {
         let place = format!("Secret {}/{secret}", facts.namespace);
         Report::fatal(
@@ -419,7 +492,7 @@ impl Directory for Kubernetes {
             view
         } else {
             let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };
-            let view = lookup.find(&ask.target.name).await?;
+            let view = lookup.find(&ask.target).await?;
             self.remember(ask, &context, &view);
             view
         };
@@ -432,7 +505,8 @@ impl Directory for Kubernetes {
         let Some(system) = self.systems.named(&stale.system) else {
             return Err(vanished(id).into());
         };
-        let view = reads::view(&context, &self.systems, system, (&id.namespace, &id.name), ask.deadline).await?;
+        let (namespace, name) = names::place(id)?;
+        let view = reads::view(&context, &self.systems, system, (&namespace, &name), ask.deadline).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         // In another cluster a server of the same name is not the one that was found wrong.
         let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
@@ -440,12 +514,13 @@ impl Directory for Kubernetes {
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
-        self.contexts.still_means(&upstream.cluster.context, upstream.meaning)
+        self.contexts.still_means(&upstream.cluster.context, (upstream.meaning, upstream.credential))
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
         let context = self.contexts.get(ask.context.as_deref(), &ask.identity, None).await?;
-        Ok(super::list::list(&context, &self.systems, ask.namespace.as_deref(), ask.deadline).await?)
+        let namespace = ask.namespace.as_deref().map(Namespace::parse).transpose().map_err(K8sError::from)?;
+        Ok(super::list::list(&context, &self.systems, namespace.as_ref(), ask.deadline).await?)
     }
 
     fn warm(&self) {

@@ -1,6 +1,7 @@
 //! Which API groups a server has: what is not installed is not asked for.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -9,7 +10,13 @@ use std::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{K8sError, access::Access, client::Context, operators::Resource};
+use super::{
+    K8sError,
+    access::Access,
+    client::Context,
+    names::{Namespace, ObjectName},
+    operators::Resource,
+};
 
 /// Groups and their versions.
 pub(super) type Groups = BTreeMap<String, Vec<String>>;
@@ -47,8 +54,7 @@ impl Context {
         if known.as_ref().is_some_and(|(at, _)| at.elapsed() < age) {
             return Ok(false);
         }
-        let access = Access { verb: "get", group: "", resource: "apis", namespace: None, name: None };
-        let groups = match self.get_object::<GroupList>(&access, "/apis", deadline).await {
+        let groups = match self.get_object::<GroupList>(&Access::to("apis"), deadline).await {
             Ok(list) => list.map(|list| list.groups).unwrap_or_default(),
             Err(error) if error.is_forbidden() || error.is_absent() => return Ok(false),
             Err(error) => return Err(error),
@@ -75,32 +81,25 @@ impl Context {
         }
     }
 
-    /// The path of a resource's collection; of all namespaces where none is named.
-    pub(super) fn collection(&self, resource: &Resource, namespace: Option<&str>) -> String {
-        let Resource { group, plural, .. } = resource;
-        let root = if group.is_empty() {
-            format!("/api/{}", resource.version)
-        } else {
-            format!("/apis/{group}/{}", self.version_of(resource))
-        };
-        match namespace {
-            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
-            None => format!("{root}/{plural}"),
-        }
+    /// What a call to a resource is about; a collection where no object is named, of all namespaces where none is.
+    pub(super) fn access<'a>(
+        &self,
+        verb: &'static str,
+        resource: &'a Resource,
+        namespace: Option<&'a Namespace>,
+        name: Option<&'a ObjectName>,
+    ) -> Access<'a> {
+        Access::new(verb, resource, self.version_of(resource), namespace, name)
     }
 
     /// The first version of the resource that the server has.
-    fn version_of(&self, resource: &Resource) -> String {
+    fn version_of<'a>(&self, resource: &'a Resource) -> Cow<'a, str> {
         let discovered = self.discovered();
         let served = discovered.as_ref().and_then(|(_, groups)| groups.get(&*resource.group));
-        let other =
-            resource.others.iter().find(|other| served.is_some_and(|served| served.iter().any(|one| one == *other)));
-        let first = served.is_none_or(|served| served.contains(&resource.version.to_string()));
-        if first {
-            resource.version.to_string()
-        } else {
-            other.map_or_else(|| resource.version.to_string(), |other| (*other).to_owned())
-        }
+        let is_served = |version: &str| served.is_some_and(|served| served.iter().any(|one| one == version));
+        let first = served.is_none() || is_served(&resource.version);
+        let other = resource.others.iter().find(|other| !first && is_served(other));
+        other.map_or(Cow::Borrowed(&*resource.version), |other| Cow::Borrowed(*other))
     }
 
     fn discovered(&self) -> std::sync::MutexGuard<'_, Discovered> {

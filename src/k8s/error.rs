@@ -1,5 +1,6 @@
 //! What can go wrong on the way to and in Kubernetes, and what the person is told.
 
+use super::names::NotAName;
 use crate::{
     error::{ClientFacing, Report, SqlState},
     upstream::{Failure, Retry},
@@ -63,6 +64,15 @@ pub enum K8sError {
         /// Kind and name.
         what: String,
     },
+    /// A Service that points somewhere by name alone.
+    #[error("Service {service} is of type ExternalName, which leads anywhere, and pgferry is not to follow it")]
+    ExternalName {
+        /// As `service.namespace`.
+        service: String,
+    },
+    /// A name that is none: it leads nowhere.
+    #[error(transparent)]
+    Misnamed(#[from] NotAName),
     /// The API has no such resource: the operator is not installed.
     #[error("the API server has no resource {resource}")]
     NoSuchResource {
@@ -184,9 +194,9 @@ impl K8sError {
 
     fn code(&self) -> SqlState {
         match self {
-            Self::UnknownContext { .. } | Self::NoContext => SqlState::UNKNOWN_TARGET,
+            Self::UnknownContext { .. } | Self::NoContext | Self::Misnamed(_) => SqlState::UNKNOWN_TARGET,
             Self::Plugin { .. } | Self::Unauthorized { .. } => SqlState::INVALID_AUTHORIZATION,
-            Self::Forbidden { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
+            Self::Forbidden { .. } | Self::ExternalName { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             Self::NoKubeconfig | Self::Kubeconfig(_) | Self::Unreachable { .. } | Self::Untrusted { .. } => {
                 SqlState::UNABLE_TO_CONNECT
             }
@@ -210,6 +220,10 @@ impl K8sError {
                 format!("Log in again, and see that this works: kubectl --context '{context}' get namespaces")
             }
             Self::Forbidden { .. } => self.rule()?,
+            Self::ExternalName { service } => format!(
+                "To follow it say so in the configuration: kubernetes.external_names = [\"{service}\"] \
+                 (PGFERRY__KUBERNETES__EXTERNAL_NAMES={service})"
+            ),
             Self::Unreachable { .. } | Self::Timeout { .. } => {
                 "See whether the network or VPN is up, and whether this works: kubectl version".to_owned()
             }
@@ -228,6 +242,7 @@ impl K8sError {
                     .to_owned()
             }
             Self::NotFound { .. }
+            | Self::Misnamed(_)
             | Self::NoSuchResource { .. }
             | Self::Gone
             | Self::Status { .. }

@@ -26,7 +26,7 @@ impl Context {
 
     fn explain_status(&self, access: &Access<'_>, status: &Status) -> K8sError {
         let server = self.server().to_owned();
-        let upgrade = access.resource == "pods/portforward";
+        let upgrade = access.subresource == Some("portforward");
         let foreign = status.reason == FOREIGN;
         let line = line(&status.message);
         match status.code {
@@ -34,15 +34,15 @@ impl Context {
             403 if !foreign => K8sError::Forbidden {
                 context: self.name().to_owned(),
                 verb: refused_verb(&status.message).unwrap_or(access.verb).to_owned(),
-                resource: access.resource.to_owned(),
+                resource: access.kind(),
                 group: access.group.to_owned(),
-                namespace: access.namespace.map(str::to_owned),
+                namespace: access.namespace.map(ToString::to_string),
             },
             404 if access.name.is_some() && status.reason == "NotFound" => {
                 K8sError::NotFound { what: access.to_string() }
             }
             404 if !upgrade && (!foreign || status.message.contains("page not found")) => {
-                K8sError::NoSuchResource { resource: access.resource.to_owned() }
+                K8sError::NoSuchResource { resource: access.kind() }
             }
             410 => K8sError::Gone,
             // API Priority and Fairness answers with a line of text. So does whatever else stands in between.

@@ -21,12 +21,13 @@ use super::{
     access::ListQuery,
     client::Context,
     contexts::Contexts,
+    names::Place,
     objects::Pod,
     operators::{PODS, System, Systems},
-    reads::{self, access},
+    reads,
     watches::REFUSED,
 };
-use crate::upstream::{ClusterId, Identity, Lost, Mode, PodId};
+use crate::upstream::{Identity, Lost, Mode};
 
 /// One look.
 const READ: Duration = Duration::from_secs(10);
@@ -36,11 +37,13 @@ const MOST: usize = 64;
 /// A server that sessions rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Guarded {
-    id: ClusterId,
+    context: String,
+    cluster: Place,
     /// Which of the clusters that the context's name has meant: an endpoint need not tell a uid that would.
     meaning: u64,
     identity: Identity,
-    pod: PodId,
+    pod: Place,
+    uid: String,
     mode: Mode,
 }
 
@@ -63,15 +66,21 @@ impl Guarding {
     /// The receiver that says when this server is lost.
     pub(super) fn guard(
         &self,
-        id: &ClusterId,
+        cluster: Place,
         context: &Context,
         system: &System,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
         let meta = &pod.metadata;
-        let pod = PodId { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() };
-        let (meaning, identity) = (context.meaning(), context.identity().clone());
-        let guarded = Guarded { id: id.clone(), meaning, identity, pod, mode };
+        let guarded = Guarded {
+            context: context.name().to_owned(),
+            cluster,
+            meaning: context.meaning(),
+            identity: context.identity().clone(),
+            pod: (meta.namespace.clone(), meta.name.clone()),
+            uid: meta.uid.clone(),
+            mode,
+        };
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = all.get(&guarded).filter(|sender| sender.borrow().is_none()) {
             return sender.subscribe();
@@ -113,7 +122,7 @@ impl Task {
             if self.forget_if_unused() {
                 return;
             }
-            let looked = match self.contexts.get(Some(&self.guarded.id.context), &self.guarded.identity, None).await {
+            let looked = match self.contexts.get(Some(&self.guarded.context), &self.guarded.identity, None).await {
                 // The server is not lost: it is where nobody can look any more.
                 Ok(context) if context.meaning() != self.guarded.meaning => {
                     self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
@@ -127,7 +136,7 @@ impl Task {
                 Ok(Some(lost)) => return self.announce(lost),
                 Ok(None) => {}
                 Err(error) => {
-                    debug!(pod = self.guarded.pod.name, %error, "whether the server is lost could not be read");
+                    debug!(pod = %self.guarded.pod.1, %error, "whether the server is lost could not be read");
                     if error.is_lasting() {
                         sleep(REFUSED).await;
                     }
@@ -169,25 +178,25 @@ impl Task {
         context: &Context,
         events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
     ) -> Result<Option<Lost>, K8sError> {
-        let Guarded { id, pod, mode, .. } = &self.guarded;
+        let Guarded { cluster, pod, uid, mode, .. } = &self.guarded;
         if events.is_none() {
             *events = self.open_watch(context).await;
         }
         let deadline = Instant::now() + READ;
-        let place = (id.namespace.as_str(), id.name.as_str());
+        let place = (&cluster.0, &cluster.1);
         let view = reads::view(context, &self.systems, &self.system, place, deadline).await?;
-        let found = match reads::get_pod(context, (&pod.namespace, &pod.name), deadline).await {
+        let found = match reads::get_pod(context, (&pod.0, &pod.1), deadline).await {
             Ok(found) => found,
             // Who may not read pods sees what the Service says.
             Err(error) if error.is_forbidden() => {
                 let pods = view.map(|view| view.pods).unwrap_or_default();
-                let elsewhere = !pods.is_empty() && !pods.iter().any(|found| found.metadata.name == pod.name);
+                let elsewhere = !pods.is_empty() && !pods.iter().any(|found| found.metadata.name == pod.1);
                 return Ok(elsewhere.then_some(Lost::Demoted));
             }
             Err(error) => return Err(error),
         };
         // An endpoint need not tell the uid.
-        let same = |found: &Pod| pod.uid.is_empty() || found.metadata.uid == pod.uid;
+        let same = |found: &Pod| uid.is_empty() || found.metadata.uid == *uid;
         match found.filter(|found| same(found) && !found.metadata.deleting()) {
             Some(found) => Ok(view.and_then(|view| view.lost(&found, *mode))),
             None => Ok(Some(Lost::Deleted)),
@@ -196,18 +205,16 @@ impl Task {
 
     /// A watch on the one pod; none where that is not allowed.
     async fn open_watch(&self, context: &Context) -> Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>> {
-        let pod = &self.guarded.pod;
-        let namespace = Some(pod.namespace.as_str());
-        let query = ListQuery::fields(format!("metadata.name={}", pod.name));
-        let path = context.collection(&PODS, namespace);
-        let access = access("watch", &PODS, namespace, Some(&pod.name));
+        let (namespace, pod) = &self.guarded.pod;
+        let query = ListQuery::fields(format!("metadata.name={pod}"));
+        let access = context.access("watch", &PODS, Some(namespace), None);
         // From any version on: the first event is the pod as it is.
-        let stream = context.watch_objects(&access, &path, &query, "0").await;
+        let stream = context.watch_objects(&access, &query, "0").await;
         stream.ok().map(futures_util::StreamExt::boxed)
     }
 
     fn announce(&self, lost: Lost) {
-        debug!(pod = self.guarded.pod.name, "a server in use {}", lost.as_str());
+        debug!(pod = %self.guarded.pod.1, "a server in use {}", lost.as_str());
         if let Some(sender) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
             sender.send_replace(Some(lost));
         }

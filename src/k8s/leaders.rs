@@ -9,7 +9,8 @@ use super::{
     K8sError,
     access::ListQuery,
     client::Context,
-    objects::{LeaderObject, Meta, SERVICE_NAME},
+    names::{Namespace, ObjectName},
+    objects::{LeaderObject, Meta, Pod, SERVICE_NAME},
     operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource, Word},
     reads,
 };
@@ -19,7 +20,7 @@ use super::{
 pub(super) async fn of(
     context: &Context,
     operator: &dyn Operator,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Leader, K8sError> {
     let sources = operator.leader_sources(name);
@@ -35,7 +36,12 @@ pub(super) fn newest(words: impl IntoIterator<Item = Word>) -> Leader {
     said.reduce(newer).map_or(Leader::Unsaid, |word| word.leader)
 }
 
-async fn look(context: &Context, source: &LeaderSource, namespace: &str, deadline: Instant) -> Result<Word, K8sError> {
+async fn look(
+    context: &Context,
+    source: &LeaderSource,
+    namespace: &Namespace,
+    deadline: Instant,
+) -> Result<Word, K8sError> {
     let resource = source.resource();
     match reads::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
         Ok(Some(object)) => Ok(source.word(object)),
@@ -50,10 +56,15 @@ async fn look(context: &Context, source: &LeaderSource, namespace: &str, deadlin
 }
 
 /// The EndpointSlice follows the Endpoints object within a fraction of a second, annotations included.
-async fn of_slices(context: &Context, service: &str, namespace: &str, deadline: Instant) -> Result<Word, K8sError> {
-    match slices::<Value>(context, namespace, &[service], deadline).await {
+async fn of_slices(
+    context: &Context,
+    service: &ObjectName,
+    namespace: &Namespace,
+    deadline: Instant,
+) -> Result<Word, K8sError> {
+    match slices::<Value>(context, namespace, service, deadline).await {
         Ok(slices) => {
-            let source = LeaderSource::Endpoints(service.to_owned());
+            let source = LeaderSource::Endpoints(service.clone());
             let mut words = slices.into_iter().map(|slice| source.word(slice));
             Ok(words.find(|word| word.leader != Leader::Unsaid).unwrap_or_default())
         }
@@ -62,19 +73,20 @@ async fn of_slices(context: &Context, service: &str, namespace: &str, deadline: 
     }
 }
 
-/// The EndpointSlices of some Services.
+/// The EndpointSlices of a Service.
 pub(super) async fn slices<K: serde::de::DeserializeOwned>(
     context: &Context,
-    namespace: &str,
-    services: &[&str],
+    namespace: &Namespace,
+    service: &ObjectName,
     deadline: Instant,
 ) -> Result<Vec<K>, K8sError> {
-    let query = slices_of(services);
+    let query = slices_of([service]);
     Ok(reads::list(context, &ENDPOINT_SLICES, Some(namespace), &query, deadline).await?.0)
 }
 
-pub(super) fn slices_of(services: &[&str]) -> ListQuery {
-    ListQuery::labels(format!("{SERVICE_NAME} in ({})", services.join(",")))
+pub(super) fn slices_of<'a>(services: impl IntoIterator<Item = &'a ObjectName>) -> ListQuery {
+    let names: Vec<&str> = services.into_iter().map(|service| &**service).collect();
+    ListQuery::labels(format!("{SERVICE_NAME} in ({})", names.join(",")))
 }
 
 /// The facts with what the leader object says; it knows better than anything else.
@@ -93,10 +105,10 @@ pub(super) struct Source {
 }
 
 /// Where the leader objects of these clusters are, each resource once.
-pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a str>) -> Vec<Source> {
-    let mut all: Vec<(Resource, Vec<String>)> = Vec::new();
+pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a ObjectName>) -> Vec<Source> {
+    let mut all: Vec<(Resource, Vec<ObjectName>)> = Vec::new();
     for source in clusters.into_iter().flat_map(|cluster| operator.leader_sources(cluster)) {
-        let name = source.name().to_owned();
+        let name = source.name().clone();
         match all.iter_mut().find(|(resource, _)| *resource == source.resource()) {
             Some((_, names)) => names.push(name),
             None => all.push((source.resource(), vec![name])),
@@ -104,7 +116,7 @@ pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<I
     }
     // Patroni labels its objects as it labels its pods.
     let labels = operator.pod_labels();
-    let query = |resource: &Resource, names: &[String]| match (names, &labels) {
+    let query = |resource: &Resource, names: &[ObjectName]| match (names, &labels) {
         ([one], _) => ListQuery::fields(format!("metadata.name={one}")),
         (_, Some(labels)) if resource.group.is_empty() => ListQuery::labels(labels.cluster.to_string()),
         _ => ListQuery::default(),
@@ -113,32 +125,34 @@ pub(super) fn sources<'a>(operator: &dyn Operator, clusters: impl IntoIterator<I
 }
 
 /// The same, for a caller who may read EndpointSlices and not Endpoints.
-pub(super) fn sliced<'a>(operator: &dyn Operator, clusters: impl IntoIterator<Item = &'a str>) -> Option<Source> {
+pub(super) fn sliced<'a>(
+    operator: &dyn Operator,
+    clusters: impl IntoIterator<Item = &'a ObjectName>,
+) -> Option<Source> {
     let sources = clusters.into_iter().flat_map(|cluster| operator.leader_sources(cluster));
-    let services: Vec<String> = sources
+    let services: Vec<ObjectName> = sources
         .filter_map(|source| match source {
             LeaderSource::Endpoints(service) => Some(service),
             _ => None,
         })
         .collect();
-    let names: Vec<&str> = services.iter().map(String::as_str).collect();
-    (!names.is_empty()).then(|| Source { resource: ENDPOINT_SLICES.clone(), query: slices_of(&names) })
+    (!services.is_empty()).then(|| Source { resource: ENDPOINT_SLICES.clone(), query: slices_of(&services) })
 }
 
 /// Which of these clusters an object is the leader object of, and what it says; the position tells its objects apart.
 pub(super) fn said(
     operator: &dyn Operator,
-    clusters: impl IntoIterator<Item = String>,
+    clusters: impl IntoIterator<Item = ObjectName>,
     resource: &Resource,
     object: &Value,
-) -> Option<(String, usize, Word)> {
+) -> Option<(ObjectName, usize, Word)> {
     let meta: Meta = serde_json::from_value(object.get("metadata")?.clone()).ok()?;
     let sliced = *resource == ENDPOINT_SLICES;
-    let name = if sliced { meta.label(SERVICE_NAME)? } else { meta.name.as_str() };
+    let name = if sliced { meta.label(SERVICE_NAME)? } else { &*meta.name };
     clusters.into_iter().find_map(|cluster| {
         let sources = operator.leader_sources(&cluster);
         let fits = |source: &LeaderSource| {
-            source.name() == name
+            *source.name() == *name
                 && if sliced { matches!(source, LeaderSource::Endpoints(_)) } else { source.resource() == *resource }
         };
         let position = sources.iter().position(fits)?;
@@ -147,8 +161,19 @@ pub(super) fn said(
     })
 }
 
-/// Pods that an Endpoints object or EndpointSlices lead to, and the port.
-pub(super) fn endpoints(objects: &[LeaderObject], port: Option<&str>) -> (Vec<super::objects::Pod>, Option<u16>) {
-    let pods = objects.iter().flat_map(LeaderObject::pods).collect();
-    (pods, objects.iter().find_map(|object| object.port(port)))
+/// What an Endpoints object or EndpointSlices lead to.
+pub(super) struct Endpoints {
+    pub(super) pods: Vec<Pod>,
+    pub(super) port: Option<u16>,
+    /// Why one of them leads nowhere.
+    pub(super) refused: Option<String>,
+}
+
+/// Where endpoints lead, and behind which port of this name.
+pub(super) fn endpoints(objects: &[LeaderObject], port: Option<&str>) -> Endpoints {
+    Endpoints {
+        pods: objects.iter().flat_map(LeaderObject::pods).collect(),
+        port: objects.iter().find_map(|object| object.port(port)),
+        refused: objects.iter().find_map(LeaderObject::refused),
+    }
 }

@@ -1,6 +1,6 @@
 //! Everything that can be reached, for `pgferry list`: of each system its objects and its pods, each in one list.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -11,11 +11,12 @@ use super::{
     access::ListQuery,
     choose::{Choice, Preference, View},
     client::Context,
-    leaders,
+    dedup, leaders,
     lookup::{clusters_of, merged, worth_reading},
+    names::{Namespace, ObjectName, Place},
     objects::{LeaderObject, Object, Pod},
     operators::{ENDPOINT_SLICES, Evidence, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
-    reads, same,
+    reads,
 };
 use crate::{
     error::{ClientFacing, Report},
@@ -40,7 +41,7 @@ struct Part {
 struct Lister<'a> {
     context: &'a Context,
     systems: &'a Systems,
-    namespace: Option<&'a str>,
+    namespace: Option<&'a Namespace>,
     deadline: Instant,
 }
 
@@ -48,7 +49,7 @@ struct Lister<'a> {
 pub(super) async fn list(
     context: &Context,
     systems: &Systems,
-    namespace: Option<&str>,
+    namespace: Option<&Namespace>,
     deadline: Instant,
 ) -> Result<Listing, K8sError> {
     context.discover_once(deadline).await?;
@@ -63,13 +64,13 @@ pub(super) async fn list(
         all.extend(part.clusters);
         refused.extend(part.refused);
     }
-    let all = same::once(all);
+    let all = dedup::once(all);
     let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(context, listed)).collect();
     clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
     Ok(Listing { clusters, warnings: warnings(&refused) })
 }
 
-fn key(facts: &Facts) -> (String, String) {
+fn key(facts: &Facts) -> Place {
     (facts.namespace.clone(), facts.name.clone())
 }
 
@@ -93,10 +94,10 @@ impl Lister<'_> {
             None => clusters_of(&**system, &pods),
         };
         let label = system.pod_labels().map(|labels| labels.cluster).unwrap_or_default();
-        let mut by_cluster: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
+        let mut by_cluster: BTreeMap<Place, Vec<Pod>> = BTreeMap::new();
         for pod in pods {
-            if let Some(name) = pod.metadata.label(&label) {
-                by_cluster.entry((pod.metadata.namespace.clone(), name.to_owned())).or_default().push(pod);
+            if let Some(name) = pod.metadata.label(&label).and_then(|name| ObjectName::parse(name).ok()) {
+                by_cluster.entry((pod.metadata.namespace.clone(), name)).or_default().push(pod);
             }
         }
         part.clusters = facts
@@ -123,15 +124,15 @@ impl Lister<'_> {
         if doubtful.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = doubtful.iter().map(|listed| listed.view.facts.name.clone()).collect();
-        for source in leaders::sources(system, names.iter().map(String::as_str)) {
+        let names: Vec<ObjectName> = doubtful.iter().map(|listed| listed.view.facts.name.clone()).collect();
+        for source in leaders::sources(system, &names) {
             let keep = |object: Value| {
-                let namespace = object.pointer("/metadata/namespace")?.as_str()?.to_owned();
+                let namespace = Namespace::parse(object.pointer("/metadata/namespace")?.as_str()?).ok()?;
                 let (cluster, _, word) = leaders::said(system, names.iter().cloned(), &source.resource, &object)?;
                 Some(((namespace, cluster), word.leader))
             };
             let found = self.widest(&source.resource, &source.query, keep).await?;
-            let said: BTreeMap<(String, String), Leader> = found.objects.unwrap_or_default().into_iter().collect();
+            let said: BTreeMap<Place, Leader> = found.objects.unwrap_or_default().into_iter().collect();
             for listed in &mut doubtful {
                 let leader = said.get(&key(&listed.view.facts)).cloned().unwrap_or(Leader::Unsaid);
                 if listed.view.facts.leader == Leader::Unsaid {
@@ -190,31 +191,28 @@ impl Lister<'_> {
         /// So many names make a selector of 8 KiB or so, which every server takes.
         const MOST: usize = 100;
         let clusters = || parts.iter().flatten().flat_map(|part| &part.clusters);
-        let mut services: Vec<&str> =
-            clusters().flat_map(|listed| places(&listed.view.facts)).map(|(_, service)| service.as_str()).collect();
-        services.sort_unstable();
-        services.dedup();
+        let services: BTreeSet<ObjectName> =
+            clusters().flat_map(|listed| places(&listed.view.facts)).map(|(_, service)| service.clone()).collect();
         if services.is_empty() {
             return Ok(());
         }
         let query = if services.len() > MOST { ListQuery::default() } else { leaders::slices_of(&services) };
-        let wanted: HashSet<String> = services.into_iter().map(str::to_owned).collect();
         let keep = |slice: LeaderObject| {
-            let service = slice.service()?.to_owned();
-            wanted
+            let service = ObjectName::parse(slice.service()?).ok()?;
+            services
                 .contains(&service)
                 .then(|| ((slice.metadata.namespace.clone(), service), slice.pods().collect::<Vec<Pod>>()))
         };
         // In a list of one namespace a Service of another may be named.
         let named = clusters().flat_map(|listed| places(&listed.view.facts)).map(|(namespace, _)| namespace.clone());
-        let namespaces: BTreeSet<Option<String>> = match self.namespace {
+        let namespaces: BTreeSet<Option<Namespace>> = match self.namespace {
             Some(_) => named.map(Some).collect(),
             None => BTreeSet::from([None]),
         };
-        let mut pods: BTreeMap<(String, String), Vec<Pod>> = BTreeMap::new();
+        let mut pods: BTreeMap<Place, Vec<Pod>> = BTreeMap::new();
         let mut answered = false;
         for namespace in namespaces {
-            let lister = Lister { namespace: namespace.as_deref(), ..*self };
+            let lister = Lister { namespace: namespace.as_ref(), ..*self };
             let found = lister.widest(&ENDPOINT_SLICES, &query, keep).await?;
             answered |= found.objects.is_some();
             for (service, found) in found.objects.into_iter().flatten() {
@@ -241,14 +239,14 @@ impl Lister<'_> {
         keep: impl Fn(K) -> Option<T>,
     ) -> Result<Found<T>, K8sError> {
         let mut refused = None;
+        let own = self.context.own_namespace()?;
         let places = match self.namespace {
             Some(namespace) => vec![Some(namespace)],
-            None => vec![None, Some(self.context.namespace())],
+            None => vec![None, Some(&own)],
         };
         for namespace in places {
-            let path = self.context.collection(resource, namespace);
-            let access = reads::access("list", resource, namespace, None);
-            match self.context.filter_objects(&access, &path, query, self.deadline, &keep).await {
+            let access = self.context.access("list", resource, namespace, None);
+            match self.context.filter_objects(&access, query, self.deadline, &keep).await {
                 Ok((objects, _)) => return Ok(Found { objects: Some(objects), refused }),
                 Err(error) if error.is_absent() => return Ok(Found { objects: Some(Vec::new()), refused: None }),
                 Err(error) if error.is_forbidden() => refused = Some(error),
@@ -260,7 +258,7 @@ impl Lister<'_> {
 }
 
 /// The Services that a cluster's facts name.
-pub(super) fn places(facts: &Facts) -> &[(String, String)] {
+pub(super) fn places(facts: &Facts) -> &[Place] {
     match &facts.members {
         Members::Service { places, .. } => places,
         _ => &[],
@@ -339,7 +337,7 @@ fn shown(listed: &Listed) -> Shown {
     }
     if let Some(pods) = &listed.endpoints {
         let mut serving = pods.iter().filter(|pod| pod.serves());
-        let name = serving.next().map(|pod| pod.metadata.name.clone());
+        let name = serving.next().map(|pod| pod.metadata.name.to_string());
         let (others, ready) = (serving.count(), name.is_some());
         let status = if ready { "ready" } else { "no endpoints" };
         return plain(name, (others, pods.len().saturating_sub(1)), ready, status);
@@ -361,7 +359,7 @@ fn shown(listed: &Listed) -> Shown {
     };
     let members = facts.instances.max(view.pods.len());
     Shown {
-        primary: view.primary_pod().map(|pod| pod.metadata.name.clone()),
+        primary: view.primary_pod().map(|pod| pod.metadata.name.to_string()),
         replicas: (view.replicas(None).len(), members.saturating_sub(1)),
         ready,
         status,

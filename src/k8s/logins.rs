@@ -7,8 +7,11 @@ use super::{
     access::ListQuery,
     choose::View,
     client::Context,
-    objects::{ConfigMap, Data, Object},
-    operators::{CONFIG_MAPS, Facts, Keys, LoginKind, LoginSource, POSTGRES, Part, Place, SECRETS, connection, marked},
+    names::{Namespace, ObjectName, Reference},
+    objects::{ConfigMap, Data, Meta, Object},
+    operators::{
+        CONFIG_MAPS, Consent, Facts, KeyOf, Keys, LoginKind, LoginSource, POSTGRES, Part, SECRETS, connection, marked,
+    },
     reads,
 };
 use crate::{
@@ -16,6 +19,8 @@ use crate::{
     upstream::{Failure, Login},
 };
 
+/// PostgreSQL's own limit on a role's name (`NAMEDATALEN`, less the zero byte): a longer one would be cut short to another.
+const LONGEST_NAME: usize = 63;
 /// PostgreSQL reads passwords of up to 64 KiB (`PG_MAX_AUTH_TOKEN_LENGTH`).
 const LONGEST: usize = 65_535;
 
@@ -67,15 +72,19 @@ impl Logins<'_> {
         {
             return Ok(login);
         }
-        Err(missing.unwrap_or_else(|| no_login(&facts.full()).into()))
+        if let Some(missing) = missing {
+            return Err(missing);
+        }
+        let marked = self.marked().await;
+        let roles = self.known("", &marked).await;
+        Err(no_login(&facts.full(), &roles).into())
     }
 
     /// This role's login, or an error that says which roles have one.
     pub(super) async fn named(&self, role: &str) -> Result<Login, Failure> {
         let facts = &self.view.facts;
-        let declared: Vec<&LoginSource> =
-            facts.logins.iter().filter(|source| source.role.as_deref().is_none_or(|known| known == role)).collect();
-        let mut candidates: Vec<LoginSource> = declared.into_iter().cloned().collect();
+        let may_be = |source: &&LoginSource| source.role.as_deref().is_none_or(|known| known == role);
+        let mut candidates: Vec<LoginSource> = facts.logins.iter().filter(may_be).cloned().collect();
         // One whose Secret names the role itself is looked into last.
         candidates.sort_by_key(|source| source.role.is_none());
         let mut absent: Option<Report> = None;
@@ -110,14 +119,21 @@ impl Logins<'_> {
             }
         }
         // What the cluster's resource does not name: by the Secret's usual name, then by labels.
-        if let Some(source) = self.view.system.login_of(facts, role)
-            && !candidates.contains(&source)
-            && let Ok(Some(login)) = self.read(&source).await
-            && is_role(&login.user, role, &source)
+        let usual = self.view.system.login_of(facts, role).filter(|source| !candidates.contains(source));
+        if let Some(source) = usual.filter(|source| source.secret.as_ref().is_some_and(|secret| secret.name().is_ok()))
         {
-            return Ok(login);
+            match self.read(&source).await {
+                Ok(Some(login)) if is_role(&login.user, role, &source) => return Ok(login),
+                Ok(_) => {}
+                Err(failure) => refused = refused.or(Some(failure)),
+            }
         }
-        let listed = self.listed().await;
+        let mut listed = self.listed().await;
+        // A mark adds roles: it takes the place of nothing that the system names, and of nothing that could not be read.
+        let is_the_systems = candidates.iter().any(|source| source.role.as_deref() == Some(role)) || refused.is_some();
+        if !is_the_systems {
+            listed.extend(self.marked().await);
+        }
         for (source, object) in &listed {
             if let Ok(login) = self.login(source, &object.data, object.metadata.resource_version.clone()).await
                 && is_role(&login.user, role, source)
@@ -155,7 +171,7 @@ impl Logins<'_> {
         let Some(resource) = system.more_logins() else {
             return Vec::new();
         };
-        let namespace = Some(facts.namespace.as_str());
+        let namespace = Some(&facts.namespace);
         // An older operator has none, and a caller may not be allowed to look: then there are no more.
         let query = ListQuery::default();
         let found = reads::list::<Object>(self.context, &resource, namespace, &query, self.deadline).await;
@@ -164,22 +180,27 @@ impl Logins<'_> {
         sources.filter(|source| source.role.as_deref() == Some(role)).collect()
     }
 
-    /// All Secrets that labels say belong to the cluster; none where the caller may not list them.
+    /// All Secrets that the operator's labels say belong to the cluster; none where the caller may not list them.
     async fn listed(&self) -> Vec<(LoginSource, Object)> {
         let View { system, facts, .. } = self.view;
-        let mut found = Vec::new();
-        if let Some((selector, source)) = system.login_secrets(facts) {
-            let named = |object: &Object| LoginSource { secret: object.metadata.name.clone(), ..source.clone() };
-            found.extend(self.list(selector).await.into_iter().map(|object| (named(&object), object)));
-        }
+        let Some((selector, source)) = system.login_secrets(facts) else { return Vec::new() };
+        let named = |object: &Object| LoginSource {
+            secret: Some(Reference::computed(&object.metadata.name)),
+            ..source.clone()
+        };
+        self.list(selector).await.into_iter().map(|object| (named(&object), object)).collect()
+    }
+
+    /// Secrets that somebody has marked as holding a login for the cluster.
+    async fn marked(&self) -> Vec<(LoginSource, Object)> {
+        let facts = &self.view.facts;
         let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
         let marked = self.list(marked::secrets_of(&facts.name)).await;
-        found.extend(marked.into_iter().map(|object| (marked::login(&object, database), object)));
-        found
+        marked.into_iter().map(|object| (marked::login(&object, database), object)).collect()
     }
 
     async fn list(&self, selector: String) -> Vec<Object> {
-        let namespace = Some(self.view.facts.namespace.as_str());
+        let namespace = Some(&self.view.facts.namespace);
         let query = ListQuery::labels(selector);
         let found = reads::list::<Object>(self.context, &SECRETS, namespace, &query, self.deadline).await;
         found.map(|(objects, _)| objects).unwrap_or_default()
@@ -198,9 +219,9 @@ impl Logins<'_> {
                 || system.login_of(facts, &login.user).is_some_and(|known| known.kind == LoginKind::Superuser)
         };
         logins.retain(|login| !system.is_own_role(&login.user) && !superuser(login));
-        logins.sort_by_key(|login| (login.user != facts.name, login.user.clone()));
+        logins.sort_by_key(|login| (facts.name != *login.user, login.user.clone()));
         match logins.as_slice() {
-            [first, _, ..] if first.user != facts.name => {
+            [first, _, ..] if facts.name != *first.user => {
                 let roles: Vec<&str> = logins.iter().map(|login| login.user.as_str()).collect();
                 let report = several(facts, &roles);
                 let resource = system.resource();
@@ -214,15 +235,29 @@ impl Logins<'_> {
 
     /// Reads one Secret; `None` where it does not exist.
     async fn read(&self, source: &LoginSource) -> Result<Option<Login>, Failure> {
-        if source.secret.is_empty() {
+        let Some(secret) = &source.secret else {
             return self.login(source, &Data::default(), String::new()).await.map(Some);
-        }
-        let namespace = source.namespace.as_deref().unwrap_or(&self.view.facts.namespace);
-        let Some(secret) = reads::get_secret(self.context, namespace, &source.secret, self.deadline).await? else {
+        };
+        let facts = &self.view.facts;
+        let place = (source.namespace.as_ref().unwrap_or(&facts.namespace), self.name(secret)?);
+        let Some(secret) = reads::get_secret(self.context, place, self.deadline).await? else {
             return Ok(None);
         };
+        if source.consent == Consent::Asked && !marked::is_for(&secret.metadata, &facts.name) {
+            return Err(without_consent(facts, &secret.metadata).into());
+        }
         let version = format!("{}/{}", secret.metadata.uid, secret.metadata.resource_version);
         self.login(source, &secret.data, version).await.map(Some)
+    }
+
+    /// The name that the cluster's object gives; what is none leads nowhere.
+    fn name<'r>(&self, reference: &'r Reference) -> Result<&'r ObjectName, Report> {
+        reference.name().map_err(|why| {
+            let View { system, facts, .. } = self.view;
+            let object = format!("{} {}/{}", system.resource().qualified(), facts.namespace, facts.name);
+            Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{object}: {why}"))
+                .hint("Whoever may write that object wrote this: correct it, and connect again")
+        })
     }
 
     /// The login that a Secret's data hold.
@@ -241,11 +276,21 @@ impl Logins<'_> {
                 (user, password, database.map(|database| name(database.expose_secret()).to_owned()))
             }
         };
+        // The official image calls the database as the user, where nothing names it.
+        let database =
+            database.unwrap_or_else(|| if source.database.is_empty() { user.clone() } else { source.database.clone() });
+        // Both stand in the startup packet, where a zero byte ends them and begins a parameter.
+        for (what, text) in [("user", &user), ("database", &database)] {
+            if text.contains('\0') {
+                return Err(about.broken(&format!("has a zero byte in the {what}'s name")).into());
+            }
+        }
+        if user.len() > LONGEST_NAME {
+            return Err(about.broken(&format!("names a user of more than {LONGEST_NAME} bytes")).into());
+        }
         Ok(Login {
             superuser: source.kind == LoginKind::Superuser || user == POSTGRES,
-            // The official image calls the database as the user, where nothing names it.
-            database: database
-                .unwrap_or_else(|| if source.database.is_empty() { user.clone() } else { source.database.clone() }),
+            database,
             user,
             password,
             source: about.named(),
@@ -272,25 +317,26 @@ impl Logins<'_> {
             }
             Part::In(places, or) => (places, or),
         };
-        let namespace = about.facts.namespace.as_str();
+        let namespace = &about.facts.namespace;
         for place in places {
             match place {
-                Place::Secret(secret, key) if *secret == about.source.secret => {
+                KeyOf::Secret(secret, key) if about.source.secret.as_ref() == Some(secret) => {
                     if data.get(key).is_some() {
                         return Ok(Some(SecretString::from(about.text(data, key)?)));
                     }
                 }
-                Place::Secret(secret, key) => {
-                    let found = reads::get_secret(self.context, namespace, secret, self.deadline).await?;
-                    let other = LoginSource { secret: secret.clone(), ..about.source.clone() };
+                KeyOf::Secret(secret, key) => {
+                    let place = (namespace, self.name(secret)?);
+                    let found = reads::get_secret(self.context, place, self.deadline).await?;
+                    let other = LoginSource { secret: Some(secret.clone()), ..about.source.clone() };
                     if let Some(found) = found.filter(|found| found.data.get(key).is_some()) {
                         version.push_str(&found.metadata.resource_version);
                         let text = About { source: &other, ..about }.text(&found.data, key)?.to_owned();
                         return Ok(Some(SecretString::from(text)));
                     }
                 }
-                Place::ConfigMap(map, key) => {
-                    let place = (namespace, map.as_str());
+                KeyOf::ConfigMap(map, key) => {
+                    let place = (namespace, self.name(map)?);
                     let found = reads::get::<ConfigMap>(self.context, &CONFIG_MAPS, place, self.deadline).await?;
                     if let Some(text) = found.and_then(|mut found| found.data.remove(key)) {
                         return Ok(Some(SecretString::from(text)));
@@ -300,7 +346,7 @@ impl Logins<'_> {
         }
         match (or, places.first()) {
             (Some(or), _) => Ok(Some(SecretString::from(or.as_str()))),
-            (None, Some(Place::Secret(_, key) | Place::ConfigMap(_, key))) => {
+            (None, Some(KeyOf::Secret(_, key) | KeyOf::ConfigMap(_, key))) => {
                 Err(about.broken(&format!("has no key \"{key}\", nor has anything else there")).into())
             }
             (None, None) => Ok(None),
@@ -348,6 +394,9 @@ impl About<'_> {
         if value.is_empty() {
             return Err(self.broken(&format!("has nothing in its key \"{key}\"")));
         }
+        if value.contains(&0) {
+            return Err(self.broken(&format!("has a zero byte in its key \"{key}\"")));
+        }
         if value.len() > LONGEST {
             return Err(self.broken(&format!("has more than {LONGEST} bytes in its key \"{key}\"")));
         }
@@ -359,19 +408,19 @@ impl About<'_> {
         Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{} {what}", self.named())).hint(format!(
             "See which keys it has: kubectl describe secret -n {} {}",
             self.namespace(),
-            self.source.secret
+            self.source.secret_name()
         ))
     }
 
-    fn namespace(&self) -> &str {
-        self.source.namespace.as_deref().unwrap_or(&self.facts.namespace)
+    fn namespace(&self) -> &Namespace {
+        self.source.namespace.as_ref().unwrap_or(&self.facts.namespace)
     }
 
     fn named(self) -> String {
-        if self.source.secret.is_empty() {
-            return format!("the environment of {}", self.facts.full());
+        match &self.source.secret {
+            None => format!("the environment of {}", self.facts.full()),
+            Some(secret) => format!("Secret {}/{}", self.namespace(), secret.shown()),
         }
-        format!("Secret {}/{}", self.namespace(), self.source.secret)
     }
 }
 
@@ -385,6 +434,22 @@ fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
         ),
     )
     .hint(format!("See which there are: kubectl get secrets -n {}", About { facts, source }.namespace()))
+}
+
+/// A Secret that somebody else names, and that does not say itself that it is for this cluster.
+fn without_consent(facts: &Facts, secret: &Meta) -> Report {
+    let (namespace, name) = (&secret.namespace, &secret.name);
+    let message = format!(
+        "Secret {namespace}/{name}, which the Service of cluster {} names, does not say that it is for it",
+        facts.full()
+    );
+    Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint(format!(
+        "Whoever may write that Secret lets it: kubectl annotate secret {name} -n {namespace} {}={}; or you, in your own \
+         configuration: clusters.\"{}\".secret = \"{name}\"",
+        marked::CLUSTER,
+        facts.name,
+        facts.full()
+    ))
 }
 
 /// Nobody is given one of several roles that nothing prefers.
@@ -405,9 +470,15 @@ fn no_role(cluster: &str, role: &str, known: &[String]) -> Report {
     }
 }
 
-pub(super) fn no_login(cluster: &str) -> Report {
-    Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a login")).hint(
-        "Give the operator a user to make (its documentation says where), or mark a Secret that has a user and a \
-             password: kubectl label secret NAME pgferry.dev/cluster=CLUSTER",
-    )
+/// Roles that only a mark gives are nobody's default.
+pub(super) fn no_login(cluster: &str, roles: &[String]) -> Report {
+    let report =
+        Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("cluster {cluster} has no Secret with a default login"));
+    match roles {
+        [] => report.hint(
+            "Give the operator a user to make (its documentation says where); or mark a Secret that has a user and a \
+             password (kubectl label secret NAME pgferry.dev/cluster=CLUSTER), and log in as that user by name",
+        ),
+        roles => report.hint(format!("Log in as one of {}", roles.join(", "))),
+    }
 }

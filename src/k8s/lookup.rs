@@ -1,5 +1,7 @@
 //! From a name to a cluster: computed names first, lists last.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use futures_util::future::join_all;
 use tokio::time::{Duration, Instant};
 
@@ -8,14 +10,16 @@ use super::{
     access::ListQuery,
     choose::View,
     client::Context,
+    dedup,
+    names::{Namespace, ObjectName, Place},
     nearest::nearest,
     objects::{Object, Pod},
     operators::{Evidence, Facts, Operator, PODS, Resource, System, Systems},
-    reads, same,
+    reads,
 };
 use crate::{
     error::{ClientFacing, Report, SqlState},
-    upstream::Failure,
+    upstream::{Failure, Target},
 };
 
 /// What is older is looked at again before a name is called unknown: the operator may be new.
@@ -35,97 +39,127 @@ pub(super) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Finds the cluster that `name` means: `cluster` or `cluster.namespace`, the longest known reading first.
-    pub(super) async fn find(&self, name: &str) -> Result<View, Failure> {
+    /// Finds the cluster that a name means: `cluster.namespace`, else the whole as a cluster's name.
+    pub(super) async fn find(&self, target: &Target) -> Result<View, Failure> {
+        if let Some(system) = &target.system
+            && !self.systems.all().any(|known| is_meant(system, known))
+        {
+            return Err(no_such_system(self.systems, system).into());
+        }
         self.context.discover_once(self.deadline).await?;
-        if let Some(view) = self.find_known(name).await? {
+        if let Some(view) = self.find_known(target).await? {
             return Ok(view);
         }
         // An operator may have been installed since.
         if self.context.discover(RECENT, self.deadline).await?
-            && let Some(view) = self.find_known(name).await?
+            && let Some(view) = self.find_known(target).await?
         {
             return Ok(view);
         }
-        Err(self.unknown(name).await.into())
+        Err(self.unknown(&target.name).await.into())
     }
 
-    async fn find_known(&self, name: &str) -> Result<Option<View>, Failure> {
-        let Some((cluster, namespace)) = name.rsplit_once('.') else {
-            return self.bare(name).await;
-        };
-        // Both readings at once: as a rule it is the second, and the first costs no time.
-        let dotted: Vec<System> = self.systems.all().filter(|system| system.dotted_names()).cloned().collect();
-        let (whole, divided) = tokio::join!(
-            self.among(&dotted, (self.context.namespace(), name)),
-            self.in_namespace((namespace, cluster)),
-        );
-        // A namespace that the caller may not look into holds nothing for it.
-        let whole = whole?.0.into_iter().next();
-        match (whole, divided) {
-            (Some(view), _) => Ok(Some(view)),
-            (None, divided) => divided,
+    /// Whoever may write Secrets here cannot take the name of a cluster elsewhere: a namespace that is named comes first.
+    async fn find_known(&self, target: &Target) -> Result<Option<View>, Failure> {
+        let mut hidden = None;
+        if let Some((cluster, namespace)) = target.name.rsplit_once('.')
+            && let (Ok(namespace), Ok(cluster)) = (Namespace::parse(namespace), ObjectName::parse(cluster))
+        {
+            match self.in_namespace((&namespace, &cluster), target).await {
+                Ok(None) => {}
+                // A namespace that the caller may not look into holds nothing for it.
+                Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => hidden = Some(failure),
+                found => return found,
+            }
+        }
+        let Ok(name) = ObjectName::parse(&target.name) else { return hidden.map_or(Ok(None), Err) };
+        match self.bare(&name, target).await {
+            Ok(None) => hidden.map_or(Ok(None), Err),
+            found => found,
         }
     }
 
     /// A bare name: in the namespace in force, else wherever there is exactly one.
-    async fn bare(&self, name: &str) -> Result<Option<View>, Failure> {
+    async fn bare(&self, name: &ObjectName, target: &Target) -> Result<Option<View>, Failure> {
         let mut hidden = None;
-        match self.in_namespace((self.context.namespace(), name)).await {
+        match self.in_namespace((&self.context.own_namespace()?, name), target).await {
             Ok(Some(view)) => return Ok(Some(view)),
             Ok(None) => {}
-            // A namespace that the caller may not look into holds nothing for it; others may.
+            // As above; others may.
             Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => hidden = Some(failure),
             Err(failure) => return Err(failure),
         }
-        let (mut all, _) = self.everywhere(self.present()).await?;
+        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let (mut all, _) = self.everywhere(self.present().filter(meant)).await?;
         if !all.iter().any(|listed| listed.facts.is_called(name)) {
-            all = self.everywhere(self.systems.plain.iter()).await?.0;
+            all = self.everywhere(self.systems.plain.iter().filter(meant)).await?.0;
         }
-        let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == name).collect();
+        let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == *name).collect();
         let called = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
-        let matching = if named.is_empty() { called() } else { named };
+        let matching = highest(if named.is_empty() { called() } else { named });
         match matching.as_slice() {
             // What is not found may be where the caller may not look.
             [] => hidden.map_or(Ok(None), Err),
-            [one] => {
-                let place = (one.facts.namespace.as_str(), one.facts.name.as_str());
-                Ok(reads::view(self.context, self.systems, &one.system, place, self.deadline).await?)
-            }
-            several => Err(ambiguous(name, several).into()),
+            [one] => Ok(self.view(one).await?),
+            several => self.the_same(name, several, target).await,
         }
     }
 
-    /// One namespace: the operators' clusters first, then what built-in objects make up.
-    async fn in_namespace(&self, place: (&str, &str)) -> Result<Option<View>, Failure> {
-        let operators: Vec<System> = self.present().cloned().collect();
+    /// Of clusters of one name in several namespaces: the only one, where all lead to the same pods.
+    async fn the_same(&self, name: &ObjectName, several: &[&Listed], target: &Target) -> Result<Option<View>, Failure> {
+        let views = join_all(several.iter().map(|listed| self.view(listed))).await;
+        // What cannot be looked at is a cluster of its own.
+        let known: Vec<View> = views.into_iter().filter_map(|view| view.ok().flatten()).collect();
+        match dedup::by_pods(known).as_slice() {
+            [one] => Ok(Some(one.clone())),
+            _ => Err(ambiguous(name, several, target).into()),
+        }
+    }
+
+    async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
+        let place = (&listed.facts.namespace, &listed.facts.name);
+        reads::view(self.context, self.systems, &listed.system, place, self.deadline).await
+    }
+
+    /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
+    /// write them. A lower one never takes the name of a higher.
+    async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Option<View>, Failure> {
+        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let operators: Vec<System> = self.present().filter(meant).cloned().collect();
         let (found, forbidden) = self.among(&operators, place).await?;
-        if let Some(view) = single(found)? {
+        if let Some(view) = single(dedup::without_owned(found, |view| (&view.system, &view.facts)))? {
             return Ok(Some(view));
         }
-        let looks = self.systems.plain.iter().map(|system| self.plain(system, place));
-        let (mut first, mut broken) = (None, None);
-        for look in join_all(looks).await {
-            match look? {
-                Some(Ok(view)) => first = first.or(Some(view)),
-                Some(Err(error)) => broken = broken.or(Some(error)),
-                None => {}
-            }
+        let plain: Vec<&System> = self.systems.plain.iter().filter(meant).collect();
+        let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
+        let mut by_rank: BTreeMap<u8, Vec<Result<View, K8sError>>> = BTreeMap::new();
+        for (system, look) in plain.into_iter().zip(looks) {
+            let flavored = |view: &View| target.system.as_ref().is_none_or(|wanted| is_of(wanted, view));
+            let found = look?.filter(|look| look.as_ref().map_or(true, flavored));
+            by_rank.entry(dedup::rank(system)).or_default().extend(found);
         }
-        match (first, broken, forbidden) {
-            (Some(view), _, _) => Ok(Some(view)),
-            // What exists and leads nowhere is told.
-            (None, Some(error), _) if error.is_absent() => {
-                let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{}\" leads nowhere: {error}", place.1));
-                Err(report.hint("See what the Service's name in it should be").into())
+        for looks in by_rank.into_values().filter(|looks| !looks.is_empty()) {
+            let (mut views, mut broken) = (Vec::new(), None);
+            for look in looks {
+                match look {
+                    Ok(view) => views.push(view),
+                    Err(error) => broken = broken.or(Some(error)),
+                }
             }
-            (None, Some(error), _) | (None, None, Some(error)) => Err(error.into()),
-            (None, None, None) => Ok(None),
+            return match (single(dedup::by_pods(views))?, broken) {
+                (Some(view), _) => Ok(Some(view)),
+                (None, broken) => broken.map_or(Ok(None), |error| Err(leads_nowhere(place.1, error))),
+            };
         }
+        forbidden.map_or(Ok(None), |error| Err(error.into()))
     }
 
     /// What built-in objects of one kind make up: nothing, a cluster, or one whose members could not be seen.
-    async fn plain(&self, system: &System, place: (&str, &str)) -> Result<Option<Result<View, K8sError>>, K8sError> {
+    async fn plain(
+        &self,
+        system: &System,
+        place: (&Namespace, &ObjectName),
+    ) -> Result<Option<Result<View, K8sError>>, K8sError> {
         let facts = match reads::plain_facts(self.context, system, place, self.deadline).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Ok(None),
@@ -145,7 +179,11 @@ impl Lookup<'_> {
     }
 
     /// One namespace, several systems at once: what was found, and what may not be looked at.
-    async fn among(&self, systems: &[System], place: (&str, &str)) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
+    async fn among(
+        &self,
+        systems: &[System],
+        place: (&Namespace, &ObjectName),
+    ) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
         let looks = systems.iter().map(|system| reads::view(self.context, self.systems, system, place, self.deadline));
         let (mut found, mut refused) = (Vec::new(), None);
         for look in join_all(looks).await {
@@ -173,7 +211,7 @@ impl Lookup<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok((same::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
+        Ok((dedup::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
     }
 
     /// One system's clusters: its resources, else what the labels of pods tell.
@@ -209,7 +247,7 @@ impl Lookup<'_> {
         }
         let names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
         let short = name.split('.').next().unwrap_or(name);
-        let shorts = all.iter().map(|listed| listed.facts.name.as_str());
+        let shorts = all.iter().map(|listed| &*listed.facts.name);
         let near: Vec<&String> = nearest(short, shorts)
             .into_iter()
             .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
@@ -222,15 +260,55 @@ impl Lookup<'_> {
     }
 }
 
+/// Whether the configuration's word for a system means this one. Some share theirs: `bitnami` is a StatefulSet.
+fn is_meant(wanted: &str, system: &System) -> bool {
+    wanted == system.system() || system.flavors().contains(&wanted)
+}
+
+/// The same, of a cluster that was found.
+fn is_of(wanted: &str, view: &View) -> bool {
+    wanted == view.system.system() || view.facts.flavor == Some(wanted)
+}
+
+fn no_such_system(systems: &Systems, system: &str) -> Report {
+    let names: Vec<&str> = systems.all().map(|system| system.system()).collect();
+    Report::fatal(SqlState::UNKNOWN_TARGET, format!("no system is called \"{system}\""))
+        .hint(format!("Correct the alias in the configuration: system is one of {}", names.join(", ")))
+}
+
+fn leads_nowhere(name: &ObjectName, error: K8sError) -> Failure {
+    if !error.is_absent() {
+        return error.into();
+    }
+    let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{name}\" leads nowhere: {error}"));
+    report.hint("See what the Service's name in it should be").into()
+}
+
+/// Those of each namespace that no higher one there takes the name from.
+fn highest(all: Vec<&Listed>) -> Vec<&Listed> {
+    let mut ranks: BTreeMap<&Namespace, u8> = BTreeMap::new();
+    for listed in &all {
+        let rank = dedup::rank(&listed.system);
+        ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
+    }
+    let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&dedup::rank(&listed.system));
+    all.into_iter().filter(is_highest).collect()
+}
+
 /// The only one; two of different systems are an error.
-fn single(found: Vec<View>) -> Result<Option<View>, Failure> {
-    let mut found = same::without_owned(found, |view| (&view.system, &view.facts));
+fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
     if let [one, _, ..] = found.as_slice() {
-        let systems: Vec<_> = found.iter().map(|view| view.system.system()).collect();
+        let systems: Vec<&str> =
+            found.iter().map(|view| view.facts.flavor.unwrap_or_else(|| view.system.system())).collect();
         let (name, namespace) = (&one.facts.name, &one.facts.namespace);
         let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
         return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message)
-            .hint("Delete or rename one of them, or log in to a Secret of one by its own name")
+            .hint(format!(
+                "Give the one that you mean a name in the configuration: [names.aliases] NAME = {{ target = \"{}\", \
+                 system = \"{}\" }}",
+                one.facts.full(),
+                systems.first().copied().unwrap_or_default()
+            ))
             .into());
     }
     Ok(found.pop())
@@ -240,14 +318,13 @@ fn single(found: Vec<View>) -> Result<Option<View>, Failure> {
 pub(super) async fn all_facts(
     context: &Context,
     system: &dyn Operator,
-    namespace: Option<&str>,
+    namespace: Option<&Namespace>,
     deadline: Instant,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
     let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let path = context.collection(&resource, namespace);
-    let access = reads::access("list", &resource, namespace, None);
-    let (facts, _) = context.filter_objects(&access, &path, &worth_reading(&resource), deadline, read).await?;
+    let access = context.access("list", &resource, namespace, None);
+    let (facts, _) = context.filter_objects(&access, &worth_reading(&resource), deadline, read).await?;
     Ok(merged(facts))
 }
 
@@ -271,7 +348,7 @@ pub(super) fn worth_reading(resource: &Resource) -> ListQuery {
 
 /// One cluster may have several objects.
 pub(super) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
-    let mut all: std::collections::BTreeMap<(String, String), Facts> = std::collections::BTreeMap::new();
+    let mut all: BTreeMap<Place, Facts> = BTreeMap::new();
     for facts in facts {
         let key = (facts.namespace.clone(), facts.name.clone());
         let known = all.remove(&key);
@@ -289,17 +366,15 @@ pub(super) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
 /// The clusters that pods belong to.
 pub(super) fn clusters_of(system: &dyn Operator, pods: &[Pod]) -> Vec<Facts> {
     let Some(labels) = system.pod_labels() else { return Vec::new() };
-    let mut names: Vec<(&str, &str)> = pods
-        .iter()
-        .filter_map(|pod| Some((pod.metadata.namespace.as_str(), pod.metadata.label(&labels.cluster)?)))
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names.into_iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
+    let name = |pod: &Pod| ObjectName::parse(pod.metadata.label(&labels.cluster)?).ok();
+    let names: BTreeSet<Place> =
+        pods.iter().filter_map(|pod| Some((pod.metadata.namespace.clone(), name(pod)?))).collect();
+    names.iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
 }
 
-fn ambiguous(name: &str, several: &[&Listed]) -> Report {
-    let mut names: Vec<String> = several.iter().map(|listed| listed.facts.full()).collect();
+fn ambiguous(name: &ObjectName, several: &[&Listed], target: &Target) -> Report {
+    let context = target.context.as_ref().map(|context| format!("@{context}")).unwrap_or_default();
+    let mut names: Vec<String> = several.iter().map(|listed| format!("{}{context}", listed.facts.full())).collect();
     names.sort_unstable();
     Report::fatal(
         SqlState::UNKNOWN_TARGET,

@@ -6,9 +6,10 @@ use tokio::time::Instant;
 use super::{
     K8sError,
     client::Context,
-    leaders,
+    leaders::{self, Endpoints},
+    names::{Namespace, ObjectName, Place},
     objects::{LeaderObject, Meta, Object, Pod, text},
-    operators::{ENDPOINTS, Leader, Members, Port, SERVICES, System, Systems, connection},
+    operators::{ENDPOINTS, Kin, Leader, Members, Port, SERVICES, System, Systems, connection},
     reads,
 };
 
@@ -23,12 +24,14 @@ pub(super) struct Found {
     /// A host outside Kubernetes, and its port.
     pub(super) outside: Option<(String, u16)>,
     pub(super) pooled: bool,
+    /// Why something on the way leads nowhere.
+    pub(super) refused: Option<String>,
 }
 
 impl Found {
     fn pods(pods: Vec<Pod>) -> Self {
         let pooled = pods.first().is_some_and(|pod| is_pooler(&pod.metadata));
-        Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: None, pooled }
+        Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: None, pooled, refused: None }
     }
 }
 
@@ -45,7 +48,7 @@ fn is_pooler(meta: &Meta) -> bool {
 pub(super) async fn read(
     context: &Context,
     systems: &Systems,
-    namespace: &str,
+    namespace: &Namespace,
     members: &Members,
     deadline: Instant,
 ) -> Result<Found, K8sError> {
@@ -54,15 +57,24 @@ pub(super) async fn read(
         Members::Selected(selector) => {
             Ok(Found::pods(reads::list_pods(context, namespace, selector.clone(), deadline).await?))
         }
-        Members::Pod(namespace, name) => {
-            let pod = reads::get_pod(context, (namespace, name), deadline).await?;
+        Members::Pod { namespace: place, pod, service: Some(service) } if place != namespace => {
+            // Into another namespace only a Service leads.
+            let places = [(place.clone(), service.clone())];
+            let service = ByService { places: &places, port: super::operators::PORT, kin: Kin::Alone };
+            let found = of_services(context, systems, service, deadline).await?;
+            let pods = found.pods.into_iter().filter(|found| found.metadata.name == *pod).collect();
+            Ok(Found { refused: found.refused, ..Found::pods(pods) })
+        }
+        Members::Pod { namespace, pod, .. } => {
+            let pod = reads::get_pod(context, (namespace, pod), deadline).await?;
             Ok(Found::pods(pod.into_iter().collect()))
         }
         Members::External { host, port } => {
             Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
         }
-        Members::Service { places, port, outside } => {
-            let found = of_services(context, systems, (places, *port), deadline).await;
+        Members::Service { places, port, outside, kin } => {
+            let service = ByService { places, port: *port, kin: *kin };
+            let found = of_services(context, systems, service, deadline).await;
             match (found, outside) {
                 (Err(error), Some(host)) if error.is_absent() => {
                     Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
@@ -73,17 +85,26 @@ pub(super) async fn read(
     }
 }
 
+/// The way through a Service.
+#[derive(Clone, Copy)]
+struct ByService<'a> {
+    /// The first that exists.
+    places: &'a [Place],
+    port: u16,
+    kin: Kin,
+}
+
 /// The first Service that exists.
 async fn of_services(
     context: &Context,
     systems: &Systems,
-    (places, port): (&[(String, String)], u16),
+    by: ByService<'_>,
     deadline: Instant,
 ) -> Result<Found, K8sError> {
     let mut refused = None;
-    for (namespace, name) in places {
+    for (namespace, name) in by.places {
         match reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await {
-            Ok(Some(service)) => return of_service(context, systems, (&service, port), deadline).await,
+            Ok(Some(service)) => return of_service(context, systems, (&service, by), deadline).await,
             Ok(None) => {}
             Err(error) if error.is_forbidden() => {
                 // Who may not read the Service may see where it leads.
@@ -98,22 +119,22 @@ async fn of_services(
         }
     }
     let names: Vec<String> =
-        places.iter().map(|(namespace, name)| format!("{name} in namespace {namespace}")).collect();
+        by.places.iter().map(|(namespace, name)| format!("{name} in namespace {namespace}")).collect();
     Err(refused.unwrap_or_else(|| K8sError::NotFound { what: format!("Service {}", names.join(", nor ")) }))
 }
 
 async fn of_service(
     context: &Context,
     systems: &Systems,
-    (service, port): (&Object, u16),
+    (service, by): (&Object, ByService<'_>),
     deadline: Instant,
 ) -> Result<Found, K8sError> {
     let meta = &service.metadata;
-    let namespace = meta.namespace.as_str();
+    let namespace = &meta.namespace;
     if service.spec("/type") == Some("ExternalName") {
-        return of_external_name(context, systems, (service, port), deadline).await;
+        return of_external_name(context, systems, (service, by), deadline).await;
     }
-    let (target, port_name) = target_port(service, port);
+    let (target, port_name) = target_port(service, by.port);
     let selector = service.selector("/selector");
     let listed = match &selector {
         Some(selector) => match reads::list_pods(context, namespace, selector.clone(), deadline).await {
@@ -130,7 +151,7 @@ async fn of_service(
     if found.pooled {
         return Ok(found);
     }
-    let claims = claiming_service(context, systems, meta);
+    let claims = if by.kin == Kin::Alone { Vec::new() } else { claiming_service(context, systems, meta) };
     if found.pods.is_empty() && selector.is_none() {
         // Its addresses are another Service's: the operator whose Service it is knows the pods.
         for (system, cluster) in claims {
@@ -158,37 +179,42 @@ async fn of_service(
     Ok(found)
 }
 
-/// An alias in the cluster's DNS, followed once.
+/// An alias in the cluster's DNS, followed once, and only where the configuration says so: whoever may write a Service
+/// may point it anywhere.
 async fn of_external_name(
     context: &Context,
     systems: &Systems,
-    (service, port): (&Object, u16),
+    (service, by): (&Object, ByService<'_>),
     deadline: Instant,
 ) -> Result<Found, K8sError> {
+    let meta = &service.metadata;
+    if !systems.follows(meta) {
+        return Err(K8sError::ExternalName { service: format!("{}.{}", meta.name, meta.namespace) });
+    }
     let host = service.spec("/externalName").unwrap_or_default();
-    match connection::members(host, port, &service.metadata.namespace) {
-        Members::Service { places, port, .. } if host.contains(".svc") => {
+    match connection::members(host, by.port, &meta.namespace) {
+        Some(Members::Service { places, .. }) if host.contains(".svc") => {
             for (namespace, name) in &places {
                 if let Some(service) = reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await?
                     && service.spec("/type") != Some("ExternalName")
                 {
-                    return Box::pin(of_service(context, systems, (&service, port), deadline)).await;
+                    return Box::pin(of_service(context, systems, (&service, by), deadline)).await;
                 }
             }
             Err(K8sError::NotFound { what: format!("Service {host}") })
         }
-        _ => Ok(Found { outside: Some((host.to_owned(), port)), ..Found::pods(Vec::new()) }),
+        _ => Ok(Found { outside: Some((host.to_owned(), by.port)), ..Found::pods(Vec::new()) }),
     }
 }
 
 /// Pods as endpoints tell them, which needs no right to read pods.
 async fn of_endpoints(
     context: &Context,
-    (namespace, service): (&str, &str),
+    (namespace, service): (&Namespace, &ObjectName),
     port: Option<&str>,
     deadline: Instant,
 ) -> Result<Found, K8sError> {
-    let objects = match leaders::slices::<LeaderObject>(context, namespace, &[service], deadline).await {
+    let objects = match leaders::slices::<LeaderObject>(context, namespace, service, deadline).await {
         Ok(slices) => slices,
         Err(error) if error.is_forbidden() || error.is_absent() => {
             let object = reads::get::<LeaderObject>(context, &ENDPOINTS, (namespace, service), deadline).await;
@@ -196,17 +222,17 @@ async fn of_endpoints(
         }
         Err(error) => return Err(error),
     };
-    let (pods, port) = leaders::endpoints(&objects, port);
-    Ok(Found { port: port.map(Port::Number), ..Found::pods(pods) })
+    let Endpoints { pods, port, refused } = leaders::endpoints(&objects, port);
+    Ok(Found { port: port.map(Port::Number), refused, ..Found::pods(pods) })
 }
 
 /// The operators that may have made a Service, and the cluster it is for: two may label it alike.
-fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Vec<(&'a System, String)> {
+fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Vec<(&'a System, ObjectName)> {
     let present = systems.operators.iter().filter(|system| context.has(&system.resource()));
     let claims = present.filter_map(|system| {
-        let cluster = meta.label(&system.pod_labels()?.cluster)?;
-        let facts = system.guess(&meta.namespace, cluster)?;
-        facts.services.contains(&meta.name).then(|| (system, cluster.to_owned()))
+        let cluster = ObjectName::parse(meta.label(&system.pod_labels()?.cluster)?).ok()?;
+        let facts = system.guess(&meta.namespace, &cluster)?;
+        facts.services.iter().any(|service| meta.name == **service).then_some((system, cluster))
     });
     claims.collect()
 }

@@ -5,18 +5,26 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, de};
 use zeroize::Zeroizing;
 
-/// Metadata of any object.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", default)]
+use super::names::{Namespace, ObjectName, is_label_name, is_label_value};
+use crate::error::printable;
+
+/// Metadata of any object that is looked at here; all of them have a namespace.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Meta {
-    pub(super) name: String,
-    pub(super) namespace: String,
+    pub(super) name: ObjectName,
+    pub(super) namespace: Namespace,
+    #[serde(default)]
     pub(super) uid: String,
+    #[serde(default)]
     pub(super) resource_version: String,
+    #[serde(default)]
     pub(super) labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "short_values")]
+    #[serde(default, deserialize_with = "short_values")]
     pub(super) annotations: BTreeMap<String, String>,
+    #[serde(default)]
     pub(super) owner_references: Vec<Owner>,
+    #[serde(default)]
     deletion_timestamp: Option<String>,
 }
 
@@ -37,6 +45,25 @@ impl Owner {
 }
 
 impl Meta {
+    /// Of an object of which no more is known.
+    fn bare(namespace: &Namespace, name: &ObjectName) -> Self {
+        Self {
+            name: name.clone(),
+            namespace: namespace.clone(),
+            uid: String::new(),
+            resource_version: String::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            owner_references: Vec::new(),
+            deletion_timestamp: None,
+        }
+    }
+
+    /// As [`crate::upstream::Login::source`] names a Secret.
+    pub(super) fn secret_source(&self) -> String {
+        format!("Secret {}/{}", self.namespace, self.name)
+    }
+
     pub(super) fn deleting(&self) -> bool {
         self.deletion_timestamp.is_some()
     }
@@ -59,7 +86,7 @@ fn short_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
 }
 
 /// A pod.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) metadata: Meta,
     #[serde(default)]
@@ -103,16 +130,10 @@ pub(super) struct Condition {
 }
 
 impl Pod {
-    /// A pod of which no more is known than an endpoint tells.
-    pub(super) fn of_endpoint(namespace: &str, target: &TargetRef, ready: bool) -> Self {
-        let ready = if ready { "True" } else { "False" };
+    /// A pod of which no more is known than an endpoint in its namespace tells.
+    fn of_endpoint(namespace: &Namespace, name: &ObjectName, uid: &str, ready: &str) -> Self {
         Self {
-            metadata: Meta {
-                name: target.name.clone(),
-                namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
-                uid: target.uid.clone(),
-                ..Meta::default()
-            },
+            metadata: Meta { uid: uid.to_owned(), ..Meta::bare(namespace, name) },
             spec: PodSpec::default(),
             status: PodStatus {
                 phase: "Running".to_owned(),
@@ -138,15 +159,14 @@ impl Pod {
 }
 
 /// Who leads, as Patroni or the endpoints controller keep it: an Endpoints object, an EndpointSlice, or a ConfigMap.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct LeaderObject {
     pub(super) metadata: Meta,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable")]
     subsets: Vec<Subset>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable")]
     endpoints: Vec<Endpoint>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable")]
     ports: Vec<EndpointPort>,
 }
 
@@ -184,7 +204,7 @@ struct EndpointPort {
 /// What an endpoint is an address of.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct TargetRef {
+struct TargetRef {
     kind: String,
     name: String,
     namespace: Option<String>,
@@ -200,13 +220,34 @@ impl LeaderObject {
         self.metadata.label(SERVICE_NAME)
     }
 
-    /// The pods that take connections, and those that do not.
+    /// The pods that take connections, and those that do not. Who may write an endpoint may write anything into it: a pod
+    /// is one of the object's own namespace, or it is none.
     pub(super) fn pods(&self) -> impl Iterator<Item = Pod> {
-        let namespace = &self.metadata.namespace;
+        self.targets().filter_map(|(target, ready)| self.pod(target, ready).ok())
+    }
+
+    /// Why an endpoint leads nowhere, where one does: the field, and what it holds.
+    pub(super) fn refused(&self) -> Option<String> {
+        let Meta { namespace, name, .. } = &self.metadata;
+        let why = self.targets().find_map(|(target, ready)| self.pod(target, ready).err())?;
+        Some(format!("the endpoints {namespace}/{name} lead nowhere: {why}"))
+    }
+
+    fn targets(&self) -> impl Iterator<Item = (&TargetRef, bool)> {
         self.subsets.iter().flat_map(|subset| &subset.addresses).chain(&self.endpoints).filter_map(|endpoint| {
             let target = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod")?;
-            Some(Pod::of_endpoint(namespace, target, endpoint.conditions.ready.unwrap_or(true)))
+            Some((target, endpoint.conditions.ready.unwrap_or(true)))
         })
+    }
+
+    fn pod(&self, target: &TargetRef, ready: bool) -> Result<Pod, String> {
+        let namespace = &self.metadata.namespace;
+        let elsewhere = target.namespace.as_deref().filter(|named| !named.is_empty() && *namespace != *named);
+        if let Some(elsewhere) = elsewhere {
+            return Err(format!("targetRef.namespace is \"{}\", another than its own", printable(elsewhere)));
+        }
+        let name = ObjectName::parse(&target.name).map_err(|error| format!("targetRef.name: {error}"))?;
+        Ok(Pod::of_endpoint(namespace, &name, &target.uid, if ready { "True" } else { "False" }))
     }
 
     /// The port behind a Service's port of this name; the only one there is, whatever its name.
@@ -221,9 +262,8 @@ impl LeaderObject {
 }
 
 /// An object that stands for a cluster: a custom resource, a StatefulSet, a Service, a Secret.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Object {
-    #[serde(default)]
     pub(super) metadata: Meta,
     #[serde(default)]
     pub(super) spec: serde_json::Value,
@@ -238,6 +278,17 @@ pub(super) struct Object {
 }
 
 impl Object {
+    /// One that may not be read.
+    pub(super) fn unread(namespace: &Namespace, name: &ObjectName) -> Self {
+        Self {
+            metadata: Meta::bare(namespace, name),
+            spec: serde_json::Value::Null,
+            status: serde_json::Value::Null,
+            data: Data::default(),
+            kind: String::new(),
+        }
+    }
+
     /// A string of the spec, by JSON pointer; `None` where it is absent, empty, or something else.
     pub(super) fn spec(&self, pointer: &str) -> Option<&str> {
         text(&self.spec, pointer)
@@ -280,11 +331,14 @@ impl Object {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// A map of labels in the spec, as a label selector.
+    /// A map of labels in the spec, as a label selector; `None` where it holds none, or what is no label.
     pub(super) fn selector(&self, pointer: &str) -> Option<String> {
         let labels = self.spec.pointer(pointer).and_then(serde_json::Value::as_object)?;
-        let pairs: Vec<String> =
-            labels.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
+        let pair = |(name, value): (&String, &serde_json::Value)| {
+            let value = value.as_str().filter(|value| is_label_name(name) && is_label_value(value))?;
+            Some(format!("{name}={value}"))
+        };
+        let pairs = labels.iter().map(pair).collect::<Option<Vec<String>>>()?;
         (!pairs.is_empty()).then(|| pairs.join(","))
     }
 
@@ -367,7 +421,7 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let secret: Secret = serde_json::from_value(
-            serde_json::json!({"metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}),
+            serde_json::json!({"metadata": {"name": "s", "namespace": "n"}, "data": {"password": "aHVudGVyMg=="}}),
         )
         .expect("a Secret");
         assert_eq!(secret.data.get("password"), Some(&b"hunter2"[..]));
@@ -376,7 +430,8 @@ mod tests {
 
     #[test]
     fn a_pod_serves_when_ready_and_not_going() {
-        let pod = |meta: serde_json::Value, ready: &str| -> Pod {
+        let pod = |mut meta: serde_json::Value, ready: &str| -> Pod {
+            meta["namespace"] = "n".into();
             serde_json::from_value(serde_json::json!({
                 "metadata": meta,
                 "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
@@ -386,6 +441,7 @@ mod tests {
         assert!(pod(serde_json::json!({"name": "a"}), "True").serves());
         assert!(!pod(serde_json::json!({"name": "a"}), "False").serves());
         assert!(!pod(serde_json::json!({"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}), "True").serves());
-        assert!(!Pod::default().serves());
+        let silent = serde_json::json!({"metadata": {"name": "a", "namespace": "n"}});
+        assert!(!serde_json::from_value::<Pod>(silent).expect("a pod").serves());
     }
 }

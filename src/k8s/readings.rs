@@ -7,10 +7,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::upstream::{ClusterId, Failure, Identity, Login, Role};
+use super::directory::Caller;
+use crate::upstream::{ClusterId, Failure, Login, Role};
 
 /// Whose login, where, for which role.
-pub(super) type ReadingKey = (Identity, ClusterId, Role);
+pub(super) type ReadingKey = (Caller, ClusterId, Role);
 
 /// All that are being read.
 #[derive(Debug, Default)]
@@ -78,11 +79,14 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::error::{Report, SqlState};
+    use crate::{
+        error::{Report, SqlState},
+        upstream::Identity,
+    };
 
     fn key() -> ReadingKey {
         let id = ClusterId { context: "c".to_owned(), namespace: "n".to_owned(), name: "shop".to_owned() };
-        (Identity::Local, id, Role::Default)
+        (Caller { identity: Identity::Local, meaning: 0, credential: 0 }, id, Role::Default)
     }
 
     fn login(version: usize) -> Login {

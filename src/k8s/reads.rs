@@ -8,39 +8,30 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     K8sError,
-    access::{Access, ListQuery},
+    access::ListQuery,
     choose::View,
     client::Context,
     leaders,
     members::{self, Found},
+    names::{Namespace, ObjectName, is_label_value},
     objects::{Object, Pod, Secret},
     operators::{Evidence, Facts, Leader, Members, Operator, PODS, PodLabels, Resource, SECRETS, System, Systems},
 };
 
-pub(super) fn access<'a>(
-    verb: &'static str,
-    resource: &'a Resource,
-    namespace: Option<&'a str>,
-    name: Option<&'a str>,
-) -> Access<'a> {
-    Access { verb, group: &resource.group, resource: &resource.plural, namespace, name }
-}
-
 pub(super) async fn get<K: DeserializeOwned>(
     context: &Context,
     resource: &Resource,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<K>, K8sError> {
-    let path = format!("{}/{name}", context.collection(resource, Some(namespace)));
-    context.get_object(&access("get", resource, Some(namespace), Some(name)), &path, deadline).await
+    context.get_object(&context.access("get", resource, Some(namespace), Some(name)), deadline).await
 }
 
 /// As [`get`]; what may not be read, or is not even known, is not there.
 pub(super) async fn get_if_allowed<K: DeserializeOwned>(
     context: &Context,
     resource: &Resource,
-    place: (&str, &str),
+    place: (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<K>, K8sError> {
     match get(context, resource, place, deadline).await {
@@ -52,17 +43,16 @@ pub(super) async fn get_if_allowed<K: DeserializeOwned>(
 pub(super) async fn list<K: DeserializeOwned>(
     context: &Context,
     resource: &Resource,
-    namespace: Option<&str>,
+    namespace: Option<&Namespace>,
     query: &ListQuery,
     deadline: Instant,
 ) -> Result<(Vec<K>, String), K8sError> {
-    let path = context.collection(resource, namespace);
-    context.list_objects(&access("list", resource, namespace, None), &path, query, deadline).await
+    context.list_objects(&context.access("list", resource, namespace, None), query, deadline).await
 }
 
 pub(super) async fn get_pod(
     context: &Context,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<Pod>, K8sError> {
     get(context, &PODS, (namespace, name), deadline).await
@@ -70,7 +60,7 @@ pub(super) async fn get_pod(
 
 pub(super) async fn list_pods(
     context: &Context,
-    namespace: &str,
+    namespace: &Namespace,
     selector: String,
     deadline: Instant,
 ) -> Result<Vec<Pod>, K8sError> {
@@ -79,11 +69,10 @@ pub(super) async fn list_pods(
 
 pub(super) async fn get_secret(
     context: &Context,
-    namespace: &str,
-    name: &str,
+    place: (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<Secret>, K8sError> {
-    get(context, &SECRETS, (namespace, name), deadline).await
+    get(context, &SECRETS, place, deadline).await
 }
 
 /// A cluster as it is now. `None` where there is none of this name.
@@ -91,7 +80,7 @@ pub(super) async fn view(
     context: &Context,
     systems: &Systems,
     system: &System,
-    place: (&str, &str),
+    place: (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
     // Which version of a resource to ask for must be known; how old that knowledge is does not matter here.
@@ -108,7 +97,7 @@ async fn of_operator(
     context: &Context,
     system: &System,
     labels: &PodLabels,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
     // A name that is no label's value is none of an operator's.
@@ -135,7 +124,7 @@ async fn of_operator(
     };
     let leader = leader?;
     let leads = match (&leader, facts.as_ref().map(|facts| &facts.leader)) {
-        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
+        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => ObjectName::parse(pod).ok(),
         _ => None,
     };
     let mut pods = match (pods, leads) {
@@ -166,7 +155,7 @@ async fn plain(
     context: &Context,
     systems: &Systems,
     system: &System,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
     let Some(facts) = plain_facts(context, system, (namespace, name), deadline).await? else {
@@ -179,7 +168,7 @@ async fn plain(
 pub(super) async fn plain_facts(
     context: &Context,
     system: &System,
-    (namespace, name): (&str, &str),
+    (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<Facts>, K8sError> {
     let resource = system.resource();
@@ -210,14 +199,9 @@ pub(super) async fn plain_facts(
     let facts = objects.iter().filter_map(|object| system.read(object));
     // The exact name first; a release's name where nothing is called so.
     let (exact, aliased): (Vec<Facts>, Vec<Facts>) =
-        facts.filter(|facts| facts.is_called(name)).partition(|facts| facts.name == name);
+        facts.filter(|facts| facts.is_called(name)).partition(|facts| facts.name == *name);
     let aliased = aliased.into_iter().filter(|_| exact.is_empty()).collect::<Vec<_>>();
     Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
-}
-
-/// Whether a name can be the value of a label.
-fn is_label_value(name: &str) -> bool {
-    name.len() <= 63 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 /// Reads the members that the facts name.
@@ -231,7 +215,7 @@ pub(super) async fn with_members(
     if facts.broken.is_some() {
         return Ok(View::new(system.clone(), facts, Vec::new()));
     }
-    let Found { pods, leader, claimed, port, outside, pooled } =
+    let Found { pods, leader, claimed, port, outside, pooled, refused } =
         members::read(context, systems, &facts.namespace, &facts.members, deadline).await?;
     if let Some((host, port)) = outside {
         facts.members = Members::External { host, port };
@@ -243,7 +227,12 @@ pub(super) async fn with_members(
         facts.leader = Leader::Unsaid;
     }
     let mut view = View::new(system.clone(), leaders::decided(facts, leader), pods);
+    if let Some(claimed) = &claimed {
+        // What its own object tells of it, its pods' operator would, too.
+        view.facts.md5 |= claimed.guess(&view.facts.namespace, &view.facts.name).is_some_and(|facts| facts.md5);
+    }
     view.claimed = claimed;
+    view.refused = refused;
     if let Some(replicas) = view.facts.replicas.clone() {
         // Without replicas the primary serves all the same.
         let found = match members::read(context, systems, &view.facts.namespace, &replicas, deadline).await {
@@ -251,7 +240,7 @@ pub(super) async fn with_members(
             Err(error) if error.is_forbidden() || error.is_absent() => Vec::new(),
             Err(error) => return Err(error),
         };
-        let known: BTreeSet<String> = view.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
+        let known: BTreeSet<ObjectName> = view.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
         let others = found.into_iter().filter(|pod| !known.contains(&pod.metadata.name));
         for pod in others {
             view.standbys.insert(pod.metadata.name.clone());

@@ -8,6 +8,7 @@ use super::{
     choose::View,
     clock::Mark,
     leaders,
+    names::{Namespace, ObjectName},
     objects::Pod,
     operators::{Evidence, Facts, Members, System, Word},
 };
@@ -31,34 +32,34 @@ impl Guards {
 /// A server that sessions rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Guarded {
-    pub(super) cluster: String,
-    pub(super) pod: String,
+    pub(super) cluster: ObjectName,
+    pub(super) pod: ObjectName,
     pub(super) uid: String,
     pub(super) mode: Mode,
 }
 
 /// By cluster, then by the position of the object among those that may say who leads.
-pub(super) type Said = BTreeMap<String, BTreeMap<usize, Word>>;
+pub(super) type Said = BTreeMap<ObjectName, BTreeMap<usize, Word>>;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) pods: BTreeMap<String, Pod>,
+    pub(super) pods: BTreeMap<ObjectName, Pod>,
     /// `None` where the caller may not read them.
-    pub(super) resources: Option<BTreeMap<String, Facts>>,
+    pub(super) resources: Option<BTreeMap<ObjectName, Facts>>,
     /// What leader objects say of a cluster, by the order in which they are believed.
     pub(super) leaders: Said,
     /// Which clusters the state is about; empty while it is not to be believed.
-    pub(super) covers: BTreeSet<String>,
+    pub(super) covers: BTreeSet<ObjectName>,
     pub(super) mark: Option<Mark>,
 }
 
 impl State {
-    pub(super) fn view(&self, system: &System, namespace: &str, name: &str) -> Option<View> {
+    pub(super) fn view(&self, system: &System, (namespace, name): (&Namespace, &ObjectName)) -> Option<View> {
         if !self.covers.contains(name) || self.mark.as_ref().is_none_or(Mark::jumped) {
             return None;
         }
         let labels = system.pod_labels()?;
-        let of_cluster = |pod: &&Pod| pod.metadata.label(&labels.cluster) == Some(name);
+        let of_cluster = |pod: &&Pod| pod.metadata.label(&labels.cluster) == Some(&**name);
         let pods: Vec<Pod> = self.pods.values().filter(of_cluster).cloned().collect();
         let facts = match &self.resources {
             Some(resources) => resources.get(name)?.clone(),

@@ -28,12 +28,13 @@ use super::{
     contexts::Contexts,
     guards::Guarding,
     leaders::{self, Source},
+    names::{Namespace, ObjectName, Place},
     objects::{Object, Pod},
     operators::{ENDPOINTS, Facts, Leader, PODS, Resource, System, Systems, Word},
-    reads::{self, access},
+    reads,
     watch_state::{Guarded, Guards, Said, State},
 };
-use crate::upstream::{ClusterId, Identity, Lost, Mode};
+use crate::upstream::{Identity, Lost, Mode};
 
 /// How often changes are looked at: a blocked failover of CloudNativePG changes its resource ten times a second.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -68,7 +69,9 @@ struct Key {
     /// notice, and is nobody's who connects now.
     meaning: u64,
     identity: Identity,
-    namespace: String,
+    /// Which of the context's credentials filled it.
+    credential: u64,
+    namespace: Namespace,
     system: String,
 }
 
@@ -89,7 +92,7 @@ struct Watched {
     system: System,
     systems: Arc<Systems>,
     params: WatchParams,
-    wanted: watch::Sender<BTreeSet<String>>,
+    wanted: watch::Sender<BTreeSet<ObjectName>>,
     state: watch::Sender<State>,
     used: Mutex<Instant>,
     guards: Mutex<Guards>,
@@ -102,21 +105,21 @@ impl Watches {
     }
 
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
-    pub(super) fn view(&self, id: &ClusterId, context: &Context, system: &System) -> Option<View> {
-        let watched = self.find(id, context, system)?;
+    pub(super) fn view(&self, place: &Place, context: &Context, system: &System) -> Option<View> {
+        let watched = self.find(place, context, system)?;
         watched.touch();
         let state = watched.state.borrow();
-        state.view(system, &id.namespace, &id.name)
+        state.view(system, (&place.0, &place.1))
     }
 
     /// Whether a watch on the cluster's system and namespace runs, believed now or not.
-    pub(super) fn is_watched(&self, id: &ClusterId, context: &Context, system: &System) -> bool {
-        self.find(id, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
+    pub(super) fn is_watched(&self, place: &Place, context: &Context, system: &System) -> bool {
+        self.find(place, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
-    pub(super) async fn changed(&self, id: &ClusterId, context: &Context, system: &System, longest: Duration) {
-        let Some(watched) = self.find(id, context, system) else {
+    pub(super) async fn changed(&self, place: &Place, context: &Context, system: &System, longest: Duration) {
+        let Some(watched) = self.find(place, context, system) else {
             return sleep(longest).await;
         };
         let mut state = watched.state.subscribe();
@@ -128,53 +131,55 @@ impl Watches {
     /// Watches a cluster from now on, and gives the receiver that says when this server of it is lost.
     pub(super) fn guard(
         &self,
-        id: &ClusterId,
         context: &Context,
         view: &View,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
+        let place = view.place();
         if view.system.pod_labels().is_none() {
-            return self.guarding.guard(id, context, &view.system, (pod, mode));
+            return self.guarding.guard(place, context, &view.system, (pod, mode));
         }
+        let cluster = place.1.clone();
         let guarded =
-            Guarded { cluster: id.name.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
+            Guarded { cluster: cluster.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
         loop {
-            let Some(watched) = self.open(id, context, &view.system) else {
+            let Some(watched) = self.open(&place, context, &view.system) else {
                 return watch::Sender::new(None).subscribe();
             };
             // One that has ended meanwhile is replaced by the next `open`.
             if let Some(receiver) = watched.guard(guarded.clone()) {
-                watched.wanted.send_if_modified(|wanted| wanted.insert(id.name.clone()));
+                watched.wanted.send_if_modified(|wanted| wanted.insert(cluster.clone()));
                 return receiver;
             }
         }
     }
 
-    fn key(id: &ClusterId, context: &Context, system: &System) -> Key {
+    fn key((namespace, _): &Place, context: &Context, system: &System) -> Key {
         Key {
-            context: id.context.clone(),
+            context: context.name().to_owned(),
             meaning: context.meaning(),
             identity: context.identity().clone(),
-            namespace: id.namespace.clone(),
+            credential: context.credential(),
+            namespace: namespace.clone(),
             system: system.system().to_owned(),
         }
     }
 
-    fn find(&self, id: &ClusterId, context: &Context, system: &System) -> Option<Arc<Watched>> {
+    fn find(&self, place: &Place, context: &Context, system: &System) -> Option<Arc<Watched>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&Self::key(id, context, system)).cloned()
+        all.get(&Self::key(place, context, system)).cloned()
     }
 
     /// The watch for a cluster, begun if need be; `None` where there are too many.
-    fn open(&self, id: &ClusterId, context: &Context, system: &System) -> Option<Arc<Watched>> {
+    fn open(&self, place: &Place, context: &Context, system: &System) -> Option<Arc<Watched>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, watched| !watched.guards().ended);
-        let key = Self::key(id, context, system);
+        let key = Self::key(place, context, system);
         if let Some(watched) = all.get(&key) {
             return Some(Arc::clone(watched));
         }
         if all.len() >= MOST {
-            debug!(namespace = id.namespace, "too many watches; clusters here are read at each connect");
+            debug!(namespace = %place.0, "too many watches; clusters here are read at each connect");
             return None;
         }
         let watched = Arc::new(Watched {
@@ -252,7 +257,7 @@ impl Watched {
             self.distrust();
             match ended {
                 Err(error) => {
-                    debug!(namespace = self.key.namespace, %error, "the watch is interrupted");
+                    debug!(namespace = %self.key.namespace, %error, "the watch is interrupted");
                     sleep(if error.is_lasting() { REFUSED } else { BACKOFF }).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
@@ -333,16 +338,14 @@ impl Watched {
         }
     }
 
-    fn pods_of(&self, wanted: &BTreeSet<String>) -> ListQuery {
+    fn pods_of(&self, wanted: &BTreeSet<ObjectName>) -> ListQuery {
         let labels = self.system.pod_labels();
-        ListQuery::labels(
-            labels.map(|labels| labels.selector_of(wanted.iter().map(String::as_str))).unwrap_or_default(),
-        )
+        ListQuery::labels(labels.map(|labels| labels.selector_of(wanted)).unwrap_or_default())
     }
 
     /// Where `watch` is not allowed: a list every few seconds, while sessions rely on it. Connections read for
     /// themselves.
-    async fn poll(&self, joined: &mut watch::Receiver<BTreeSet<String>>) -> Result<(), K8sError> {
+    async fn poll(&self, joined: &mut watch::Receiver<BTreeSet<ObjectName>>) -> Result<(), K8sError> {
         self.distrust();
         loop {
             tokio::select! {
@@ -359,9 +362,9 @@ impl Watched {
         &self,
         context: &Context,
         query: &ListQuery,
-        wanted: &BTreeSet<String>,
+        wanted: &BTreeSet<ObjectName>,
     ) -> Result<Versions, K8sError> {
-        let namespace = Some(self.key.namespace.as_str());
+        let namespace = Some(&self.key.namespace);
         let deadline = Instant::now() + READ;
         let (resource, all) = (self.system.resource(), ListQuery::default());
         let (pods, resources, objects) = tokio::join!(
@@ -393,7 +396,7 @@ impl Watched {
             let has_sources = !self.system.leader_sources(cluster).is_empty();
             if has_sources && !leaders.contains_key(cluster) {
                 // Where no list shows its object, it may be one without labels: then the watch would miss it, too.
-                let place = (self.key.namespace.as_str(), cluster.as_str());
+                let place = (&self.key.namespace, cluster);
                 versions.watchable &= leaders::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
             }
         }
@@ -412,7 +415,7 @@ impl Watched {
     async fn each(
         &self,
         context: &Context,
-        wanted: &BTreeSet<String>,
+        wanted: &BTreeSet<ObjectName>,
         deadline: Instant,
     ) -> Result<Option<Vec<Object>>, K8sError> {
         let resource = self.system.resource();
@@ -427,7 +430,7 @@ impl Watched {
         Ok(Some(all))
     }
 
-    fn facts(&self, object: &Object) -> Option<(String, Facts)> {
+    fn facts(&self, object: &Object) -> Option<(ObjectName, Facts)> {
         Some((object.metadata.name.clone(), self.system.read(object)?))
     }
 
@@ -435,14 +438,13 @@ impl Watched {
     async fn leader_objects(
         &self,
         context: &Context,
-        wanted: &BTreeSet<String>,
+        wanted: &BTreeSet<ObjectName>,
         deadline: Instant,
-    ) -> Result<Vec<(Source, Vec<(String, usize, Word)>, String)>, K8sError> {
-        let names = || wanted.iter().map(String::as_str);
-        let mut sources = leaders::sources(&*self.system, names());
+    ) -> Result<Vec<(Source, Vec<(ObjectName, usize, Word)>, String)>, K8sError> {
+        let mut sources = leaders::sources(&*self.system, wanted);
         let mut all = Vec::new();
         while let Some(source) = sources.pop() {
-            let namespace = Some(self.key.namespace.as_str());
+            let namespace = Some(&self.key.namespace);
             match reads::list::<Value>(context, &source.resource, namespace, &source.query, deadline).await {
                 Ok((objects, version)) => {
                     let said = |object| leaders::said(&*self.system, wanted.iter().cloned(), &source.resource, object);
@@ -450,7 +452,7 @@ impl Watched {
                     all.push((source, said, version));
                 }
                 Err(error) if error.is_forbidden() && source.resource == ENDPOINTS => {
-                    sources.extend(leaders::sliced(&*self.system, names()));
+                    sources.extend(leaders::sliced(&*self.system, wanted));
                 }
                 Err(error) if error.is_forbidden() || error.is_absent() => {}
                 Err(error) => return Err(error),
@@ -466,13 +468,18 @@ impl Watched {
         query: &ListQuery,
         version: &str,
     ) -> Result<BoxStream<'static, Result<WatchEvent<K>, K8sError>>, K8sError> {
-        let namespace = Some(self.key.namespace.as_str());
-        let path = context.collection(resource, namespace);
-        let events = context.watch_objects(&access("watch", resource, namespace, None), &path, query, version).await?;
+        let namespace = Some(&self.key.namespace);
+        let access = context.access("watch", resource, namespace, None);
+        let events = context.watch_objects(&access, query, version).await?;
         Ok(events.boxed())
     }
 
-    fn leader(&self, wanted: &BTreeSet<String>, resource: &Resource, event: WatchEvent<Value>) -> Result<(), K8sError> {
+    fn leader(
+        &self,
+        wanted: &BTreeSet<ObjectName>,
+        resource: &Resource,
+        event: WatchEvent<Value>,
+    ) -> Result<(), K8sError> {
         let (object, deleted) = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
             WatchEvent::Deleted(object) => (object, true),
@@ -530,7 +537,7 @@ impl Watched {
         for guarded in guarded {
             let seems = {
                 let state = self.state.borrow();
-                let view = state.view(&self.system, &self.key.namespace, &guarded.cluster);
+                let view = state.view(&self.system, (&self.key.namespace, &guarded.cluster));
                 guarded.judge(view.as_ref(), state.pods.get(&guarded.pod))
             };
             if seems.is_none() {
@@ -539,13 +546,13 @@ impl Watched {
             match self.confirm(context, &guarded).await {
                 Ok(Some(lost)) if !context.is_left() => self.announce(&guarded, lost),
                 Ok(_) => {}
-                Err(error) => debug!(pod = guarded.pod, %error, "whether the server is lost could not be read"),
+                Err(error) => debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read"),
             }
         }
     }
 
     async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
-        let place = (self.key.namespace.as_str(), guarded.cluster.as_str());
+        let place = (&self.key.namespace, &guarded.cluster);
         let deadline = Instant::now() + READ;
         let (pod, view) = tokio::join!(
             reads::get_pod(context, (place.0, &guarded.pod), deadline),
@@ -555,7 +562,7 @@ impl Watched {
     }
 
     fn announce(&self, guarded: &Guarded, lost: Lost) {
-        debug!(pod = guarded.pod, cluster = guarded.cluster, "a server in use {}", lost.as_str());
+        debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
         if let Some(sender) = self.guards().all.get(guarded) {
             sender.send_replace(Some(lost));
         }

@@ -2,8 +2,8 @@
 //! Secret and a Service, nothing else of the cluster.
 
 use super::{
-    Facts, Member, Members, Object, Operator, Pod, PodLabels, Resource, SECRETS,
-    connection::{self, Connection, members},
+    Facts, Kin, Member, Members, Namespace, Object, ObjectName, Operator, Pod, PodLabels, Resource, SECRETS,
+    connection::{self, Broken, Connection, members},
     connection_secrets::facts_of,
 };
 
@@ -13,23 +13,27 @@ pub(super) struct AccessSecrets;
 const SUFFIX: &str = ".user.access";
 
 /// `svc/postgresql1`, or the bare name of a Service.
-fn access(connection: &Connection, port: u16, namespace: &str) -> Option<Members> {
-    let access = connection.access.as_deref()?;
+fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<Option<Members>, Broken> {
+    let Some(access) = connection.access.as_deref() else { return Ok(None) };
+    let name = |text| {
+        let broken = |error| Broken { key: format!("USER_ACCESS: {error}"), why: "leads nowhere" };
+        ObjectName::parse(text).map_err(broken)
+    };
     if let Some(pod) = access.strip_prefix("pod/") {
-        return Some(Members::Pod(namespace.to_owned(), pod.to_owned()));
+        return Ok(Some(Members::Pod { namespace: namespace.clone(), pod: name(pod)?, service: None }));
     }
     let prefix = ["svc/", "service/", "services/"].iter().find_map(|prefix| access.strip_prefix(prefix));
-    let service = prefix.unwrap_or(access).to_owned();
+    let service = name(prefix.unwrap_or(access))?;
     // The documented command has no namespace of its own; the host's is where the database is.
-    let mut places = vec![(namespace.to_owned(), service.clone())];
+    let mut places = vec![(namespace.clone(), service.clone())];
     if let Some(Members::Service { places: named, .. }) =
-        connection.host.as_ref().map(|host| members(host, port, namespace))
+        connection.host.as_ref().and_then(|host| members(host, port, namespace))
     {
         places.extend(named.iter().map(|(namespace, _)| (namespace.clone(), service.clone())));
         places.extend(named);
     }
     places.dedup();
-    Some(Members::Service { places, port, outside: None })
+    Ok(Some(Members::Service { places, port, outside: None, kin: Kin::Operator }))
 }
 
 impl Operator for AccessSecrets {
@@ -45,17 +49,27 @@ impl Operator for AccessSecrets {
         None
     }
 
-    fn object_names(&self, name: &str) -> Vec<String> {
-        vec![format!("{name}{SUFFIX}"), name.to_owned()]
+    fn object_names(&self, name: &ObjectName) -> Vec<ObjectName> {
+        vec![name.with(SUFFIX), name.clone()]
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {
         object.data.get("USER_ACCESS")?;
-        let name = object.metadata.name.strip_suffix(SUFFIX).unwrap_or(&object.metadata.name);
-        let connection = connection::read(&object.data);
-        let port = connection.as_ref().ok().and_then(|connection| connection.port).unwrap_or(super::PORT);
-        let reached = connection.as_ref().ok().and_then(|known| access(known, port, &object.metadata.namespace));
-        Some(facts_of(object, name, connection, reached))
+        let own = &object.metadata.name;
+        let short = own.strip_suffix(SUFFIX).and_then(|name| ObjectName::parse(name).ok());
+        let name = short.as_ref().unwrap_or(own);
+        let read = connection::read(&object.data).and_then(|connection| {
+            let port = connection.port.unwrap_or(super::PORT);
+            let reached = access(&connection, port, &object.metadata.namespace)?;
+            Ok((connection, reached))
+        });
+        let facts = match read {
+            Ok((connection, reached)) => facts_of(object, name, Ok(connection), reached),
+            Err(broken) => facts_of(object, name, Err(broken), None),
+        };
+        // Found bare by its whole name too. The servers are Zalando's of version 1, which makes MD5 of passwords.
+        let aliases = [facts.aliases, vec![own.to_string()]].concat();
+        Some(Facts { md5: true, aliases, ..facts })
     }
 
     fn member(&self, _facts: &Facts, _pod: &Pod) -> Member {
@@ -90,9 +104,11 @@ mod tests {
             ];
             let facts = read("shop.user.access", &pairs).expect("facts");
             assert_eq!(facts.name, "shop");
-            let place = |namespace: &str| (namespace.to_owned(), "postgresql1".to_owned());
+            let place = |namespace: &str| {
+                (Namespace::parse(namespace).expect("a namespace"), ObjectName::parse("postgresql1").expect("a name"))
+            };
             let places = vec![place("tenant"), place("postgres-system")];
-            assert_eq!(facts.members, Members::Service { places, port: 5432, outside: None });
+            assert_eq!(facts.members, Members::Service { places, port: 5432, outside: None, kin: Kin::Operator });
             assert_eq!(facts.logins.first().and_then(|login| login.role.as_deref()), Some("admin"));
         }
         assert!(read("shop", &[("PGHOST", "x"), ("PGUSER", "y")]).is_none());

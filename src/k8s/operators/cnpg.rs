@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Leader, LoginKind, LoginSource, Member, Members, Object, Operator, Pod,
-    PodLabels, Resource, Tls,
+    CaSource, CertificateName, Facts, Halt, Leader, LoginKind, LoginSource, Member, Members, Namespace, Object,
+    ObjectName, Operator, Pod, PodLabels, Reference, Resource, Tls,
 };
 use crate::k8s::objects::text;
 
@@ -65,12 +65,15 @@ impl Operator for Cnpg {
 
     fn read(&self, cluster: &Object) -> Option<Facts> {
         let meta = &cluster.metadata;
-        let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
+        let (namespace, name) = (&meta.namespace, &meta.name);
         let bootstrap =
             |field: &str| BOOTSTRAPS.iter().find_map(|way| cluster.spec(&format!("/bootstrap/{way}/{field}")));
         let (database, owner) = (bootstrap("database"), bootstrap("owner"));
         let hibernated = meta.annotation(self.hibernation) == Some("on");
-        let ca = cluster.status("/certificates/serverCASecret").map_or_else(|| format!("{name}-ca"), str::to_owned);
+        let ca = cluster.status("/certificates/serverCASecret").map_or_else(
+            || Reference::computed(&format!("{name}-ca")),
+            |secret| Reference::new(secret, "status.certificates.serverCASecret"),
+        );
         let facts = Facts::of(cluster, name, Members::Labelled);
         Some(Facts {
             leader: leader(cluster),
@@ -80,6 +83,10 @@ impl Operator for Cnpg {
             standby: is_replica_cluster(&cluster.spec),
             phase: cluster.status("/phase").unwrap_or_default().to_owned(),
             tls: tls(name, ca),
+            md5: cluster
+                .spec("/imageName")
+                .and_then(|image| image.rsplit_once(':'))
+                .is_some_and(|(_, tag)| super::keeps_md5(tag)),
             logins: logins(cluster, name, database, owner),
             databases: database.map(str::to_owned).into_iter().collect(),
             instances: cluster.number("/instances").unwrap_or(1).try_into().unwrap_or(1),
@@ -88,15 +95,20 @@ impl Operator for Cnpg {
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(Facts {
             fence_hint: self.unfence(namespace, name),
-            tls: tls(name, format!("{name}-ca")),
+            tls: tls(name, Reference::computed(&format!("{name}-ca"))),
             logins: vec![
-                login(LoginKind::Application, None, format!("{name}-app"), "app"),
-                login(LoginKind::Superuser, Some(SUPERUSER), format!("{name}-superuser"), SUPERUSER),
+                login(LoginKind::Application, None, Reference::computed(&format!("{name}-app")), "app"),
+                login(
+                    LoginKind::Superuser,
+                    Some(SUPERUSER),
+                    Reference::computed(&format!("{name}-superuser")),
+                    SUPERUSER,
+                ),
             ],
-            services: services(&Object::default(), name),
+            services: services(&Object::unread(namespace, name), name),
             ..Facts::new(namespace, name, Members::Labelled)
         })
     }
@@ -118,10 +130,14 @@ impl Operator for Cnpg {
 
     /// A `DatabaseRole` (operator 1.30 and later).
     fn more_login(&self, facts: &Facts, object: &Object) -> Option<LoginSource> {
-        if object.spec("/cluster/name") != Some(&facts.name) {
+        if object.spec("/cluster/name") != Some(&*facts.name) {
             return None;
         }
-        managed_login(&object.spec, facts.databases.first().map_or(SUPERUSER, String::as_str))
+        managed_login(
+            &object.spec,
+            "spec.passwordSecret.name",
+            facts.databases.first().map_or(SUPERUSER, String::as_str),
+        )
     }
 }
 
@@ -163,7 +179,7 @@ fn is_replica_cluster(spec: &Value) -> bool {
 }
 
 /// The certificate names the Services, no pod.
-fn tls(name: &str, ca: String) -> Tls {
+fn tls(name: &str, ca: Reference) -> Tls {
     Tls {
         name: Some(CertificateName::Cluster(format!("{name}-rw"))),
         ca: vec![CaSource::Secret(ca, "ca.crt".to_owned())],
@@ -179,8 +195,8 @@ fn services(cluster: &Object, name: &str) -> Vec<String> {
     own.chain(additional).collect()
 }
 
-fn login(kind: LoginKind, role: Option<&str>, secret: String, database: &str) -> LoginSource {
-    LoginSource::new(kind, role, secret, LoginSource::basic_auth(), database)
+fn login(kind: LoginKind, role: Option<&str>, secret: Reference, database: &str) -> LoginSource {
+    LoginSource::new(kind, role, Some(secret), LoginSource::basic_auth(), database)
 }
 
 fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&str>) -> Vec<LoginSource> {
@@ -189,20 +205,30 @@ fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&s
     // Without a database there is no application: an import, a bare recovery, or a replica cluster. The last may
     // have its source's Secret under the usual name all the same.
     if custom.is_some() || database.is_some() || is_replica_cluster(&cluster.spec) {
-        let secret = custom.map_or_else(|| format!("{name}-app"), str::to_owned);
+        let secret = custom.map_or_else(
+            || Reference::computed(&format!("{name}-app")),
+            |secret| Reference::new(secret, "spec.bootstrap[].secret.name"),
+        );
         all.push(login(LoginKind::Application, owner, secret, database.unwrap_or("app")));
     }
     let database = database.unwrap_or(SUPERUSER);
-    all.extend(cluster.items("/managed/roles").filter_map(|role| managed_login(role, database)));
+    all.extend(
+        cluster
+            .items("/managed/roles")
+            .filter_map(|role| managed_login(role, "spec.managed.roles[].passwordSecret.name", database)),
+    );
     if cluster.is_set("/enableSuperuserAccess") {
-        let secret = cluster.spec("/superuserSecret/name").map_or_else(|| format!("{name}-superuser"), str::to_owned);
+        let secret = cluster.spec("/superuserSecret/name").map_or_else(
+            || Reference::computed(&format!("{name}-superuser")),
+            |secret| Reference::new(secret, "spec.superuserSecret.name"),
+        );
         all.push(login(LoginKind::Superuser, Some(SUPERUSER), secret, database));
     }
     all
 }
 
-/// A role that may log in with a password that a Secret holds.
-fn managed_login(role: &Value, database: &str) -> Option<LoginSource> {
+/// A role that may log in with a password that a Secret holds, which `field` names.
+fn managed_login(role: &Value, field: &'static str, database: &str) -> Option<LoginSource> {
     let flag = |name: &str| role.get(name).and_then(Value::as_bool).unwrap_or_default();
     let absent = role.get("ensure").and_then(Value::as_str) == Some("absent");
     if !flag("login") || flag("disablePassword") || absent {
@@ -211,7 +237,7 @@ fn managed_login(role: &Value, database: &str) -> Option<LoginSource> {
     let name = role.get("name").and_then(Value::as_str)?;
     let secret = role.pointer("/passwordSecret/name").and_then(Value::as_str)?;
     let kind = if flag("superuser") { LoginKind::Superuser } else { LoginKind::Managed };
-    Some(login(kind, Some(name), secret.to_owned(), database))
+    Some(login(kind, Some(name), Reference::new(secret, field), database))
 }
 
 #[cfg(test)]

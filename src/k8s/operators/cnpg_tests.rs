@@ -13,7 +13,7 @@ fn cluster(spec: &Value, status: &Value, annotations: &Value) -> Facts {
 }
 
 fn pod(name: &str, labels: &Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a pod")
+    serde_json::from_value(json!({"metadata": {"name": name, "namespace": "prod", "labels": labels}})).expect("a pod")
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_status_decides_who_leads() {
 fn the_application_secret_has_an_order() {
     let secret = |bootstrap: Value| {
         let facts = cluster(&json!({"bootstrap": bootstrap}), &json!({}), &json!({}));
-        facts.logins.first().map(|login| (login.secret.clone(), login.role.clone(), login.database.clone()))
+        facts.logins.first().map(|login| (login.secret_name().to_owned(), login.role.clone(), login.database.clone()))
     };
     let some = |secret: &str, role: &str, database: &str| {
         Some((secret.to_owned(), Some(role.to_owned()), database.to_owned()))
@@ -68,7 +68,7 @@ fn managed_roles_with_a_password_have_logins() {
         &json!({}),
     );
     let logins: Vec<_> =
-        facts.logins.iter().map(|l| (l.role.as_deref().unwrap_or(""), l.secret.as_str(), l.kind)).collect();
+        facts.logins.iter().map(|l| (l.role.as_deref().unwrap_or(""), l.secret_name(), l.kind)).collect();
     assert_eq!(
         logins,
         [
@@ -96,7 +96,9 @@ fn hibernated_fenced_and_replica_clusters() {
 
 #[test]
 fn labels_propose() {
-    let facts = CLOUDNATIVE_PG.guess("prod", "shop").expect("facts");
+    let facts = CLOUDNATIVE_PG
+        .guess(&Namespace::parse("prod").expect("a namespace"), &ObjectName::parse("shop").expect("a name"))
+        .expect("facts");
     let member = |labels: Value| CLOUDNATIVE_PG.member(&facts, &pod("shop-1", &labels));
     assert_eq!(member(json!({"cnpg.io/instanceRole": "primary"})), Member::Primary);
     assert_eq!(member(json!({"role": "primary"})), Member::Primary);

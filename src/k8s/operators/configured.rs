@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Part, Pod, PodLabels, Port,
-    Resource,
+    Facts, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Part, Pod,
+    PodLabels, Port, Reference, Resource,
 };
 use crate::upstream::TlsMode;
 
@@ -55,7 +55,7 @@ impl Configured {
 
     fn facts(&self, facts: Facts) -> Facts {
         let layout = &self.0;
-        let secret = layout.secret.replace("{cluster}", &facts.name);
+        let secret = Reference::new(&layout.secret.replace("{cluster}", &facts.name), "systems.secret");
         let kind = if layout.superuser { LoginKind::Superuser } else { LoginKind::Application };
         let user = match &layout.user {
             Some(user) => Part::Fixed(user.clone()),
@@ -67,7 +67,7 @@ impl Configured {
         Facts {
             port: Port::Number(layout.port),
             tls: super::Tls { mode: layout.tls, ..super::Tls::default() },
-            logins: vec![LoginSource::new(kind, layout.user.as_deref(), secret, keys, database)],
+            logins: vec![LoginSource::new(kind, layout.user.as_deref(), Some(secret), keys, database)],
             ..facts
         }
     }
@@ -96,7 +96,7 @@ impl Operator for Configured {
         Some(self.facts(Facts::of(object, &object.metadata.name, Members::Labelled)))
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(self.facts(Facts::new(namespace, name, Members::Labelled)))
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use secrecy::SecretString;
 
-use super::Members;
+use super::{Kin, Members, Namespace, ObjectName};
 use crate::{k8s::objects::Data, upstream::TlsMode};
 
 /// The longest value of a key that is not a certificate or a password; hosts have 253 characters, names 63.
@@ -134,6 +134,9 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
         connection.port = Some(port.ok_or_else(|| Broken { key: key.to_owned(), why: "is no port number" })?);
     }
     if let Some((key, value)) = raw(PASSWORD) {
+        if value.contains(&0) {
+            return Err(Broken { key: key.to_owned(), why: "has a zero byte in it" });
+        }
         connection.password = Some(SecretString::from(utf8(key, value)?));
     }
     if let Some((key, value)) = raw(SSLMODE) {
@@ -143,6 +146,10 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     let mut foreign = false;
     if let Some((key, value)) = raw(URI) {
         if let Some(uri) = parse_uri(utf8(key, value)?.trim()) {
+            let parts = [&uri.host, &uri.user, &uri.database];
+            if parts.into_iter().flatten().any(|part| part.contains(char::is_control)) {
+                return Err(Broken { key: key.to_owned(), why: "has control characters in it" });
+            }
             connection.fill(uri);
         } else {
             // Beside a host of its own it is some other address, such as a web page's.
@@ -275,26 +282,42 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Where a host leads, as names resolve in a pod of this namespace.
-pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &str) -> Members {
-    let name = host.trim_end_matches('.');
-    let place = |namespace: &str, service: &str| vec![(namespace.to_owned(), service.to_owned())];
-    let inside = |places| Members::Service { places, port, outside: None };
-    let labels: Vec<&str> = name.split('.').collect();
+/// Where a host leads, as names resolve in a pod of this namespace; `None` where it is no host's name.
+pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &Namespace) -> Option<Members> {
+    // The names of hosts have no case.
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let outside = || Members::External { host: name.clone(), port };
     if name.parse::<std::net::IpAddr>().is_ok() {
-        return Members::External { host: name.to_owned(), port };
+        return Some(outside());
     }
-    match labels.as_slice() {
-        [service] => inside(place(namespace, service)),
-        [service, namespace, "svc", ..] => inside(place(namespace, service)),
+    let place = |namespace: &str, service: &str| {
+        Some(vec![(Namespace::parse(namespace).ok()?, ObjectName::parse(service).ok()?)])
+    };
+    let inside = |places| Members::Service { places, port, outside: None, kin: Kin::Operator };
+    let labels: Vec<&str> = name.split('.').collect();
+    Some(match labels.as_slice() {
+        [service] => inside(place(namespace, service)?),
+        [service, namespace, "svc", ..] => inside(place(namespace, service)?),
         // A StatefulSet's pod behind its headless Service.
-        [pod, _, namespace, "svc", ..] => Members::Pod((*namespace).to_owned(), (*pod).to_owned()),
+        [pod, service, namespace, "svc", ..] => Members::Pod {
+            namespace: Namespace::parse(namespace).ok()?,
+            pod: ObjectName::parse(pod).ok()?,
+            service: Some(ObjectName::parse(service).ok()?),
+        },
         // `db.prod` may be a Service in `prod`, and a host as well.
         [service, namespace] => {
-            Members::Service { places: place(namespace, service), port, outside: Some(name.to_owned()) }
+            let places = place(namespace, service)?;
+            Members::Service { places, port, outside: Some(name.clone()), kin: Kin::Operator }
         }
-        _ => Members::External { host: name.to_owned(), port },
-    }
+        // Hosts outside may have an underscore, and a resolver takes no more than that.
+        _ if labels.iter().all(|label| is_host_label(label)) => outside(),
+        _ => return None,
+    })
+}
+
+fn is_host_label(label: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=63).contains(&label.len()) && label.bytes().all(fits)
 }
 
 #[cfg(test)]
@@ -397,18 +420,23 @@ mod tests {
 
     #[test]
     fn hosts_lead_to_services_pods_or_outside() {
-        let service = |namespace: &str, name: &str, outside: Option<&str>| Members::Service {
-            places: vec![(namespace.to_owned(), name.to_owned())],
+        let namespace = |text: &str| Namespace::parse(text).expect("a namespace");
+        let object = |text: &str| ObjectName::parse(text).expect("a name");
+        let service = |place: &str, name: &str, outside: Option<&str>| Members::Service {
+            places: vec![(namespace(place), object(name))],
             port: 5432,
             outside: outside.map(str::to_owned),
+            kin: Kin::Operator,
         };
+        let lead = |host: &str, port, from: &str| members(host, port, &namespace(from));
+        let members = |host: &str, port, from: &str| lead(host, port, from).expect("a host");
         assert_eq!(members("db", 5432, "prod"), service("prod", "db", None));
         assert_eq!(members("db.other.svc", 5432, "prod"), service("other", "db", None));
         assert_eq!(members("db.other.svc.cluster.local.", 5432, "prod"), service("other", "db", None));
         assert_eq!(members("db.other", 5432, "prod"), service("other", "db", Some("db.other")));
         assert_eq!(
             members("db-0.db.x.svc.cluster.local", 5432, "prod"),
-            Members::Pod("x".to_owned(), "db-0".to_owned())
+            Members::Pod { namespace: namespace("x"), pod: object("db-0"), service: Some(object("db")) }
         );
         let external = |host: &str| Members::External { host: host.to_owned(), port: 5432 };
         assert_eq!(
@@ -416,5 +444,9 @@ mod tests {
             external("shop.abc.eu-north-1.rds.amazonaws.com")
         );
         assert_eq!(members("10.0.0.5", 5432, "prod"), external("10.0.0.5"));
+        assert_eq!(members("DB.Other.svc", 5432, "prod"), service("other", "db", None));
+        for host in ["x.kube-system/services/y", "a b", "x/../y", "", ".", "a..b", "x?y.z.w", "db_1"] {
+            assert_eq!(lead(host, 5432, "prod"), None, "{host}");
+        }
     }
 }

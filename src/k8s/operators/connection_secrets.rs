@@ -2,11 +2,11 @@
 
 use super::{
     CaSource, CertificateName, Evidence, Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
-    Operator, POSTGRES, Pod, PodLabels, Port, Resource, SECRETS, Tls,
+    ObjectName, Operator, POSTGRES, Pod, PodLabels, Port, Reference, Resource, SECRETS, Tls,
     connection::{self, Broken, Connection, members},
     marked,
 };
-use crate::upstream::TlsMode;
+use crate::{error::printable, upstream::TlsMode};
 
 #[derive(Debug)]
 pub(super) struct ConnectionSecrets;
@@ -17,27 +17,38 @@ const SERVICE_BINDING: &str = "servicebinding.io/postgresql";
 /// The facts of a Secret, broken or not. `reached` is where it leads, if not to its host.
 pub(super) fn facts_of(
     object: &Object,
-    name: &str,
+    name: &ObjectName,
     connection: Result<Connection, Broken>,
     reached: Option<Members>,
 ) -> Facts {
-    let meta = &object.metadata;
-    let connection = match connection {
-        Ok(connection) => connection,
-        Err(Broken { key, why }) => {
+    connection.and_then(|connection| read_facts(object, name, connection, reached)).unwrap_or_else(
+        |Broken { key, why }| {
+            let meta = &object.metadata;
             let broken = format!("the key \"{key}\" of Secret {}/{} {why}", meta.namespace, meta.name);
-            return Facts { broken: Some(broken), ..Facts::of(object, name, Members::Labelled) };
-        }
-    };
+            Facts { broken: Some(broken), ..Facts::of(object, name, Members::Labelled) }
+        },
+    )
+}
+
+fn read_facts(
+    object: &Object,
+    name: &ObjectName,
+    connection: Connection,
+    reached: Option<Members>,
+) -> Result<Facts, Broken> {
+    let meta = &object.metadata;
     let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
     let port = marked_port.or(connection.port).unwrap_or(super::PORT);
     let host = connection.host.as_deref();
-    let named = host.map(|host| members(host, port, &meta.namespace));
+    let misplaced = |host: &str| Broken { key: format!("host: {}", printable(host)), why: "is no host's name" };
+    let lead = |host: &str| members(host, port, &meta.namespace).ok_or_else(|| misplaced(host));
+    // Where something else says where it leads, the host is only a name in a certificate.
+    let named = host.filter(|_| reached.is_none()).map(lead).transpose()?;
     let members = reached.or(named).unwrap_or(Members::Labelled);
     let external = matches!(members, Members::External { .. });
     let missing = if connection.user.is_none() { "user" } else { "host" };
     let database = connection.database.clone();
-    let replica = connection.replica_host.as_deref().map(|host| connection::members(host, port, &meta.namespace));
+    let replica = connection.replica_host.as_deref().map(lead).transpose()?;
     let mode = match (connection.mode, external, &connection.ca) {
         (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
         (None, true, Some(_)) => TlsMode::VerifyCa,
@@ -46,7 +57,7 @@ pub(super) fn facts_of(
     let superuser = connection.user.as_deref() == Some(POSTGRES);
     let kind = if superuser { LoginKind::Superuser } else { LoginKind::Application };
     let default = database.as_deref().unwrap_or(POSTGRES);
-    Facts {
+    Ok(Facts {
         broken: (!connection.is_complete())
             .then(|| format!("Secret {}/{} has no key that names the {missing}", meta.namespace, meta.name)),
         port: Port::Number(port),
@@ -56,13 +67,19 @@ pub(super) fn facts_of(
         tls: Tls {
             mode,
             name: host.map(|host| CertificateName::Cluster(host.to_owned())),
-            ca: connection.ca.map(CaSource::Pem).into_iter().collect(),
+            ca: connection.ca.map(|pem| CaSource::Own { pem, source: meta.secret_source() }).into_iter().collect(),
             client: None,
         },
-        logins: vec![LoginSource::new(kind, connection.user.as_deref(), &meta.name, Keys::Connection, default)],
+        logins: vec![LoginSource::new(
+            kind,
+            connection.user.as_deref(),
+            Some(Reference::computed(&meta.name)),
+            Keys::Connection,
+            default,
+        )],
         databases: database.into_iter().collect(),
         ..Facts::of(object, name, members)
-    }
+    })
 }
 
 impl Operator for ConnectionSecrets {
@@ -78,17 +95,10 @@ impl Operator for ConnectionSecrets {
         None
     }
 
-    fn name_label(&self) -> Option<&'static str> {
-        Some(marked::CLUSTER)
-    }
-
-    fn dotted_names(&self) -> bool {
-        true
-    }
-
     /// Whoever names a Secret means it: an unusable value is an error. Lists take only what is certain.
     fn read(&self, object: &Object) -> Option<Facts> {
-        let name = object.mark(marked::CLUSTER).unwrap_or(&object.metadata.name);
+        // A mark says which cluster it has a login for; its own name is what it is called by.
+        let name = &object.metadata.name;
         match connection::read(&object.data) {
             Ok(connection) if !connection.is_complete() => None,
             connection => {

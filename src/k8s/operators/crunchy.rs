@@ -2,8 +2,8 @@
 //! operator, which grew out of it and keeps its labels. Both refuse plaintext.
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Object,
-    Operator, POSTGRES, Part, Pod, PodLabels, Port, Resource, Tls, by_role,
+    CaSource, CertificateName, Facts, Halt, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace,
+    Object, ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Reference, Resource, Tls, by_role,
 };
 use crate::{k8s::objects::text, upstream::TlsMode};
 
@@ -44,14 +44,16 @@ fn keys() -> Keys {
 
 fn login(kind: LoginKind, cluster: &str, role: &str, database: &str) -> LoginSource {
     let kind = if role == POSTGRES { LoginKind::Superuser } else { kind };
-    LoginSource::new(kind, Some(role), format!("{cluster}-pguser-{role}"), keys(), database)
+    let secret = Reference::new(&format!("{cluster}-pguser-{role}"), "spec.users[].name");
+    LoginSource::new(kind, Some(role), Some(secret), keys(), database)
 }
 
 /// Without a list of users there is one, called as the cluster.
 fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
     if object.spec.pointer("/users").is_none_or(serde_json::Value::is_null) {
         // Clusters of old operators have a Secret without the role in its name.
-        let old = LoginSource::new(LoginKind::Application, None, format!("{cluster}-pguser"), keys(), cluster);
+        let secret = Reference::computed(&format!("{cluster}-pguser"));
+        let old = LoginSource::new(LoginKind::Application, None, Some(secret), keys(), cluster);
         return (vec![login(LoginKind::Application, cluster, cluster, cluster), old], vec![cluster.to_owned()]);
     }
     let mut all: Vec<LoginSource> = Vec::new();
@@ -69,7 +71,7 @@ fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
         };
         let mut login = login(kind, cluster, name, own.first().copied().unwrap_or(POSTGRES));
         if let Some(secret) = text(user, "/secretName") {
-            secret.clone_into(&mut login.secret);
+            login.secret = Some(Reference::new(secret, "spec.users[].secretName"));
         }
         all.push(login);
         for database in own {
@@ -92,7 +94,10 @@ fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
     let items = object.items("/customTLSSecret/items").chain(object.items("/secrets/customTLSSecret/items"));
     let renamed =
         items.into_iter().find(|item| text(item, "/path") == Some("ca.crt")).and_then(|item| text(item, "/key"));
-    let secret = custom.map_or_else(|| format!("{name}-cluster-cert"), str::to_owned);
+    let secret = custom.map_or_else(
+        || Reference::computed(&format!("{name}-cluster-cert")),
+        |custom| Reference::new(custom, "spec.customTLSSecret.name"),
+    );
     Tls {
         mode: TlsMode::Require,
         name: Some(CertificateName::Cluster(format!("{name}-primary.{namespace}.svc"))),
@@ -122,7 +127,7 @@ impl Operator for Crunchy {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
-        let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
+        let (namespace, name) = (&meta.namespace, &meta.name);
         let (logins, databases) = logins(object, name);
         let sets =
             object.items("/instances").map(|set| set.get("replicas").and_then(serde_json::Value::as_u64).unwrap_or(1));
@@ -150,8 +155,8 @@ impl Operator for Crunchy {
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
-        let object = Object::default();
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
+        let object = Object::unread(namespace, name);
         Some(Facts {
             tls: tls(&object, namespace, name),
             logins: vec![
@@ -167,8 +172,8 @@ impl Operator for Crunchy {
         by_role(pod.metadata.label(ROLE))
     }
 
-    fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {
-        vec![LeaderSource::Endpoints(format!("{name}-ha"))]
+    fn leader_sources(&self, name: &ObjectName) -> Vec<LeaderSource> {
+        vec![LeaderSource::Endpoints(name.with("-ha"))]
     }
 
     fn login_of(&self, facts: &Facts, role: &str) -> Option<LoginSource> {
@@ -180,7 +185,7 @@ impl Operator for Crunchy {
     }
 
     fn login_secrets(&self, facts: &Facts) -> Option<(String, LoginSource)> {
-        let source = LoginSource::new(LoginKind::Managed, None, "", keys(), POSTGRES);
+        let source = LoginSource::new(LoginKind::Managed, None, None, keys(), POSTGRES);
         Some((format!("{CLUSTER}={},{ROLE}=pguser", facts.name), source))
     }
 }
@@ -198,7 +203,8 @@ mod tests {
 
     fn logins(spec: &Value) -> Vec<(String, String, String)> {
         let logins = read(spec).logins.into_iter();
-        logins.map(|login| (login.role.unwrap_or_default(), login.secret, login.database)).collect()
+        let secret = |login: &LoginSource| login.secret_name().to_owned();
+        logins.map(|login| (login.role.clone().unwrap_or_default(), secret(&login), login.database)).collect()
     }
 
     fn of(role: &str, secret: &str, database: &str) -> (String, String, String) {
@@ -231,6 +237,6 @@ mod tests {
         assert_eq!((facts.port, facts.instances), (Port::Number(5433), 3));
         assert_eq!(facts.halt.map(|halt| halt.state), Some("shut down"));
         let custom = json!({"customTLSSecret": {"name": "own", "items": [{"key": "root.pem", "path": "ca.crt"}]}});
-        assert_eq!(read(&custom).tls.ca, [CaSource::Secret("own".to_owned(), "root.pem".to_owned())]);
+        assert_eq!(read(&custom).tls.ca, [CaSource::Secret(Reference::computed("own"), "root.pem".to_owned())]);
     }
 }

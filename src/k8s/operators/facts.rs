@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::{Leader, LoginSource, Member, Operator, PORT, Resource};
 use crate::{
-    k8s::objects::{Object, Owner, Pod},
+    k8s::{
+        names::{Namespace, ObjectName, Place, Reference},
+        objects::{Object, Owner, Pod},
+    },
     upstream::{Lost, TlsMode},
 };
 
@@ -12,13 +15,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::k8s) enum CaSource {
     /// A key of a Secret in the cluster's namespace.
-    Secret(String, String),
+    Secret(Reference, String),
     /// A key of a ConfigMap there.
-    ConfigMap(String, String),
+    ConfigMap(Reference, String),
     /// Base64 inside another object, by JSON pointer.
-    Object(Resource, String, &'static str),
-    /// PEM, known already.
-    Pem(Arc<[u8]>),
+    Object(Resource, ObjectName, &'static str),
+    /// PEM out of the Secret that holds the login, as [`crate::upstream::Login::source`] names it.
+    Own { pem: Arc<[u8]>, source: String },
 }
 
 /// The name that a server's certificate carries.
@@ -39,7 +42,7 @@ pub(in crate::k8s) struct Tls {
     /// Looked at in this order.
     pub(in crate::k8s) ca: Vec<CaSource>,
     /// The Secret (`tls.crt`, `tls.key`) that servers want clients to identify with.
-    pub(in crate::k8s) client: Option<String>,
+    pub(in crate::k8s) client: Option<Reference>,
 }
 
 /// PostgreSQL's port.
@@ -59,17 +62,29 @@ pub(in crate::k8s) enum Members {
     Selected(String),
     /// Those that a Service leads to.
     Service {
-        /// As (namespace, name); the first that exists.
-        places: Vec<(String, String)>,
+        /// The first that exists.
+        places: Vec<Place>,
         /// The Service's port.
         port: u16,
         /// The host that is meant where no such Service exists.
         outside: Option<String>,
+        /// What else is known of it.
+        kin: Kin,
     },
-    /// One pod.
-    Pod(String, String),
+    /// One pod; in another namespace than the cluster's only if it is behind this Service.
+    Pod { namespace: Namespace, pod: ObjectName, service: Option<ObjectName> },
     /// None: a server outside Kubernetes.
     External { host: String, port: u16 },
+}
+
+/// Whose pods those of a Service may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::k8s) enum Kin {
+    /// Those of the operator whose labels the Service carries, where the Service has none of its own.
+    #[default]
+    Operator,
+    /// Its own alone: labels are easily written.
+    Alone,
 }
 
 /// Why a cluster does not serve, where that is on purpose.
@@ -95,8 +110,8 @@ pub(in crate::k8s) enum Evidence {
 /// What is known of one cluster, apart from its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::k8s) struct Facts {
-    pub(in crate::k8s) namespace: String,
-    pub(in crate::k8s) name: String,
+    pub(in crate::k8s) namespace: Namespace,
+    pub(in crate::k8s) name: ObjectName,
     pub(in crate::k8s) port: Port,
     pub(in crate::k8s) members: Members,
     /// Where replicas are, if they are not among the members.
@@ -119,6 +134,8 @@ pub(in crate::k8s) struct Facts {
     /// The system's own words about what it is doing.
     pub(in crate::k8s) phase: String,
     pub(in crate::k8s) tls: Tls,
+    /// Its servers may still keep passwords as MD5.
+    pub(in crate::k8s) md5: bool,
     /// The default one first.
     pub(in crate::k8s) logins: Vec<LoginSource>,
     pub(in crate::k8s) databases: Vec<String>,
@@ -139,10 +156,10 @@ pub(in crate::k8s) struct Facts {
 }
 
 impl Facts {
-    pub(in crate::k8s) fn new(namespace: &str, name: &str, members: Members) -> Self {
+    pub(in crate::k8s) fn new(namespace: &Namespace, name: &ObjectName, members: Members) -> Self {
         Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: namespace.clone(),
+            name: name.clone(),
             port: Port::Number(PORT),
             members,
             replicas: None,
@@ -157,6 +174,7 @@ impl Facts {
             pooled: false,
             phase: String::new(),
             tls: Tls::default(),
+            md5: false,
             logins: Vec::new(),
             databases: Vec::new(),
             instances: 0,
@@ -170,7 +188,7 @@ impl Facts {
     }
 
     /// With what the metadata of any object tells.
-    pub(in crate::k8s) fn of(object: &Object, name: &str, members: Members) -> Self {
+    pub(in crate::k8s) fn of(object: &Object, name: &ObjectName, members: Members) -> Self {
         let meta = &object.metadata;
         let going = Halt {
             state: "being deleted",
@@ -206,7 +224,7 @@ impl Facts {
 
     /// Called so, by its own name or an alias.
     pub(in crate::k8s) fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.aliases.iter().any(|alias| alias == name)
+        self.name == *name || self.aliases.iter().any(|alias| alias == name)
     }
 
     /// The cluster's object could not be read.
@@ -229,7 +247,7 @@ impl Facts {
             return Some(Lost::Fenced);
         }
         match (&self.leader, operator.member(self, pod)) {
-            (Leader::Pod(leader), _) if *leader != pod.metadata.name => Some(Lost::Demoted),
+            (Leader::Pod(leader), _) if *leader != *pod.metadata.name => Some(Lost::Demoted),
             (Leader::Unsaid | Leader::Perhaps(_), Member::Replica) => Some(Lost::Demoted),
             _ => None,
         }

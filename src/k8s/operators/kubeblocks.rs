@@ -1,9 +1,10 @@
 //! KubeBlocks (<https://kubeblocks.io>): a `Cluster` has components, of which one may be PostgreSQL.
 
 use super::{
-    Facts, Halt, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod, PodLabels, Resource, by_role,
+    Facts, Halt, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Pod,
+    PodLabels, Reference, Resource, by_role,
 };
-use crate::k8s::objects::text;
+use crate::k8s::{names::is_label_value, objects::text};
 
 #[derive(Debug)]
 pub(super) struct KubeBlocks;
@@ -12,8 +13,8 @@ pub(super) struct KubeBlocks;
 const COMPONENT: &str = "postgresql";
 
 fn login(name: &str, component: &str) -> LoginSource {
-    let secret = format!("{name}-{component}-account-postgres");
-    LoginSource::new(LoginKind::Superuser, Some(POSTGRES), secret, LoginSource::basic_auth(), POSTGRES)
+    let secret = Reference::new(&format!("{name}-{component}-account-postgres"), "spec.componentSpecs[].name");
+    LoginSource::new(LoginKind::Superuser, Some(POSTGRES), Some(secret), LoginSource::basic_auth(), POSTGRES)
 }
 
 /// The component that is PostgreSQL.
@@ -42,7 +43,7 @@ impl Operator for KubeBlocks {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
-        let name = meta.name.as_str();
+        let name = &meta.name;
         let (component, replicas) = component(object)?;
         let members = if component == COMPONENT {
             Members::Labelled
@@ -51,6 +52,7 @@ impl Operator for KubeBlocks {
                 "app.kubernetes.io/instance={name},apps.kubeblocks.io/component-name={component}"
             ))
         };
+        let unusable = !is_label_value(component);
         let stopped = object.status("/phase") == Some("Stopped");
         let facts = Facts::of(object, name, members);
         Some(Facts {
@@ -60,6 +62,7 @@ impl Operator for KubeBlocks {
                     hint: format!("Start it with: kbcli cluster start {name} -n {}", meta.namespace),
                 })
             }),
+            broken: unusable.then(|| format!("spec.componentSpecs[].name of {name} is no label's value")),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
             logins: vec![login(name, component)],
             instances: replicas.try_into().unwrap_or(1),
@@ -68,7 +71,7 @@ impl Operator for KubeBlocks {
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(Facts { logins: vec![login(name, COMPONENT)], ..Facts::new(namespace, name, Members::Labelled) })
     }
 
@@ -78,8 +81,8 @@ impl Operator for KubeBlocks {
 
     /// Further accounts have Secrets of the same kind.
     fn login_of(&self, facts: &Facts, role: &str) -> Option<LoginSource> {
-        let of_superuser = facts.logins.first()?.secret.strip_suffix(POSTGRES)?;
-        let secret = format!("{of_superuser}{role}");
-        Some(LoginSource::new(LoginKind::Managed, Some(role), secret, LoginSource::basic_auth(), POSTGRES))
+        let of_superuser = facts.logins.first()?.secret.as_ref()?.name().ok()?.strip_suffix(POSTGRES)?;
+        let secret = Reference::new(&format!("{of_superuser}{role}"), "the user's name");
+        Some(LoginSource::new(LoginKind::Managed, Some(role), Some(secret), LoginSource::basic_auth(), POSTGRES))
     }
 }

@@ -3,8 +3,8 @@
 //! refuse all else, and may want a client's certificate.
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES,
-    Part, Pod, PodLabels, Resource, Tls, by_role,
+    CaSource, CertificateName, Facts, Halt, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object,
+    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
 };
 use crate::{k8s::objects::text, upstream::TlsMode};
 
@@ -14,23 +14,27 @@ const APP_BINDINGS: Resource = Resource::with_versions("appcatalog.appscode.com"
 #[derive(Debug)]
 pub(super) struct KubeDb;
 
-fn login(secret: String) -> LoginSource {
+fn login(secret: Reference) -> LoginSource {
     // Secrets of old versions have the official image's keys.
     let keys = Keys::Named {
         user: Part::keys(&["username", "POSTGRES_USER"]),
         password: Part::keys(&["password", "POSTGRES_PASSWORD"]),
         database: Part::Absent,
     };
-    LoginSource::new(LoginKind::Superuser, None, secret, keys, POSTGRES)
+    LoginSource::new(LoginKind::Superuser, None, Some(secret), keys, POSTGRES)
 }
 
 /// The name of a certificate's Secret, which the spec may change.
-fn certificate(object: &Object, name: &str, alias: &str) -> String {
+fn certificate(object: &Object, name: &ObjectName, alias: &str) -> Reference {
     let listed = object.items("/tls/certificates").find(|entry| text(entry, "/alias") == Some(alias));
-    listed.and_then(|entry| text(entry, "/secretName")).map_or_else(|| format!("{name}-{alias}-cert"), str::to_owned)
+    listed.and_then(|entry| text(entry, "/secretName")).map_or_else(
+        || Reference::computed(&format!("{name}-{alias}-cert")),
+        |secret| Reference::new(secret, "spec.tls.certificates[].secretName"),
+    )
 }
 
-fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
+fn tls(object: &Object) -> Tls {
+    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
     let issued = object.spec.pointer("/tls").is_some_and(|tls| !tls.is_null());
     let mode = match object.spec("/sslMode") {
         Some("disable") => TlsMode::Allow,
@@ -43,7 +47,7 @@ fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
         name: Some(CertificateName::Pod(format!(".{name}-pods.{namespace}.svc"))),
         // The vendor's own discovery object holds the CA without anybody's key.
         ca: vec![
-            CaSource::Object(APP_BINDINGS, name.to_owned(), "/clientConfig/caBundle"),
+            CaSource::Object(APP_BINDINGS, name.clone(), "/clientConfig/caBundle"),
             CaSource::Secret(certificate(object, name, "server"), "ca.crt".to_owned()),
             CaSource::Secret(certificate(object, name, "client"), "ca.crt".to_owned()),
         ],
@@ -75,13 +79,17 @@ impl Operator for KubeDb {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
-        let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
-        let secret = object.spec("/authSecret/name").map_or_else(|| format!("{name}-auth"), str::to_owned);
+        let (namespace, name) = (&meta.namespace, &meta.name);
+        let secret = object.spec("/authSecret/name").map_or_else(
+            || Reference::computed(&format!("{name}-auth")),
+            |secret| Reference::new(secret, "spec.authSecret.name"),
+        );
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             halt: facts.halt.clone().or_else(|| halted(object, namespace, name)),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
-            tls: tls(object, namespace, name),
+            tls: tls(object),
+            md5: object.spec("/version").is_some_and(super::keeps_md5),
             logins: vec![login(secret)],
             instances: object.number("/replicas").unwrap_or(1).try_into().unwrap_or(1),
             services: ["", "-standby", "-pods", "-rr"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
@@ -89,10 +97,10 @@ impl Operator for KubeDb {
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(Facts {
-            tls: Tls { mode: TlsMode::Allow, ..tls(&Object::default(), namespace, name) },
-            logins: vec![login(format!("{name}-auth"))],
+            tls: Tls { mode: TlsMode::Allow, ..tls(&Object::unread(namespace, name)) },
+            logins: vec![login(Reference::computed(&format!("{name}-auth")))],
             ..Facts::new(namespace, name, Members::Labelled)
         })
     }
@@ -122,12 +130,12 @@ mod tests {
         assert_eq!(read(&json!({"sslMode": "prefer"})).tls.mode, TlsMode::Require);
         assert_eq!(read(&json!({"sslMode": "require", "clientAuthMode": "scram"})).tls.client, None);
         let by_certificate = json!({"sslMode": "verify-full", "clientAuthMode": "cert"});
-        assert_eq!(read(&by_certificate).tls.client.as_deref(), Some("shop-client-cert"));
+        assert_eq!(read(&by_certificate).tls.client.as_ref().map(Reference::shown), Some("shop-client-cert"));
     }
 
     #[test]
     fn the_secret_may_be_somebody_elses() {
-        let secret = |facts: Facts| facts.logins.first().map(|login| login.secret.clone());
+        let secret = |facts: Facts| facts.logins[0].secret.as_ref().map(|secret| secret.shown().to_owned());
         assert_eq!(secret(read(&json!({}))).as_deref(), Some("shop-auth"));
         assert_eq!(secret(read(&json!({"authSecret": {"name": "mine"}}))).as_deref(), Some("mine"));
     }

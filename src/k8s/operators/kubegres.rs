@@ -2,8 +2,8 @@
 //! its author put it.
 
 use super::{
-    Facts, Keys, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Part, Pod, PodLabels, Port,
-    Resource, by_role,
+    Facts, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Part, Pod,
+    PodLabels, Port, Reference, Resource, by_role,
 };
 use crate::k8s::objects::text;
 
@@ -24,7 +24,7 @@ impl Operator for Kubegres {
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {
-        let name = object.metadata.name.as_str();
+        let name = &object.metadata.name;
         let password = object.items("/env").find(|entry| text(entry, "/name") == Some("POSTGRES_PASSWORD"));
         let reference = password.and_then(|entry| {
             Some((text(entry, "/valueFrom/secretKeyRef/name")?, text(entry, "/valueFrom/secretKeyRef/key")?))
@@ -35,21 +35,26 @@ impl Operator for Kubegres {
                 password: Part::key(key),
                 database: Part::Absent,
             };
-            LoginSource::new(LoginKind::Superuser, Some(POSTGRES), secret, keys, POSTGRES)
+            let secret = Reference::new(secret, "spec.env[].valueFrom.secretKeyRef.name");
+            LoginSource::new(LoginKind::Superuser, Some(POSTGRES), Some(secret), keys, POSTGRES)
         });
         let instances = object.number("/replicas").unwrap_or(1);
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             port: Port::Number(object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT)),
             halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "replicas")),
+            md5: object
+                .spec("/image")
+                .and_then(|image| image.rsplit_once(':'))
+                .is_some_and(|(_, tag)| super::keeps_md5(tag)),
             logins: logins.into_iter().collect(),
             instances: instances.try_into().unwrap_or(1),
-            services: vec![name.to_owned(), format!("{name}-replica")],
+            services: vec![name.to_string(), format!("{name}-replica")],
             ..facts
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(Facts::new(namespace, name, Members::Labelled))
     }
 

@@ -1,7 +1,10 @@
 //! Who leads a cluster, and which objects say so.
 
 use super::{CONFIG_MAPS, ENDPOINTS, Operator as _, Resource, cnpg, patroni};
-use crate::k8s::objects::{LeaderObject, Object};
+use crate::k8s::{
+    names::ObjectName,
+    objects::{LeaderObject, Object},
+};
 
 /// Who the leader object says is the primary. It decides; labels only propose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,11 +34,11 @@ pub(in crate::k8s) struct Word {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::k8s) enum LeaderSource {
     /// Patroni's Endpoints of this name, or the EndpointSlice that follows it.
-    Endpoints(String),
+    Endpoints(ObjectName),
     /// Patroni's ConfigMap of this name.
-    ConfigMap(String),
+    ConfigMap(ObjectName),
     /// The cluster's twin in another system.
-    Twin(&'static cnpg::Cnpg, String),
+    Twin(&'static cnpg::Cnpg, ObjectName),
 }
 
 impl LeaderSource {
@@ -47,7 +50,7 @@ impl LeaderSource {
         }
     }
 
-    pub(in crate::k8s) fn name(&self) -> &str {
+    pub(in crate::k8s) fn name(&self) -> &ObjectName {
         match self {
             Self::Endpoints(name) | Self::ConfigMap(name) | Self::Twin(_, name) => name,
         }

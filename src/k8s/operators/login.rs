@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use crate::k8s::names::{Namespace, Reference};
+
 /// Which logins exist for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::k8s) enum LoginKind {
@@ -19,15 +21,27 @@ pub(in crate::k8s) struct LoginSource {
     pub(in crate::k8s) kind: LoginKind,
     /// The role, where that is known without the Secret.
     pub(in crate::k8s) role: Option<String>,
-    /// The Secret's namespace, where that is not the cluster's.
-    pub(in crate::k8s) namespace: Option<String>,
-    /// The Secret's name; empty where no Secret is needed.
-    pub(in crate::k8s) secret: String,
+    /// The Secret's namespace, where that is not the cluster's: only the configuration leads there.
+    pub(in crate::k8s) namespace: Option<Namespace>,
+    /// The Secret; `None` where none is needed.
+    pub(in crate::k8s) secret: Option<Reference>,
+    /// Whether the Secret must say itself that it is for this cluster.
+    pub(in crate::k8s) consent: Consent,
     pub(in crate::k8s) keys: Keys,
     /// The database where the Secret names none.
     pub(in crate::k8s) database: String,
     /// Whether the operator may have put six digits behind the role's name when it rotated the password.
     pub(in crate::k8s) rotates: bool,
+}
+
+/// Who decides that a Secret is a cluster's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::k8s) enum Consent {
+    /// Whoever names it may read it anyway, or the operator that made both.
+    #[default]
+    Given,
+    /// Its own author: whoever names it need not be allowed to read it.
+    Asked,
 }
 
 /// How a Secret holds a login.
@@ -56,16 +70,16 @@ pub(in crate::k8s) enum Part {
     /// Nowhere.
     Absent,
     /// In the first of these places that has the key, else this.
-    In(Vec<Place>, Option<String>),
+    In(Vec<KeyOf>, Option<String>),
     /// Where the object itself holds a password.
     Plain(Hidden),
 }
 
 /// A key of an object in the cluster's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::k8s) enum Place {
-    Secret(String, String),
-    ConfigMap(String, String),
+pub(in crate::k8s) enum KeyOf {
+    Secret(Reference, String),
+    ConfigMap(Reference, String),
 }
 
 /// A password that stands in an object that is no Secret. Not shown.
@@ -102,7 +116,7 @@ impl LoginSource {
     pub(in crate::k8s) fn new(
         kind: LoginKind,
         role: Option<&str>,
-        secret: impl Into<String>,
+        secret: Option<Reference>,
         keys: Keys,
         database: &str,
     ) -> Self {
@@ -110,11 +124,17 @@ impl LoginSource {
             kind,
             role: role.map(str::to_owned),
             namespace: None,
-            secret: secret.into(),
+            secret,
+            consent: Consent::Given,
             keys,
             database: database.to_owned(),
             rotates: false,
         }
+    }
+
+    /// The Secret's name, for a sentence; empty where there is none.
+    pub(in crate::k8s) fn secret_name(&self) -> &str {
+        self.secret.as_ref().map_or("", Reference::shown)
     }
 
     /// The keys of type basic-auth.

@@ -1,12 +1,14 @@
 //! Services that somebody has marked for pgferry: the way to add a server that no other file here knows.
 
 use super::{
-    Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Pod, PodLabels, Port,
-    Resource, SERVICES,
+    Consent, Facts, Keys, Kin, Leader, LoginKind, LoginSource, Member, Members, Object, ObjectName, Operator, POSTGRES,
+    Pod, PodLabels, Port, Reference, Resource, SERVICES,
 };
 
+use crate::k8s::objects::Meta;
+
 /// The cluster's name; on a Service, or on a Secret with a login for it.
-pub(super) const CLUSTER: &str = "pgferry.dev/cluster";
+pub(in crate::k8s) const CLUSTER: &str = "pgferry.dev/cluster";
 /// The Secret with the login.
 const SECRET: &str = "pgferry.dev/secret";
 /// The Service's port, where it is not 5432.
@@ -17,8 +19,15 @@ const ROLE: &str = "pgferry.dev/role";
 #[derive(Debug)]
 pub(super) struct Marked;
 
+/// Whether an object's mark names this cluster. As a label it is one name, as an annotation a list with commas or spaces
+/// between.
+pub(in crate::k8s) fn is_for(object: &Meta, cluster: &ObjectName) -> bool {
+    let listed = object.annotation(CLUSTER).into_iter().flat_map(|list| list.split([',', ' ']));
+    object.label(CLUSTER).into_iter().chain(listed).any(|name| *cluster == *name)
+}
+
 /// The selector of Secrets that hold a login for a cluster, whoever runs it.
-pub(in crate::k8s) fn secrets_of(cluster: &str) -> String {
+pub(in crate::k8s) fn secrets_of(cluster: &ObjectName) -> String {
     format!("{CLUSTER}={cluster}")
 }
 
@@ -26,7 +35,13 @@ pub(in crate::k8s) fn secrets_of(cluster: &str) -> String {
 pub(in crate::k8s) fn login(object: &Object, database: &str) -> LoginSource {
     LoginSource {
         role: object.mark(ROLE).map(str::to_owned),
-        ..LoginSource::new(LoginKind::Managed, None, &object.metadata.name, Keys::Connection, database)
+        ..LoginSource::new(
+            LoginKind::Managed,
+            None,
+            Some(Reference::computed(&object.metadata.name)),
+            Keys::Connection,
+            database,
+        )
     }
 }
 
@@ -49,29 +64,46 @@ impl Operator for Marked {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let secret = object.mark(SECRET);
-        let name = object.mark(CLUSTER).or_else(|| secret.map(|_| object.metadata.name.as_str()))?;
         let meta = &object.metadata;
+        let mark = object.mark(CLUSTER).map(|mark| Reference::new(mark, CLUSTER));
+        let name = match &mark {
+            // What cannot be a name is told to whoever names the Service.
+            Some(mark) => mark.name().unwrap_or(&meta.name),
+            None => secret.map(|_| &meta.name)?,
+        };
         let marked = object.mark(PORT);
         let port = marked.map_or(Some(super::PORT), |port| port.parse().ok().filter(|port| *port != 0));
         let service = Members::Service {
             places: vec![(meta.namespace.clone(), meta.name.clone())],
             port: port.unwrap_or(super::PORT),
             outside: None,
+            kin: Kin::Alone,
         };
         let replica = object.mark(ROLE) == Some("replica");
         let members = if replica { Members::Labelled } else { service.clone() };
         let role = object.mark(ROLE).filter(|role| !matches!(*role, "primary" | "replica"));
-        let login =
-            secret.map(|secret| LoginSource::new(LoginKind::Application, role, secret, Keys::Connection, POSTGRES));
-        let wrong = || format!("{PORT} of Service {}/{} is no port number", meta.namespace, meta.name);
+        let login = secret.map(|secret| LoginSource {
+            // Who may write a Service need not be allowed to read the Secret.
+            consent: Consent::Asked,
+            ..LoginSource::new(
+                LoginKind::Application,
+                role,
+                Some(Reference::new(secret, SECRET)),
+                Keys::Connection,
+                POSTGRES,
+            )
+        });
+        let of = |what: String| format!("Service {}/{}: {what}", meta.namespace, meta.name);
+        let wrong = || of(format!("{PORT} is no port number"));
+        let misnamed = mark.as_ref().and_then(|mark| mark.name().err()).map(|why| of(why.to_string()));
         Some(Facts {
-            broken: port.is_none().then(wrong),
+            broken: misnamed.or_else(|| port.is_none().then(wrong)),
             port: Port::Number(port.unwrap_or(super::PORT)),
             // Where nothing in Kubernetes says, the servers are asked.
             leader: Leader::Ask,
             replicas: replica.then_some(service),
             logins: login.into_iter().collect(),
-            services: vec![meta.name.clone()],
+            services: vec![meta.name.to_string()],
             ..Facts::of(object, name, members)
         })
     }
@@ -96,11 +128,13 @@ mod tests {
     fn marks_make_a_cluster_of_a_service() {
         assert!(read(&json!({})).is_none());
         let facts = read(&json!({"pgferry.dev/secret": "login"})).expect("facts");
-        assert_eq!((facts.name.as_str(), facts.logins.len()), ("db", 1));
+        assert_eq!((&*facts.name, facts.logins.len()), ("db", 1));
         let facts = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "6000"})).expect("facts");
-        assert_eq!((facts.name.as_str(), facts.port), ("shop", Port::Number(6000)));
+        assert_eq!((&*facts.name, facts.port), ("shop", Port::Number(6000)));
         let broken = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/port": "x"})).expect("facts").broken;
-        assert_eq!(broken.as_deref(), Some("pgferry.dev/port of Service prod/db is no port number"));
+        assert_eq!(broken.as_deref(), Some("Service prod/db: pgferry.dev/port is no port number"));
+        let broken = read(&json!({"pgferry.dev/cluster": "../x"})).expect("facts");
+        assert!(broken.name == "db" && broken.broken.is_some_and(|why| why.contains("pgferry.dev/cluster: \"../x\"")));
         let replica = read(&json!({"pgferry.dev/cluster": "shop", "pgferry.dev/role": "replica"})).expect("facts");
         assert!(replica.replicas.is_some() && replica.members == Members::Labelled);
     }

@@ -4,7 +4,10 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::objects::{Meta, Object, Pod};
+use super::{
+    names::{Namespace, ObjectName, Reference},
+    objects::{Meta, Object, Pod},
+};
 
 mod access_secrets;
 mod cnpg;
@@ -28,9 +31,9 @@ mod zalando;
 pub use configured::Layout;
 pub use zalando::ZalandoParams;
 
-pub(super) use facts::{CaSource, CertificateName, Evidence, Facts, Halt, Members, Port, Tls};
+pub(super) use facts::{CaSource, CertificateName, Evidence, Facts, Halt, Kin, Members, Port, Tls};
 pub(super) use leader::{Leader, LeaderSource, Word};
-pub(super) use login::{Hidden, Keys, LoginKind, LoginSource, Part, Place};
+pub(super) use login::{Consent, Hidden, KeyOf, Keys, LoginKind, LoginSource, Part};
 
 use configured::Configured;
 use zalando::Zalando;
@@ -52,6 +55,8 @@ pub struct SystemsParams {
     pub zalando: ZalandoParams,
     /// Systems that only the configuration knows.
     pub configured: Vec<Layout>,
+    /// Services of type ExternalName that are followed, as `service.namespace`.
+    pub external_names: Vec<String>,
 }
 
 /// Every system that pgferry knows.
@@ -61,6 +66,8 @@ pub(super) struct Systems {
     pub(super) operators: Vec<System>,
     /// Those that built-in objects make up; looked at where no operator knows a name.
     pub(super) plain: Vec<System>,
+    /// Services of type ExternalName that are followed.
+    external_names: Vec<String>,
 }
 
 impl Systems {
@@ -80,13 +87,13 @@ impl Systems {
             Arc::new(tembo::Tembo),
         ]);
         let plain: Vec<System> = vec![
-            Arc::new(marked::Marked),
             Arc::new(workloads::stateful_sets()),
             Arc::new(workloads::deployments()),
+            Arc::new(marked::Marked),
             Arc::new(access_secrets::AccessSecrets),
             Arc::new(connection_secrets::ConnectionSecrets),
         ];
-        Self { operators, plain }
+        Self { operators, plain, external_names: params.external_names.clone() }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &System> {
@@ -98,11 +105,18 @@ impl Systems {
         self.all().find(|system| system.system() == name)
     }
 
+    /// Whether the configuration says to go where this Service of type ExternalName points.
+    pub(super) fn follows(&self, service: &Meta) -> bool {
+        let full = format!("{}.{}", service.name, service.namespace);
+        self.external_names.contains(&full)
+    }
+
     /// The operator whose database pods carry such labels, and the cluster's name.
-    pub(super) fn claiming(&self, meta: &Meta) -> Option<(&System, String)> {
+    pub(super) fn claiming(&self, meta: &Meta) -> Option<(&System, ObjectName)> {
         self.operators.iter().find_map(|system| {
             let labels = system.pod_labels()?;
-            labels.matches(meta).then(|| (system, meta.label(&labels.cluster).unwrap_or_default().to_owned()))
+            let cluster = meta.label(&labels.cluster).filter(|_| labels.matches(meta))?;
+            Some((system, ObjectName::parse(cluster).ok()?))
         })
     }
 }
@@ -172,8 +186,8 @@ impl PodLabels {
     }
 
     /// The label selector of some clusters' pods.
-    pub(super) fn selector_of<'a>(&self, clusters: impl IntoIterator<Item = &'a str>) -> String {
-        let names: Vec<&str> = clusters.into_iter().collect();
+    pub(super) fn selector_of<'a>(&self, clusters: impl IntoIterator<Item = &'a ObjectName>) -> String {
+        let names: Vec<&str> = clusters.into_iter().map(|name| &**name).collect();
         format!("{}{} in ({})", self.rest(), self.cluster, names.join(","))
     }
 
@@ -202,6 +216,11 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
     /// As `pgferry list` prints it.
     fn system(&self) -> &str;
 
+    /// Names of its own for some of its clusters.
+    fn flavors(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The resource that stands for a cluster.
     fn resource(&self) -> Resource;
 
@@ -209,8 +228,8 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
     fn pod_labels(&self) -> Option<PodLabels>;
 
     /// The names that the object of a cluster of this name may have.
-    fn object_names(&self, name: &str) -> Vec<String> {
-        vec![name.to_owned()]
+    fn object_names(&self, name: &ObjectName) -> Vec<ObjectName> {
+        vec![name.clone()]
     }
 
     /// The label by which objects may name their cluster, whatever they are called themselves.
@@ -218,16 +237,11 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether a cluster's name may hold dots.
-    fn dotted_names(&self) -> bool {
-        false
-    }
-
     /// What the cluster's object says; `None` where it is no cluster of this system.
     fn read(&self, object: &Object) -> Option<Facts>;
 
     /// What is true of a cluster of this name whose object the caller may not read.
-    fn guess(&self, _namespace: &str, _name: &str) -> Option<Facts> {
+    fn guess(&self, _namespace: &Namespace, _name: &ObjectName) -> Option<Facts> {
         None
     }
 
@@ -235,7 +249,7 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
     fn member(&self, facts: &Facts, pod: &Pod) -> Member;
 
     /// Objects that say who leads, besides the cluster's own; the one that was written last is believed.
-    fn leader_sources(&self, _name: &str) -> Vec<LeaderSource> {
+    fn leader_sources(&self, _name: &ObjectName) -> Vec<LeaderSource> {
         Vec::new()
     }
 
@@ -290,6 +304,15 @@ fn scaled_to_zero(resource: &Resource, object: &Object, instances: u64, field: &
             meta.namespace
         ),
     })
+}
+
+/// Whether servers of this version keep new passwords as MD5 unless told otherwise: PostgreSQL did before 14. A version is
+/// what an image's tag or a resource says, such as `13.4-alpine`.
+fn keeps_md5(version: &str) -> bool {
+    const SCRAM: u32 = 14;
+    let digits =
+        version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| version.get(..end).unwrap_or_default());
+    digits.parse::<u32>().is_ok_and(|major| major < SCRAM)
 }
 
 /// A member by the value of a role label.

@@ -21,7 +21,7 @@ fn leader(object: &LeaderObject) -> Leader {
     let patroni = TRACES.iter().any(|trace| object.metadata.annotation(trace).is_some());
     let mut pods = object.pods();
     match (pods.next(), pods.next()) {
-        (Some(pod), None) => Leader::Pod(pod.metadata.name),
+        (Some(pod), None) => Leader::Pod(pod.metadata.name.to_string()),
         // Between two leaders Patroni empties the object.
         (None, _) if patroni => Leader::Moving,
         _ => Leader::Unsaid,
@@ -41,7 +41,9 @@ mod tests {
 
     use super::*;
 
-    fn of(object: serde_json::Value) -> Leader {
+    fn of(mut object: serde_json::Value) -> Leader {
+        object["metadata"]["name"] = "shop".into();
+        object["metadata"]["namespace"] = "prod".into();
         leader(&serde_json::from_value(object).expect("an object"))
     }
 
@@ -64,8 +66,10 @@ mod tests {
     #[test]
     fn the_leader_of_a_standby_cluster_says_so() {
         let pod = |status: &str| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": "x", "annotations": {"status": status}}}))
-                .expect("a pod")
+            serde_json::from_value(
+                json!({"metadata": {"name": "x", "namespace": "prod", "annotations": {"status": status}}}),
+            )
+            .expect("a pod")
         };
         assert!(leads_a_standby(&pod(r#"{"role":"standby_leader","state":"running"}"#)));
         assert!(!leads_a_standby(&pod(r#"{"role":"primary"}"#)) && !leads_a_standby(&pod("no json")));

@@ -2,8 +2,8 @@
 //! pooler beside PostgreSQL, on 6432, is passed by.
 
 use super::{
-    CaSource, Facts, Keys, Leader, LeaderSource, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES,
-    Part, Pod, PodLabels, Resource, Tls, by_role,
+    CaSource, Facts, Keys, Leader, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace, Object,
+    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
 };
 use crate::k8s::objects::text;
 
@@ -11,19 +11,22 @@ use crate::k8s::objects::text;
 pub(super) struct StackGres;
 
 /// One Secret, called as the cluster; it holds the superuser and roles of the operator's own.
-fn login(name: &str) -> LoginSource {
+fn login(name: &ObjectName) -> LoginSource {
     let keys = Keys::Named {
         user: Part::keys(&["superuser-username", "PATRONI_SUPERUSER_USERNAME"]),
         password: Part::keys(&["superuser-password", "PATRONI_SUPERUSER_PASSWORD"]),
         database: Part::Absent,
     };
-    LoginSource::new(LoginKind::Superuser, None, name, keys, POSTGRES)
+    LoginSource::new(LoginKind::Superuser, None, Some(Reference::computed(name)), keys, POSTGRES)
 }
 
 /// The server's certificate signs itself (`CN=stackgres`), so it is its own CA; or it is one that somebody brought.
-fn tls(object: &Object, name: &str) -> Tls {
+fn tls(object: &Object, name: &ObjectName) -> Tls {
     let own = "/postgres/ssl/certificateSecretKeySelector";
-    let secret = object.spec(&format!("{own}/name")).map_or_else(|| format!("{name}-ssl"), str::to_owned);
+    let secret = object.spec(&format!("{own}/name")).map_or_else(
+        || Reference::computed(&format!("{name}-ssl")),
+        |secret| Reference::new(secret, "spec.postgres.ssl.certificateSecretKeySelector.name"),
+    );
     let key = object.spec(&format!("{own}/key")).unwrap_or("tls.crt");
     Tls { ca: vec![CaSource::Secret(secret, key.to_owned())], ..Tls::default() }
 }
@@ -59,7 +62,7 @@ impl Operator for StackGres {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
-        let name = meta.name.as_str();
+        let name = &meta.name;
         let instances = object.number("/instances").unwrap_or(1);
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
@@ -70,6 +73,7 @@ impl Operator for StackGres {
                 .or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "instances")),
             standby: object.spec.pointer("/replicateFrom").is_some_and(|from| !from.is_null()),
             tls: tls(object, name),
+            md5: object.spec("/postgres/version").is_some_and(super::keeps_md5),
             logins: vec![login(name)],
             instances: instances.try_into().unwrap_or(1),
             services: services(name),
@@ -77,9 +81,9 @@ impl Operator for StackGres {
         })
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         Some(Facts {
-            tls: tls(&Object::default(), name),
+            tls: tls(&Object::unread(namespace, name), name),
             logins: vec![login(name)],
             services: services(name),
             ..Facts::new(namespace, name, Members::Labelled)
@@ -94,7 +98,7 @@ impl Operator for StackGres {
         }
     }
 
-    fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {
-        vec![LeaderSource::Endpoints(name.to_owned())]
+    fn leader_sources(&self, name: &ObjectName) -> Vec<LeaderSource> {
+        vec![LeaderSource::Endpoints(name.clone())]
     }
 }

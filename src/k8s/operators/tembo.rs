@@ -2,8 +2,8 @@
 //! superuser's login in a Secret of its own.
 
 use super::{
-    Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Part, Pod,
-    PodLabels, Resource, cnpg::CLOUDNATIVE_PG,
+    Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Object, ObjectName, Operator, POSTGRES, Part,
+    Pod, PodLabels, Reference, Resource, cnpg::CLOUDNATIVE_PG,
 };
 
 #[derive(Debug)]
@@ -23,14 +23,15 @@ impl Operator for Tembo {
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {
-        let name = object.metadata.name.as_str();
+        let name = &object.metadata.name;
         // The Secret's `host` is any instance, and is not looked at.
         let keys = Keys::Named {
             user: Part::keys(&["username", "user"]),
             password: Part::keys(&["password"]),
             database: Part::Absent,
         };
-        let login = LoginSource::new(LoginKind::Superuser, None, format!("{name}-connection"), keys, POSTGRES);
+        let secret = Reference::computed(&format!("{name}-connection"));
+        let login = LoginSource::new(LoginKind::Superuser, None, Some(secret), keys, POSTGRES);
         let inner = CLOUDNATIVE_PG.guess(&object.metadata.namespace, name)?;
         Some(Facts {
             logins: vec![login],
@@ -47,7 +48,7 @@ impl Operator for Tembo {
         CLOUDNATIVE_PG.member(facts, pod)
     }
 
-    fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {
-        vec![LeaderSource::Twin(&CLOUDNATIVE_PG, name.to_owned())]
+    fn leader_sources(&self, name: &ObjectName) -> Vec<LeaderSource> {
+        vec![LeaderSource::Twin(&CLOUDNATIVE_PG, name.clone())]
     }
 }

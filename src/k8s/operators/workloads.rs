@@ -5,10 +5,10 @@
 use serde_json::Value;
 
 use super::{
-    CaSource, DEPLOYMENTS, Facts, Hidden, Keys, Leader, LoginKind, LoginSource, Member, Members, Object, Operator,
-    POSTGRES, Part, Place, Pod, PodLabels, Port, Resource, STATEFUL_SETS, Tls,
+    CaSource, DEPLOYMENTS, Facts, Hidden, KeyOf, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
+    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Reference, Resource, STATEFUL_SETS, Tls,
 };
-use crate::k8s::objects::text;
+use crate::k8s::{names::is_label_value, objects::text};
 
 pub(super) fn stateful_sets() -> Workload {
     Workload { system: "statefulset", resource: STATEFUL_SETS.clone() }
@@ -57,7 +57,7 @@ struct Container<'a> {
 enum Variable {
     Literal(String),
     /// In the first of these that has the key.
-    In(Vec<Place>),
+    In(Vec<KeyOf>),
 }
 
 impl<'a> Container<'a> {
@@ -82,9 +82,18 @@ impl<'a> Container<'a> {
 
     /// The image's last part, without registry and tag.
     fn image(&self) -> &'a str {
-        let image = text(self.container, "/image").unwrap_or_default();
-        let name = image.rsplit('/').next().unwrap_or_default();
-        name.split([':', '@']).next().unwrap_or_default()
+        self.reference().split([':', '@']).next().unwrap_or_default()
+    }
+
+    /// The image's tag; empty where it has none.
+    fn tag(&self) -> &'a str {
+        let tagged = self.reference().split('@').next().and_then(|image| image.split_once(':'));
+        tagged.map(|(_, tag)| tag).unwrap_or_default()
+    }
+
+    /// The image without its registry.
+    fn reference(&self) -> &'a str {
+        text(self.container, "/image").unwrap_or_default().rsplit('/').next().unwrap_or_default()
     }
 
     fn ports(&self) -> impl Iterator<Item = (&'a str, u16)> {
@@ -128,13 +137,14 @@ impl<'a> Container<'a> {
         };
         let reference = |kind: &str| {
             let reference = entry.pointer(&format!("/valueFrom/{kind}"))?;
-            Some((text(reference, "/name")?.to_owned(), text(reference, "/key")?.to_owned()))
+            let name = Reference::new(text(reference, "/name")?, format!("{name}.valueFrom.{kind}.name"));
+            Some((name, text(reference, "/key")?.to_owned()))
         };
         if let Some((secret, key)) = reference("secretKeyRef") {
-            return Some(Variable::In(vec![Place::Secret(secret, key)]));
+            return Some(Variable::In(vec![KeyOf::Secret(secret, key)]));
         }
         if let Some((map, key)) = reference("configMapKeyRef") {
-            return Some(Variable::In(vec![Place::ConfigMap(map, key)]));
+            return Some(Variable::In(vec![KeyOf::ConfigMap(map, key)]));
         }
         let value = text(entry, "/value")?;
         // `$(OTHER)` is another variable, and never this one again.
@@ -149,11 +159,11 @@ impl<'a> Container<'a> {
         let place = |from: &Value| {
             let key = name.strip_prefix(text(from, "/prefix").unwrap_or_default())?.to_owned();
             match (text(from, "/secretRef/name"), text(from, "/configMapRef/name")) {
-                (Some(secret), _) => Some(Place::Secret(secret.to_owned(), key)),
-                (None, map) => Some(Place::ConfigMap(map?.to_owned(), key)),
+                (Some(secret), _) => Some(KeyOf::Secret(Reference::new(secret, "envFrom[].secretRef.name"), key)),
+                (None, map) => Some(KeyOf::ConfigMap(Reference::new(map?, "envFrom[].configMapRef.name"), key)),
             }
         };
-        let mut places: Vec<Place> = self.items("/envFrom").filter_map(place).collect();
+        let mut places: Vec<KeyOf> = self.items("/envFrom").filter_map(place).collect();
         places.reverse();
         (!places.is_empty()).then_some(Variable::In(places))
     }
@@ -166,14 +176,14 @@ impl<'a> Container<'a> {
         }
         match self.variable(name)? {
             Variable::Literal(path) => {
-                self.mounted(&path).map(|(secret, key)| Variable::In(vec![Place::Secret(secret, key)]))
+                self.mounted(&path).map(|(secret, key)| Variable::In(vec![KeyOf::Secret(secret, key)]))
             }
             Variable::In(_) => None,
         }
     }
 
     /// The Secret and key that are mounted at a path.
-    fn mounted(&self, path: &str) -> Option<(String, String)> {
+    fn mounted(&self, path: &str) -> Option<(Reference, String)> {
         self.items("/volumeMounts").find_map(|mount| {
             let inside = path.strip_prefix(text(mount, "/mountPath")?.trim_end_matches('/'))?;
             let inside = match (inside.strip_prefix('/'), text(mount, "/subPath")) {
@@ -193,17 +203,20 @@ impl<'a> Container<'a> {
                     (None, _) => inside,
                     (Some(_), item) => text(item?, "/key")?,
                 };
-                Some((name.to_owned(), key.to_owned()))
+                Some((Reference::new(name, "volumes[].secret.secretName"), key.to_owned()))
             })
         })
     }
 }
 
+const BITNAMI: &str = "bitnami";
+const BITNAMI_HA: &str = "bitnami-ha";
+
 /// What a chart's labels say, where a chart made it.
 struct Chart {
     flavor: &'static str,
     /// The cluster's name, as the chart makes it of the release's.
-    name: String,
+    name: ObjectName,
     release: Option<String>,
     selector: Option<String>,
     replicated: bool,
@@ -213,10 +226,14 @@ fn chart(object: &Object) -> Option<Chart> {
     let meta = &object.metadata;
     let release = meta.label("app.kubernetes.io/instance");
     let component = meta.label("app.kubernetes.io/component");
-    let strip = |suffix: &str| meta.name.strip_suffix(suffix).unwrap_or(&meta.name).to_owned();
+    let release = release.filter(|release| is_label_value(release));
+    let strip = |suffix: &str| {
+        let stripped = meta.name.strip_suffix(suffix).and_then(|name| ObjectName::parse(name).ok());
+        stripped.unwrap_or_else(|| meta.name.clone())
+    };
     match (meta.label("app.kubernetes.io/name")?, component) {
         ("postgresql", Some(component @ ("primary" | "read"))) => Some(Chart {
-            flavor: "bitnami",
+            flavor: BITNAMI,
             name: strip(&format!("-{component}")),
             release: release.map(str::to_owned),
             selector: release.map(|release| {
@@ -228,7 +245,7 @@ fn chart(object: &Object) -> Option<Chart> {
             replicated: true,
         }),
         ("postgresql-ha", Some("postgresql")) => Some(Chart {
-            flavor: "bitnami-ha",
+            flavor: BITNAMI_HA,
             name: strip("-postgresql"),
             release: release.map(str::to_owned),
             selector: None,
@@ -297,18 +314,18 @@ fn source(
 ) -> LoginSource {
     let (secret, password) = match password {
         Some(Variable::In(places)) => match places.as_slice() {
-            [Place::Secret(secret, key)] => (secret.clone(), Part::key(key)),
+            [KeyOf::Secret(secret, key)] => (Some(secret.clone()), Part::key(key)),
             // A Secret that is read for one part is not read again for another.
             places => {
                 let secret = places.iter().find_map(|place| match place {
-                    Place::Secret(secret, _) => Some(secret.clone()),
-                    Place::ConfigMap(..) => None,
+                    KeyOf::Secret(secret, _) => Some(secret.clone()),
+                    KeyOf::ConfigMap(..) => None,
                 });
-                (secret.unwrap_or_default(), Part::In(places.to_vec(), None))
+                (secret, Part::In(places.to_vec(), None))
             }
         },
-        Some(Variable::Literal(password)) => (String::new(), Part::Plain(Hidden(password.into()))),
-        None => (String::new(), Part::Absent),
+        Some(Variable::Literal(password)) => (None, Part::Plain(Hidden(password.into()))),
+        None => (None, Part::Absent),
     };
     LoginSource::new(kind, role, secret, Keys::Named { user, password, database: database_part }, database)
 }
@@ -316,6 +333,10 @@ fn source(
 impl Operator for Workload {
     fn system(&self) -> &'static str {
         self.system
+    }
+
+    fn flavors(&self) -> &'static [&'static str] {
+        &[BITNAMI, BITNAMI_HA]
     }
 
     fn resource(&self) -> Resource {
@@ -327,13 +348,13 @@ impl Operator for Workload {
     }
 
     /// The name itself, and what the charts make of a release's name.
-    fn object_names(&self, name: &str) -> Vec<String> {
+    fn object_names(&self, name: &ObjectName) -> Vec<ObjectName> {
         if self.resource == DEPLOYMENTS {
-            return vec![name.to_owned()];
+            return vec![name.clone()];
         }
         ["", "-postgresql", "-primary", "-postgresql-primary", "-postgresql-ha-postgresql"]
             .iter()
-            .map(|suffix| format!("{name}{suffix}"))
+            .map(|suffix| name.with(suffix))
             .collect()
     }
 
@@ -350,13 +371,13 @@ impl Operator for Workload {
         let server = Container::server(template)?;
         let chart = chart(object);
         let own = object.selector("/selector/matchLabels")?;
-        let name = chart.as_ref().map_or(object.metadata.name.as_str(), |chart| chart.name.as_str());
+        let name = chart.as_ref().map_or(&object.metadata.name, |chart| &chart.name);
         let (logins, database) = logins(&server, chart.is_some());
         let instances = object.number("/replicas").unwrap_or(1);
         let ca = server.first(&["POSTGRESQL_TLS_CA"]).and_then(|ca| match ca {
             Variable::In(places) => places.into_iter().find_map(|place| match place {
-                Place::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
-                Place::ConfigMap(..) => None,
+                KeyOf::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+                KeyOf::ConfigMap(..) => None,
             }),
             Variable::Literal(_) => None,
         });
@@ -374,6 +395,7 @@ impl Operator for Workload {
             leader: if replicated { Leader::Unsaid } else { Leader::Ask },
             halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource, object, instances, "replicas")),
             tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
+            md5: super::keeps_md5(server.tag()),
             logins,
             databases: database.into_iter().collect(),
             instances: instances.try_into().unwrap_or(1),

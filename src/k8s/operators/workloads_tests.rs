@@ -20,7 +20,7 @@ fn plain(container: &Value) -> Option<Facts> {
 
 fn default_login(facts: &Facts) -> (Option<&str>, &str, &Keys, &str) {
     let login = facts.logins.first().expect("a login");
-    (login.role.as_deref(), &login.secret, &login.keys, &login.database)
+    (login.role.as_deref(), login.secret_name(), &login.keys, &login.database)
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn all_keys_of_a_secret_may_be_the_environment() {
     let (role, secret, keys, _) = default_login(&facts);
     assert_eq!((role, secret), (None, "login"));
     let Keys::Named { user, password, .. } = keys else { panic!("{keys:?}") };
-    let place = Place::Secret("login".to_owned(), "USER".to_owned());
+    let place = KeyOf::Secret(Reference::computed("login"), "USER".to_owned());
     assert_eq!((user, password), (&Part::In(vec![place], Some("postgres".to_owned())), &Part::key("PASSWORD")));
 }
 
@@ -72,10 +72,10 @@ fn passwords_in_files_lead_to_their_secrets() {
     });
     let facts = read(&labels, &spec).expect("a server");
     assert_eq!(
-        (facts.name.as_str(), facts.flavor, facts.aliases.as_slice()),
+        (&*facts.name, facts.flavor, facts.aliases.as_slice()),
         ("db-postgresql", Some("bitnami"), &["db".to_owned()][..])
     );
-    let kinds: Vec<_> = facts.logins.iter().map(|login| (login.kind, login.secret.as_str())).collect();
+    let kinds: Vec<_> = facts.logins.iter().map(|login| (login.kind, login.secret_name())).collect();
     assert_eq!(kinds, [(LoginKind::Application, "db-postgresql"), (LoginKind::Superuser, "db-postgresql")]);
     assert_eq!(facts.leader, Leader::Unsaid);
 }
@@ -105,7 +105,7 @@ fn configmaps_and_references_are_followed() {
     let (role, secret, keys, database) = default_login(&facts);
     assert_eq!((role, secret, database), (None, "login", "shop"));
     let Keys::Named { user, .. } = keys else { panic!("{keys:?}") };
-    let place = Place::ConfigMap("settings".to_owned(), "POSTGRES_USER".to_owned());
+    let place = KeyOf::ConfigMap(Reference::computed("settings"), "POSTGRES_USER".to_owned());
     assert_eq!(user, &Part::In(vec![place], Some("postgres".to_owned())));
     assert!(plain(&json!({"image": "postgres:17", "command": ["sleep", "infinity"]})).is_none());
 }

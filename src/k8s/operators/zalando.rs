@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use super::{
-    CaSource, Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Object, Operator, POSTGRES, Part,
-    Pod, PodLabels, Resource, Tls, by_role,
+    CaSource, Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName,
+    Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
 };
 
 /// What the operator's own configuration can change; these are its names for it.
@@ -50,15 +50,18 @@ impl Zalando {
         Self(params)
     }
 
-    fn login(&self, cluster: &str, role: &str, database: &str) -> LoginSource {
+    /// A role's login; `field` is where the role is named.
+    fn login(&self, cluster: &str, (role, field): (&str, &'static str), database: &str) -> LoginSource {
         let superuser = role == self.0.super_username;
         let kind = if superuser { LoginKind::Superuser } else { LoginKind::Managed };
-        // With cross-namespace Secrets a role is called `namespace.user`, and its Secret is there.
-        let (namespace, _) = role.split_once('.').unzip();
+        // With cross-namespace Secrets a role is called `namespace.user`, and its Secret is there. Whoever names the role
+        // need not be allowed to read there, so that it is the configuration that says so.
+        let elsewhere = role.split_once('.').filter(|_| self.0.cross_namespace_secrets);
+        let secret = Reference::new(&self.secret(cluster, role), field);
         LoginSource {
-            namespace: namespace.map(str::to_owned),
+            namespace: elsewhere.and_then(|(namespace, _)| Namespace::parse(namespace).ok()),
             rotates: true,
-            ..LoginSource::new(kind, Some(role), self.secret(cluster, role), keys(), database)
+            ..LoginSource::new(kind, Some(role), Some(secret), keys(), database)
         }
     }
 
@@ -77,30 +80,38 @@ impl Zalando {
         let main = main_database(&databases, &name);
         let mut logins: Vec<LoginSource> = Vec::new();
         if let Some((database, owner)) = main {
-            let login = self.login(&name, owner, database);
+            let login = self.login(&name, (owner, "spec.databases"), database);
             let kind = if login.kind == LoginKind::Managed { LoginKind::Application } else { login.kind };
             logins.push(LoginSource { kind, ..login });
         }
         let database = main.map_or(POSTGRES, |(database, _)| database);
-        let owners = databases.iter().map(|(database, owner)| (owner.clone(), database.as_str()));
-        let users = object.keys("/users").map(|role| (role.to_owned(), database));
+        let owners = databases.iter().map(|(database, owner)| (owner.clone(), "spec.databases", database.as_str()));
+        let users = object.keys("/users").map(|role| (role.to_owned(), "spec.users", database));
         let prepared = prepared_users(object, &name);
-        let prepared = prepared.iter().map(|(role, database)| (role.clone(), database.as_str()));
-        for (role, database) in owners.chain(users).chain(prepared) {
+        let prepared =
+            prepared.iter().map(|(role, database)| (role.clone(), "spec.preparedDatabases", database.as_str()));
+        for (role, field, database) in owners.chain(users).chain(prepared) {
             let known = logins.iter().any(|login| login.role.as_deref() == Some(&role));
             if !known && !OWN_ROLES.contains(&role.as_str()) && !has_flag(object, &role, "nologin") {
-                logins.push(self.login(&name, &role, database));
+                logins.push(self.login(&name, (&role, field), database));
             }
         }
         if !logins.iter().any(|login| login.kind == LoginKind::Superuser) {
-            logins.push(self.login(&name, &self.0.super_username, POSTGRES));
+            logins.push(self.login(&name, (&self.0.super_username, "zalando.super_username"), POSTGRES));
         }
         for login in &mut logins {
             if login.role.as_ref().is_some_and(|role| has_flag(object, role, "superuser")) {
                 login.kind = LoginKind::Superuser;
             }
         }
-        Facts { logins, databases: databases.into_iter().map(|(database, _)| database).collect(), ..facts }
+        // Version 1 of the operator makes MD5 of passwords, whatever the server's version, unless it is told otherwise.
+        let encryption = object.spec("/postgresql/parameters/password_encryption");
+        Facts {
+            md5: encryption.is_none_or(|encryption| encryption == "md5"),
+            logins,
+            databases: databases.into_iter().map(|(database, _)| database).collect(),
+            ..facts
+        }
     }
 }
 
@@ -156,7 +167,10 @@ fn tls(object: &Object) -> Tls {
     let file = object.spec("/tls/caFile").unwrap_or("ca.crt");
     let secret = object.spec("/tls/caSecretName").or_else(|| object.spec("/tls/secretName"));
     Tls {
-        ca: secret.map(|secret| CaSource::Secret(secret.to_owned(), file.to_owned())).into_iter().collect(),
+        ca: secret
+            .map(|secret| CaSource::Secret(Reference::new(secret, "spec.tls"), file.to_owned()))
+            .into_iter()
+            .collect(),
         ..Tls::default()
     }
 }
@@ -203,23 +217,23 @@ impl Operator for Zalando {
         Some(self.facts(facts, object))
     }
 
-    fn guess(&self, namespace: &str, name: &str) -> Option<Facts> {
+    fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
         let facts = Facts { services: services(name), ..Facts::new(namespace, name, Members::Labelled) };
-        Some(self.facts(facts, &Object::default()))
+        Some(self.facts(facts, &Object::unread(namespace, name)))
     }
 
     fn member(&self, _facts: &Facts, pod: &Pod) -> Member {
         by_role(pod.metadata.label(&self.0.pod_role_label))
     }
 
-    fn leader_sources(&self, name: &str) -> Vec<LeaderSource> {
+    fn leader_sources(&self, name: &ObjectName) -> Vec<LeaderSource> {
         // Where Patroni uses ConfigMaps, the Endpoints are made from labels and say nothing of their own.
-        vec![LeaderSource::ConfigMap(format!("{name}-leader")), LeaderSource::Endpoints(name.to_owned())]
+        vec![LeaderSource::ConfigMap(name.with("-leader")), LeaderSource::Endpoints(name.clone())]
     }
 
     fn login_of(&self, facts: &Facts, role: &str) -> Option<LoginSource> {
         let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
-        Some(self.login(&facts.name, role, database))
+        Some(self.login(&facts.name, (role, "the user's name"), database))
     }
 
     fn is_own_role(&self, role: &str) -> bool {
@@ -229,8 +243,8 @@ impl Operator for Zalando {
     fn login_secrets(&self, facts: &Facts) -> Option<(String, LoginSource)> {
         let labels = self.pod_labels()?;
         let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
-        let source = LoginSource::new(LoginKind::Managed, None, "", keys(), database);
-        Some((labels.selector_of([facts.name.as_str()]), source))
+        let source = LoginSource::new(LoginKind::Managed, None, None, keys(), database);
+        Some((labels.selector_of([&facts.name]), source))
     }
 }
 
@@ -283,16 +297,17 @@ mod tests {
     #[test]
     fn secrets_have_computed_names() {
         let facts = read(&json!({"databases": {"books": "the_clerk"}}));
-        let secret = facts.logins.first().map(|login| login.secret.as_str());
+        let secret = facts.logins.first().and_then(|login| login.secret.as_ref()).map(Reference::shown);
         assert_eq!(secret, Some("the-clerk.web-shop.credentials.postgresql.acid.zalan.do"));
         let zalando = Zalando::new(ZalandoParams {
             secret_name_template: "{cluster}-{username}-login".to_owned(),
+            cross_namespace_secrets: true,
             ..ZalandoParams::default()
         });
         let login = zalando.login_of(&facts, "appspace.db_user").expect("a login");
         assert_eq!(
-            (login.secret.as_str(), login.namespace.as_deref()),
-            ("web-shop-appspace.db-user-login", Some("appspace"))
+            (login.secret.as_ref().map(Reference::shown), login.namespace.as_deref()),
+            (Some("web-shop-appspace.db-user-login"), Some("appspace"))
         );
     }
 

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
+    choose::View,
     list::{Listed, places},
-    objects::Pod,
+    names::{Namespace, ObjectName, Place},
+    objects::{Owner, Pod},
     operators::{Facts, System},
 };
-
-/// Something by namespace and name.
-type Place = (String, String);
 
 /// Without clusters that belong to another of them (Percona's operator makes one of Crunchy's, Tembo's one of
 /// CloudNativePG's), and without guesses about pods that another system's cluster has.
@@ -22,10 +21,8 @@ pub(super) fn without_owned<T>(all: Vec<T>, about: impl Fn(&T) -> (&System, &Fac
             (system.resource().group.to_string(), place(facts))
         })
         .collect();
-    let is_owned = |facts: &Facts| {
-        let owner = |name: &str| (facts.namespace.clone(), name.to_owned());
-        facts.owners.iter().any(|of| resources.contains(&(of.group().to_owned(), owner(&of.name))))
-    };
+    let is_owned =
+        |facts: &Facts| facts.owners.iter().any(|of| owner(facts, of).is_some_and(|owner| resources.contains(&owner)));
     let all: Vec<T> = all.into_iter().filter(|one| !is_owned(about(one).1)).collect();
     let pods = |one: &T| {
         let (system, facts) = about(one);
@@ -40,7 +37,7 @@ pub(super) fn without_owned<T>(all: Vec<T>, about: impl Fn(&T) -> (&System, &Fac
 pub(super) fn once(all: Vec<Listed>) -> Vec<Listed> {
     let mut by_rank: BTreeMap<u8, Vec<Listed>> = BTreeMap::new();
     for listed in without_owned(all, |listed| (&listed.view.system, &listed.view.facts)) {
-        by_rank.entry(rank(&listed)).or_default().push(listed);
+        by_rank.entry(rank(&listed.view.system)).or_default().push(listed);
     }
     let (mut known, mut kept) = (Known::default(), Vec::new());
     for rank in by_rank.into_values() {
@@ -53,14 +50,35 @@ pub(super) fn once(all: Vec<Listed>) -> Vec<Listed> {
     kept
 }
 
-/// Operators' resources are believed before marked Services, those before workloads, and Secrets last.
-fn rank(listed: &Listed) -> u8 {
-    match &*listed.view.system.resource().plural {
-        _ if listed.view.system.pod_labels().is_some() => 0,
-        "services" => 1,
+/// Operators' resources are believed before workloads, those before marked Services, and Secrets last: who may write a
+/// lower one cannot take the name of a higher.
+pub(super) fn rank(system: &System) -> u8 {
+    match &*system.resource().plural {
+        _ if system.pod_labels().is_some() => 0,
+        "services" => 2,
         "secrets" => 3,
-        _ => 2,
+        _ => 1,
     }
+}
+
+/// Without clusters whose pods one before them has: two readings of the same servers are one.
+pub(super) fn by_pods(mut views: Vec<View>) -> Vec<View> {
+    views.sort_by_key(|view| rank(&view.system));
+    let mut known: HashSet<Place> = HashSet::new();
+    let mut servers = |view: &View| {
+        let mut any = false;
+        for pod in &view.pods {
+            any |= !known.insert(place_of(pod));
+        }
+        any
+    };
+    views.retain(|view| !servers(view));
+    views
+}
+
+/// What owns an object, in its own namespace.
+fn owner(facts: &Facts, of: &Owner) -> Option<(String, Place)> {
+    Some((of.group().to_owned(), (facts.namespace.clone(), ObjectName::parse(&of.name).ok()?)))
 }
 
 /// What is known to lead to a cluster.
@@ -69,7 +87,7 @@ struct Known {
     services: HashSet<Place>,
     pods: HashSet<Place>,
     /// How the names of pods begin that were not read.
-    prefixes: Vec<Place>,
+    prefixes: Vec<(Namespace, String)>,
     /// By group: what owns a Secret or a workload.
     resources: HashSet<(String, Place)>,
 }
@@ -78,19 +96,17 @@ impl Known {
     fn add(&mut self, listed: &Listed) {
         let facts = &listed.view.facts;
         self.services.extend(services(facts));
-        self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).map(pod));
+        self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).map(place_of));
         self.prefixes.extend(facts.pod_prefix.clone().map(|prefix| (facts.namespace.clone(), prefix)));
         self.resources.insert((listed.view.system.resource().group.to_string(), place(facts)));
     }
 
     fn leads_to(&self, listed: &Listed) -> bool {
         let facts = &listed.view.facts;
-        let owner = |name: &str| (facts.namespace.clone(), name.to_owned());
-        let mut owners = facts.owners.iter().map(|of| (of.group().to_owned(), owner(&of.name)));
-        owners.any(|owner| self.resources.contains(&owner))
+        facts.owners.iter().any(|of| owner(facts, of).is_some_and(|owner| self.resources.contains(&owner)))
             || services(facts).any(|service| self.services.contains(&service))
             || places(facts).iter().any(|service| self.services.contains(service))
-            || listed.endpoints.iter().flatten().any(|found| self.has_pod(&pod(found)))
+            || listed.endpoints.iter().flatten().any(|found| self.has_pod(&place_of(found)))
     }
 
     fn has_pod(&self, (namespace, name): &Place) -> bool {
@@ -105,10 +121,11 @@ fn place(facts: &Facts) -> Place {
     (facts.namespace.clone(), facts.name.clone())
 }
 
-fn pod(pod: &Pod) -> Place {
+fn place_of(pod: &Pod) -> Place {
     (pod.metadata.namespace.clone(), pod.metadata.name.clone())
 }
 
 fn services(facts: &Facts) -> impl Iterator<Item = Place> {
-    facts.services.iter().map(|service| (facts.namespace.clone(), service.clone()))
+    let name = |service: &String| ObjectName::parse(service).ok();
+    facts.services.iter().filter_map(move |service| Some((facts.namespace.clone(), name(service)?)))
 }
