@@ -97,6 +97,13 @@ impl Context {
         self.built.meaning
     }
 
+    /// Which of the Kubernetes credentials that the context has had this is: what was read with one is not another's to
+    /// see. A token that its plugin renews is the same credential.
+    #[must_use]
+    pub fn credential(&self) -> u64 {
+        self.built.credential
+    }
+
     /// As the person writes it.
     #[must_use]
     pub fn name(&self) -> &str {
