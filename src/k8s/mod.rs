@@ -7,6 +7,7 @@
 //! seam's questions.
 
 pub mod access;
+mod body;
 mod choose;
 pub mod client;
 mod clock;
