@@ -15,6 +15,7 @@ use crate::session::{
 };
 
 pub mod descriptors;
+pub mod dumps;
 pub mod listen;
 
 use listen::Bound;
