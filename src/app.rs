@@ -17,7 +17,7 @@ use crate::{
         operators::{Layout, SystemsParams, ZalandoParams},
         watches::WatchParams,
     },
-    server::{self, Stop, descriptors, listen},
+    server::{self, Stop, descriptors, dumps, listen},
     session::{
         Params, Parts, Phase, Sessions,
         registry::{Limits, Registry},
@@ -103,6 +103,7 @@ impl Server {
 /// # Errors
 /// Where it cannot listen, or the TLS files cannot be used. That Kubernetes cannot be reached is only a warning.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    keep_secrets_in(settings);
     descriptors::raise_limit();
     let server = Server::bind(settings)?;
     let (stop, signals) = server::signals().context("signals")?;
@@ -117,12 +118,20 @@ pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
 /// # Errors
 /// Where Kubernetes does not answer.
 pub async fn list(settings: &Settings) -> Result<Listing, Failure> {
+    keep_secrets_in(settings);
     let contexts = Arc::new(Contexts::new(client_params(settings)));
     let kubernetes = Kubernetes::new(contexts, directory_params(settings));
     // The namespace in force narrows the list only where the person says so.
     let namespace = settings.kubernetes.namespace.clone();
     let ask = ListAsk { identity: Identity::Local, context: None, namespace, deadline: Instant::now() + LIST };
     kubernetes.list(&ask).await
+}
+
+/// Before the first Secret is read.
+fn keep_secrets_in(settings: &Settings) {
+    if !settings.process.core_dumps {
+        dumps::forbid();
+    }
 }
 
 /// Says where names lead, or that nothing answers: laptops come online later.

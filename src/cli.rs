@@ -13,7 +13,7 @@ use comfy_table::{Table, presets};
 use config::Value;
 
 use crate::{
-    error::Report,
+    error::{Report, printable},
     settings::{Flag, LogFormat, Origin, Sources, Tls},
     upstream::{ClusterInfo, Listing},
 };
@@ -223,10 +223,10 @@ pub fn completions(shell: Shell) -> io::Result<()> {
 pub fn print_list(listing: &Listing, output: Output) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match output {
-        Output::Json => writeln!(out, "{:#}", list_json(listing))?,
+        Output::Json => writeln!(out, "{}", escaped(&list_json(listing)))?,
         Output::Name => {
             for cluster in &listing.clusters {
-                writeln!(out, "{}.{}", cluster.id.name, cluster.id.namespace)?;
+                writeln!(out, "{}", full_name(cluster))?;
             }
         }
         Output::Text => {
@@ -236,8 +236,8 @@ pub fn print_list(listing: &Listing, output: Output) -> io::Result<()> {
                 writeln!(out, "{}", list_table(&listing.clusters))?;
             }
             if let Some(first) = listing.clusters.iter().find(|cluster| cluster.ready) {
-                let name = format!("{}.{}", first.id.name, first.id.namespace);
-                writeln!(out, "\nContext {}. Connect with: psql -h localhost -p 10000 {name}", first.id.context)?;
+                let (context, name) = (printable(&first.id.context), full_name(first));
+                writeln!(out, "\nContext {context}. Connect with: psql -h localhost -p 10000 {name}")?;
             }
         }
     }
@@ -250,12 +250,31 @@ pub fn print_list(listing: &Listing, output: Output) -> io::Result<()> {
     Ok(())
 }
 
+/// What others wrote is shown without the characters that a terminal obeys.
+fn full_name(cluster: &ClusterInfo) -> String {
+    printable(&format!("{}.{}", cluster.id.name, cluster.id.namespace))
+}
+
+/// JSON that a terminal shows and does not obey: DEL and the second set of control characters need no escape by its own
+/// rules.
+fn escaped(value: &serde_json::Value) -> String {
+    let mut text = String::new();
+    for character in format!("{value:#}").chars() {
+        if character.is_control() && character != '\n' {
+            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
 fn list_table(clusters: &[ClusterInfo]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["CLUSTER", "NAMESPACE", "SYSTEM", "PRIMARY", "REPLICAS", "STATUS", "DATABASES", "ROLES"]);
     for cluster in clusters {
-        table.add_row([
+        let row = [
             cluster.id.name.clone(),
             cluster.id.namespace.clone(),
             cluster.system.to_string(),
@@ -264,7 +283,8 @@ fn list_table(clusters: &[ClusterInfo]) -> Table {
             cluster.status.clone(),
             cluster.databases.join(","),
             cluster.roles.join(","),
-        ]);
+        ];
+        table.add_row(row.map(|cell| printable(&cell)));
     }
     table
 }
@@ -318,10 +338,10 @@ pub fn print_config(origins: &[Origin], output: Output) -> io::Result<()> {
 /// Where standard error is closed.
 pub fn print_report(kind: &str, report: &Report) -> io::Result<()> {
     let mut out = io::stderr().lock();
-    writeln!(out, "{kind}: {}", report.message)?;
+    writeln!(out, "{kind}: {}", printable(&report.message))?;
     for (label, text) in [("DETAIL", &report.detail), ("HINT", &report.hint)] {
         if let Some(text) = text {
-            writeln!(out, "{label}:  {text}")?;
+            writeln!(out, "{label}:  {}", printable(text))?;
         }
     }
     Ok(())
@@ -344,6 +364,31 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_list_shows_what_others_wrote_without_obeying() {
+        let wild = || "a\u{1b}[31mb\u{9b}0mc\u{7f}\r\nd".to_owned();
+        let id = crate::upstream::ClusterId { context: wild(), namespace: wild(), name: wild() };
+        let cluster = ClusterInfo {
+            id,
+            system: wild().into(),
+            primary: Some(wild()),
+            replicas: (0, 0),
+            ready: true,
+            status: wild(),
+            databases: vec![wild()],
+            roles: vec![wild()],
+        };
+        let controls = |text: &str| text.chars().any(|character| character.is_control() && character != '\n');
+        let listing = Listing { clusters: vec![cluster.clone()], warnings: Vec::new() };
+        let json = escaped(&list_json(&listing));
+        assert!(!controls(&json), "{json:?}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("still JSON");
+        assert_eq!(read.pointer("/clusters/0/status").and_then(serde_json::Value::as_str), Some(wild().as_str()));
+        let table = list_table(std::slice::from_ref(&cluster)).to_string();
+        assert!(!controls(&table) && table.lines().count() == 2, "{table:?}");
+        assert!(!full_name(&cluster).contains(char::is_control));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Report {
         Self {
             severity: Severity::Notice,
             sqlstate: SqlState::SUCCESSFUL_COMPLETION,
-            message: message.into(),
+            message: printable(&message.into()),
             detail: None,
             hint: None,
         }
@@ -133,7 +133,8 @@ impl Report {
     }
 }
 
-/// Reports repeat names that a client sent, and end in terminals and logs: no line breaks, no escape sequences.
+/// Reports repeat names that a client, a server or an object's author wrote, and end in terminals and logs: no line
+/// breaks, no escape sequences.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
@@ -141,7 +142,8 @@ pub fn printable(text: &str) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.severity.as_str(), self.message, self.sqlstate)
+        // The fields are public: whoever puts a message together anew may forget.
+        write!(f, "{}: {} ({})", self.severity.as_str(), printable(&self.message), self.sqlstate)
     }
 }
 
@@ -149,4 +151,24 @@ impl fmt::Display for Report {
 pub trait ClientFacing {
     /// What the client is told.
     fn report(&self) -> Report;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_holds_no_control_characters() {
+        let wild = "a\u{1b}[31mb\nc\0d\u{7f}e\u{9b}31mf";
+        let tame = "a\u{fffd}[31mb\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}31mf";
+        let fatal = Report::fatal(SqlState::UNKNOWN_TARGET, wild).detail(wild).hint(wild);
+        assert_eq!(
+            (fatal.message.as_str(), fatal.detail.as_deref(), fatal.hint.as_deref()),
+            (tame, Some(tame), Some(tame))
+        );
+        assert_eq!(Report::notice(wild).message, tame);
+        let put_together = Report { message: wild.to_owned(), ..Report::notice("") };
+        assert!(!put_together.to_string().contains(char::is_control), "{put_together}");
+        assert_eq!(printable("Grüße, 名前 🐘"), "Grüße, 名前 🐘");
+    }
 }

@@ -9,7 +9,7 @@ use clap::Parser;
 use pgferry::{
     app,
     cli::{self, Cli, Command, EX_CONFIG, EX_UNAVAILABLE, printed},
-    error::ClientFacing,
+    error::{ClientFacing, printable},
     settings::{self, Loaded, LogFormat},
     telemetry::{self, Format},
     tls,
@@ -59,6 +59,8 @@ async fn run(command: &Command, loaded: &Loaded) -> ExitCode {
 }
 
 fn failed(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // What holds a port may call itself whatever it likes. Lines are our own: a wrong setting is shown in its file.
+    let error = error.to_string().lines().map(printable).collect::<Vec<_>>().join("\n");
     // Where standard error is closed, the exit code says it.
     let _ = writeln!(io::stderr().lock(), "error: {error}");
     ExitCode::from(code)

@@ -1,8 +1,20 @@
 //! The log: lines on standard error, by `tracing`.
 
-use std::io::{self, IsTerminal};
+use std::{
+    fmt::Debug,
+    io::{self, IsTerminal},
+};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::field::Field;
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt as _,
+    fmt::{self, FormatFields, format},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::error::printable;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +49,62 @@ pub fn start(filter: &str, format: Format) -> Result<(), FilterError> {
     // Somebody who embeds the library may have a subscriber already, which then stays.
     let _ = match format {
         Format::Text => {
-            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false)).try_init()
+            let layer = fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false);
+            registry.with(layer.fmt_fields(text_fields())).try_init()
         }
         Format::Json => {
             registry.with(fmt::layer().json().flatten_event(true).with_target(false).with_writer(io::stderr)).try_init()
         }
     };
     Ok(())
+}
+
+/// `message name=value ...`, without the characters that a terminal obeys or that begin a line of their own: names,
+/// statuses and errors are other people's text. (JSON escapes them by itself.)
+fn text_fields() -> impl for<'a> FormatFields<'a> + 'static {
+    format::debug_fn(|writer, field: &Field, value: &dyn Debug| {
+        let text = printable(&format!("{value:?}"));
+        if field.name() == "message" { write!(writer, "{text}") } else { write!(writer, "{}={text}", field.name()) }
+    })
+    .delimited(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line_without_escapes() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).without_time();
+        let subscriber = tracing_subscriber::registry().with(layer.with_target(false).fmt_fields(text_fields()));
+        let wild = "a\u{1b}[31mb\nc\u{9b}d";
+        tracing::subscriber::with_default(subscriber, || {
+            let error: &(dyn std::error::Error + 'static) = &io::Error::other(wild);
+            tracing::info!(shown = %wild, quoted = wild, error, number = 7, "it said {wild}");
+        });
+        let text = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("text");
+        let tame = "a\u{fffd}[31mb\u{fffd}c\u{fffd}d";
+        let expected = format!(
+            " INFO it said {tame} shown={tame} quoted=\"a\\u{{1b}}[31mb\\nc\\u{{9b}}d\" error={tame} number=7\n"
+        );
+        assert_eq!(text, expected);
+    }
 }

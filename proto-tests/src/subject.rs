@@ -26,6 +26,9 @@ use crate::{
 /// Long enough for a busy machine; a test that needs it fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Whether it may be looked into.
+pub const CORE_DUMPS: &str = "PGFERRY__PROCESS__CORE_DUMPS";
+
 /// A running pgferry.
 pub struct Subject {
     child: Child,
@@ -50,7 +53,18 @@ impl Start {
         let mut command = Command::new(binary);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        if !rustix::process::geteuid().is_root() {
+            // An undumpable process' descriptors are root's alone to count.
+            command.env(CORE_DUMPS, "true");
+        }
         Self { command, home }
+    }
+
+    /// As another user of this machine; for root alone.
+    #[must_use]
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.command.uid(uid);
+        self
     }
 
     #[must_use]

@@ -27,3 +27,4 @@ mod logins;
 mod names;
 mod protocol;
 mod requests;
+mod trust_process;

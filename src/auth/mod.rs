@@ -1,5 +1,7 @@
 //! Who the client is, and logging in upstream.
 
+use std::net::IpAddr;
+
 use crate::{
     error::{ClientFacing, Report, SqlState},
     upstream::Identity,
@@ -45,6 +47,12 @@ pub enum AuthError {
     /// The system does not say whose it is.
     #[error("the system does not say which user this connection belongs to")]
     Unknown,
+    /// It comes over a network, where nobody says who it is.
+    #[error("this pgferry serves this machine alone, and {address} is no loopback address")]
+    NotLoopback {
+        /// The end that is not.
+        address: IpAddr,
+    },
 }
 
 impl ClientFacing for AuthError {
@@ -55,6 +63,9 @@ impl ClientFacing for AuthError {
                 "Run a pgferry of your own, or let its owner add {uid} to listen.allowed_uids in the configuration"
             )),
             Self::Unknown => report.hint("Connect again; over a Unix socket (--socket-dir) the system always says"),
+            Self::NotLoopback { .. } => report.hint(
+                "Connect to 127.0.0.1 or ::1 on the machine where pgferry runs, or run one on your own: pgferry serve",
+            ),
         }
     }
 }

@@ -18,10 +18,12 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role, WebSocketConfig},
 };
+use zeroize::Zeroizing;
 
 use super::{
     K8sError,
     access::{Access, ListQuery},
+    body,
     connector::impersonate,
     contexts::{Built, Shared},
     names::{Namespace, ObjectName},
@@ -100,9 +102,11 @@ impl Context {
         self.built.meaning
     }
 
-    /// Which of the credentials that the context has had this is.
-    pub(super) fn credential(&self) -> u64 {
-        0
+    /// Which of the Kubernetes credentials that the context has had this is: what was read with one is not another's to
+    /// see. A token that its plugin renews is the same credential.
+    #[must_use]
+    pub fn credential(&self) -> u64 {
+        self.built.credential
     }
 
     /// As the person writes it.
@@ -145,7 +149,7 @@ impl Context {
         deadline: Instant,
     ) -> Result<Option<K>, K8sError> {
         match self.text(access, &access.path(&[]), None, deadline).await {
-            Ok(text) => self.parse(access, &text).map(Some),
+            Ok(body) => self.parse(access, &body).map(Some),
             Err(K8sError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -184,7 +188,7 @@ impl Context {
             query.write(&mut parameters);
             parameters.extend(from.clone().map(|token| ("continue", token)));
             let page: Page<K> = match self.text(access, &access.path(&parameters), None, deadline).await {
-                Ok(text) => self.parse(access, &text)?,
+                Ok(body) => self.parse(access, &body)?,
                 // The list took longer than the server remembers it: once more from the beginning.
                 Err(K8sError::Gone) if from.is_some() && !restarted => {
                     restarted = true;
@@ -300,7 +304,7 @@ impl Context {
         path: &str,
         body: Option<Vec<u8>>,
         deadline: Instant,
-    ) -> Result<String, K8sError> {
+    ) -> Result<Zeroizing<Vec<u8>>, K8sError> {
         let method = if body.is_some() { "POST" } else { "GET" };
         let request = self.request(method, path, body.unwrap_or_default())?;
         self.retrying(access, deadline, &request, |client, request| async move { answer(&client, request).await }).await
@@ -365,29 +369,30 @@ impl Context {
         Ok(request)
     }
 
-    /// Parses an object. serde's words name fields and types, never values of strings.
-    fn parse<K: DeserializeOwned>(&self, access: &Access<'_>, text: &str) -> Result<K, K8sError> {
+    /// Parses an object. Nothing of it is quoted in an error: it may be a Secret.
+    fn parse<K: DeserializeOwned>(&self, access: &Access<'_>, body: &[u8]) -> Result<K, K8sError> {
         // A login page may well come with 200.
-        if !text.trim_start().starts_with('{') {
+        if !body.trim_ascii_start().starts_with(b"{") {
             return Err(K8sError::NotKubernetes { server: self.server().to_owned(), code: 200 });
         }
-        serde_json::from_str(text).map_err(|error| K8sError::Malformed {
+        serde_json::from_slice(body).map_err(|error| K8sError::Malformed {
             what: access.to_string(),
             why: format!("line {}, column {}", error.line(), error.column()),
         })
     }
 }
 
-/// An answer's text. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
+/// An answer's body. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
 /// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
-async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<String, kube::Error> {
+async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, kube::Error> {
     let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
-    let text = String::from_utf8(body.collect_bytes().await?.to_vec()).map_err(kube::Error::FromUtf8)?;
+    let body = body::read(body).await?;
     if head.status.is_success() {
-        return Ok(text);
+        return Ok(body);
     }
-    let known: Option<Status> = serde_json::from_str(&text).ok();
-    let mut status = known.unwrap_or_else(|| Status::failure(text.trim(), FOREIGN)).with_code(head.status.as_u16());
+    let known: Option<Status> = serde_json::from_slice(&body).ok();
+    let said = || String::from_utf8_lossy(body.trim_ascii()).into_owned();
+    let mut status = known.unwrap_or_else(|| Status::failure(&said(), FOREIGN)).with_code(head.status.as_u16());
     if let Some(seconds) = retry_after(&head.headers) {
         let none = String::new;
         status.details = Some(StatusDetails {

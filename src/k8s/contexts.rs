@@ -10,11 +10,11 @@ use std::{
 
 use kube::{
     Client, Config,
-    config::{Cluster, ExecConfig, KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tracing::debug;
 
@@ -24,14 +24,12 @@ use super::{
     clock::{Clock, Mark},
     connector,
     discovery::Discovered,
-    exec::{self, Credential},
+    fingerprint::Fingerprint,
     kubeconfig::{Sources, Stamp, apply, files, in_cluster, just_changed, read, stamps},
     nearest::nearest,
+    plugin::{Asking, EARLY, Plugin, PluginLogin},
 };
 use crate::upstream::{Identity, Progress};
-
-/// A token is renewed this long before it ends: a call under way with it still gets through.
-const EARLY: Duration = Duration::from_mins(1);
 
 /// Between two looks at a kubeconfig that is being written.
 const WRITTEN: Duration = Duration::from_millis(50);
@@ -92,13 +90,6 @@ pub(super) struct Shared {
     pub(super) used_up: AtomicUsize,
 }
 
-/// What the credential plugin said last.
-#[derive(Debug, Default)]
-struct PluginLogin {
-    credential: Option<Credential>,
-    failed: Option<(Instant, K8sError)>,
-}
-
 /// A client, and what it was built from.
 #[derive(Clone)]
 pub(super) struct Built {
@@ -108,6 +99,10 @@ pub(super) struct Built {
     authority: Option<Vec<Vec<u8>>>,
     /// Which of the clusters that the context's name has meant this is.
     pub(super) meaning: u64,
+    /// What the kubeconfig says about the user.
+    user: Fingerprint,
+    /// Which of the credentials that the context has had this is.
+    pub(super) credential: u64,
     pub(super) namespace: String,
     expires: Option<SystemTime>,
     sources: Sources,
@@ -132,6 +127,13 @@ impl Built {
         };
         self.server != server || !common
     }
+}
+
+/// What a client is made from besides its configuration.
+struct Origin {
+    user: Fingerprint,
+    expires: Option<SystemTime>,
+    sources: Sources,
 }
 
 impl Contexts {
@@ -235,11 +237,15 @@ impl Contexts {
         Ok(Context::new(shared, built, identity.clone()))
     }
 
-    /// Whether a context still means this one of its clusters; no where the kubeconfig has changed and was not read yet.
-    pub(super) fn still_means(&self, name: &str, (meaning, _credential): (u64, u64)) -> bool {
+    /// Whether a context still means this one of its clusters, and is reached with this one of its credentials; no where the
+    /// kubeconfig has changed and was not read yet.
+    #[must_use]
+    pub fn still_holds(&self, name: &str, meaning: u64, credential: u64) -> bool {
         self.shared(name).is_ok_and(|shared| {
             let current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.as_ref().is_some_and(|built| built.meaning == meaning && !built.sources.have_changed())
+            current.as_ref().is_some_and(|built| {
+                (built.meaning, built.credential) == (meaning, credential) && !built.sources.have_changed()
+            })
         })
     }
 
@@ -315,7 +321,7 @@ impl Shared {
         if let Some(built) = self.fresh().filter(|built| built.made != refused) {
             return Ok(built);
         }
-        login.credential = None;
+        login.forget();
         self.build(&mut login, asked, None).await
     }
 
@@ -346,18 +352,30 @@ impl Shared {
         let mut sources = Sources::of(self.files.clone());
         let Some(mut kubeconfig) = read(&self.files)? else { return self.build_in_cluster() };
         sources.add_named(&kubeconfig, &self.real);
-        let plugin = self.take_plugin(&mut kubeconfig);
+        let user = user(&kubeconfig, &self.real);
+        let plugin = Plugin::take(&mut kubeconfig, &self.real);
         let options = KubeConfigOptions { context: Some(self.real.clone()), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
+        if self.means_another(&config) {
+            login.forget();
+        }
         let mut expires = None;
-        if let Some((exec, cluster)) = plugin {
-            let credential = self.credential((login, asked), (&exec, cluster.as_ref()), progress).await?;
+        if let Some(plugin) = plugin {
+            let limit = self.params.exec_timeout;
+            let asking = Asking { context: &self.shown, since: asked, limit, progress };
+            let credential = login.credential(plugin, asking).await?;
             expires = credential.expires;
             apply(&credential, &mut config.auth_info);
         }
-        self.finish(config, expires, sources)
+        self.finish(config, Origin { user, expires, sources })
+    }
+
+    /// Whether a configuration leads to another cluster than the client that we have.
+    fn means_another(&self, config: &Config) -> bool {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().is_some_and(|before| before.is_other(&address(config), authority(config)))
     }
 
     fn build_in_cluster(&self) -> Result<Built, K8sError> {
@@ -365,14 +383,17 @@ impl Shared {
             return Err(K8sError::NoKubeconfig);
         }
         let config = Config::incluster().map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
-        self.finish(config, None, Sources::of(self.files.clone()))
+        // Who we are there is the pod's business, and stays.
+        let user = Fingerprint::of(&());
+        self.finish(config, Origin { user, expires: None, sources: Sources::of(self.files.clone()) })
     }
 
-    fn finish(&self, config: Config, expires: Option<SystemTime>, sources: Sources) -> Result<Built, K8sError> {
+    fn finish(&self, config: Config, origin: Origin) -> Result<Built, K8sError> {
+        let Origin { user, expires, sources } = origin;
         let client = connector::build(&config, self.params.connect_timeout)?;
-        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let server = address(&config);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut authority = config.root_cert.filter(|certificates| !certificates.is_empty());
+        let mut authority = authority(&config).map(<[_]>::to_vec);
         match current.as_ref() {
             Some(before) if before.is_other(&server, authority.as_deref()) => {
                 debug!(context = self.shown, server, "the context is another cluster now");
@@ -383,11 +404,19 @@ impl Shared {
             Some(before) => authority = authority.or_else(|| before.authority.clone()),
             None => {}
         }
+        let meaning = *self.meanings.borrow();
+        let credential = match current.as_ref() {
+            Some(before) if before.meaning == meaning && before.user == user => before.credential,
+            Some(before) => before.credential + 1,
+            None => 0,
+        };
         let built = Built {
             client,
             server,
             authority,
-            meaning: *self.meanings.borrow(),
+            meaning,
+            user,
+            credential,
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
             expires,
             sources,
@@ -398,51 +427,26 @@ impl Shared {
         *current = Some(built.clone());
         Ok(built)
     }
-
-    /// Takes the credential plugin out, so that kube does not run it.
-    fn take_plugin(&self, kubeconfig: &mut Kubeconfig) -> Option<(ExecConfig, Option<Cluster>)> {
-        let context = kubeconfig.contexts.iter().find(|context| context.name == self.real)?.context.as_ref()?;
-        let user = context.user.as_ref()?;
-        let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == context.cluster);
-        let cluster = cluster.and_then(|cluster| cluster.cluster.clone());
-        let user = kubeconfig.auth_infos.iter_mut().find(|named| named.name == *user)?;
-        let exec = user.auth_info.as_mut()?.exec.take()?;
-        Some((exec, cluster))
-    }
-
-    /// The plugin's credential: the one it gave last, while that is good. A failure is everybody's who waited for it.
-    async fn credential(
-        &self,
-        (login, asked): (&mut PluginLogin, Instant),
-        (exec, cluster): (&ExecConfig, Option<&Cluster>),
-        progress: Option<&Progress>,
-    ) -> Result<Credential, K8sError> {
-        let good = |credential: &&Credential| credential.expires.is_none_or(|end| end > SystemTime::now() + EARLY);
-        if let Some(credential) = login.credential.as_ref().filter(good) {
-            return Ok(credential.clone());
-        }
-        if let Some((_, error)) = login.failed.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(error.clone());
-        }
-        if let Some(progress) = progress {
-            progress.waiting_for(format!("a login to Kubernetes (context {}) by {}", self.shown, exec::program(exec)));
-        }
-        let limit = self.params.exec_timeout;
-        // On a task of its own: it goes on when the client that asked first leaves, and others wait for it.
-        let (exec, cluster, shown) = (exec.clone(), cluster.cloned(), self.shown.clone());
-        let run = tokio::spawn(async move { exec::run(&exec, cluster.as_ref(), &shown, limit).await });
-        let ended = timeout(limit + EARLY, run).await.ok().and_then(Result::ok).unwrap_or_else(|| {
-            Err(K8sError::Plugin {
-                context: self.shown.clone(),
-                command: "the credential plugin".to_owned(),
-                why: "did not finish".to_owned(),
-                hint: None,
-            })
-        });
-        match &ended {
-            Ok(credential) => login.credential = Some(credential.clone()),
-            Err(error) => login.failed = Some((Instant::now(), error.clone())),
-        }
-        ended
-    }
 }
+
+/// The API server's address.
+fn address(config: &Config) -> String {
+    config.cluster_url.to_string().trim_end_matches('/').to_owned()
+}
+
+/// Whose certificates the API server may have, where that is said.
+fn authority(config: &Config) -> Option<&[Vec<u8>]> {
+    config.root_cert.as_deref().filter(|certificates| !certificates.is_empty())
+}
+
+/// What a kubeconfig says about a context's user, its plugin included.
+fn user(kubeconfig: &Kubeconfig, context: &str) -> Fingerprint {
+    let context = kubeconfig.contexts.iter().find(|named| named.name == context);
+    let name = context.and_then(|named| named.context.as_ref()?.user.as_ref());
+    let user = kubeconfig.auth_infos.iter().find(|named| Some(&named.name) == name);
+    Fingerprint::of(&user.and_then(|named| named.auth_info.as_ref()))
+}
+
+#[cfg(test)]
+#[path = "contexts_tests.rs"]
+mod tests;

@@ -514,7 +514,7 @@ impl Directory for Kubernetes {
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
-        self.contexts.still_means(&upstream.cluster.context, (upstream.meaning, upstream.credential))
+        self.contexts.still_holds(&upstream.cluster.context, upstream.meaning, upstream.credential)
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {

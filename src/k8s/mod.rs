@@ -7,6 +7,7 @@
 //! seam's questions.
 
 pub mod access;
+mod body;
 mod choose;
 pub mod client;
 mod clock;
@@ -20,6 +21,7 @@ mod discovery;
 mod error;
 mod exec;
 mod explain;
+mod fingerprint;
 pub mod forward;
 mod guards;
 mod idle;
@@ -34,6 +36,7 @@ mod nearest;
 mod no_proxy;
 mod objects;
 pub mod operators;
+mod plugin;
 mod pool;
 mod readings;
 mod reads;

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::error::{Report, Severity};
+use crate::error::{Report, Severity, printable};
 
 /// A typed message with this body.
 pub fn message(tag: u8, body: &[u8], out: &mut BytesMut) {
@@ -17,11 +17,13 @@ pub fn report(report: &Report, out: &mut BytesMut) {
     let tag = if report.severity == Severity::Fatal { b'E' } else { b'N' };
     let mut body = BytesMut::new();
     // V stays what S says, as nothing here is translated; R lets support tell our errors from a server's.
+    // The last place where text from elsewhere can be kept off a terminal.
+    let message_text = printable(&report.message);
     for (field, value) in [
         (b'S', Some(report.severity.as_str())),
         (b'V', Some(report.severity.as_str())),
         (b'C', Some(report.sqlstate.as_str())),
-        (b'M', Some(report.message.as_str())),
+        (b'M', Some(message_text.as_str())),
         (b'D', report.detail.as_deref()),
         (b'H', report.hint.as_deref()),
         (b'R', Some("pgferry")),

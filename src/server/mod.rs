@@ -7,17 +7,25 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::session::{Accepted, Phase, Sessions};
+use crate::session::{
+    Phase, Sessions,
+    meet::{Met, Unwelcome, Welcome},
+};
 
 pub mod descriptors;
+pub mod dumps;
 pub mod listen;
 
 use listen::Bound;
 
 /// After a failed accept (no descriptors left, mostly): long enough for a session to end, short enough for a person.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How many connections of users who may not connect wait to hear why. A person's mistake is one or two; whoever opens
+/// more need not hear it.
+const STRANGERS: usize = 16;
 
 /// How long sessions get to write their last words when the drain is over.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -50,19 +58,24 @@ pub async fn run(
     mut stop: watch::Receiver<Stop>,
     params: Params,
 ) {
-    let places = Arc::new(Semaphore::new(params.max_startups));
     let (accepted, mut arrivals) = mpsc::channel(1);
+    let door = Door {
+        sessions: Arc::clone(&sessions),
+        clients: Arc::new(Semaphore::new(params.max_startups)),
+        strangers: Arc::new(Semaphore::new(STRANGERS)),
+        arrivals: accepted,
+    };
     let mut listeners = JoinSet::new();
     for bound in bound {
-        listeners.spawn(accept(bound, Arc::clone(&places), accepted.clone()));
+        listeners.spawn(door.clone().accept(bound));
     }
-    drop(accepted);
+    drop(door);
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop != Stop::Not) => break,
             arrival = arrivals.recv() => match arrival {
-                Some((connection, place)) => spawn(&mut running, &sessions, connection, place),
+                Some(arrival) => spawn(&mut running, &sessions, arrival),
                 None => break,
             },
             Some(ended) = running.join_next() => reaped(ended),
@@ -76,7 +89,7 @@ pub async fn run(
     while !running.is_empty() {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop == Stop::Now) => break,
-            Some((connection, place)) = arrivals.recv() => spawn(&mut running, &sessions, connection, place),
+            Some(arrival) = arrivals.recv() => spawn(&mut running, &sessions, arrival),
             Some(ended) = running.join_next() => reaped(ended),
         }
     }
@@ -92,13 +105,22 @@ pub async fn run(
     }
 }
 
-type Arrival = (Accepted, OwnedSemaphorePermit);
+/// A connection with its place.
+enum Arrival {
+    /// Of somebody who may connect.
+    Client(Welcome, OwnedSemaphorePermit),
+    /// Of somebody who may not.
+    Stranger(Unwelcome, OwnedSemaphorePermit),
+}
 
-fn spawn(running: &mut JoinSet<()>, sessions: &Arc<Sessions>, connection: Accepted, place: OwnedSemaphorePermit) {
+fn spawn(running: &mut JoinSet<()>, sessions: &Arc<Sessions>, arrival: Arrival) {
     let sessions = Arc::clone(sessions);
     running.spawn(async move {
         let id = sessions.next_id();
-        sessions.serve(id, connection, place).await;
+        match arrival {
+            Arrival::Client(welcome, place) => sessions.serve(id, welcome, place).await,
+            Arrival::Stranger(unwelcome, place) => sessions.refuse(id, unwelcome, place).await,
+        }
     });
 }
 
@@ -111,20 +133,44 @@ fn reaped(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn accept(bound: Bound, places: Arc<Semaphore>, arrivals: mpsc::Sender<Arrival>) {
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        match bound.accept().await {
-            Ok(connection) => {
-                if arrivals.send((connection, place)).await.is_err() {
-                    return;
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
+    sessions: Arc<Sessions>,
+    /// Places of those who may connect and have not sent their startup packet yet.
+    clients: Arc<Semaphore>,
+    /// Places of those who may not.
+    strangers: Arc<Semaphore>,
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+impl Door {
+    async fn accept(self, bound: Bound) {
+        loop {
+            let met = match bound.accept().await {
+                Ok(connection) => self.sessions.meet(connection).await,
+                Err(error) => {
+                    warn!(%error, listener = %bound, "a connection could not be accepted");
+                    sleep(ACCEPT_BACKOFF).await;
+                    continue;
                 }
-            }
-            Err(error) => {
-                warn!(%error, listener = %bound, "a connection could not be accepted");
-                sleep(ACCEPT_BACKOFF).await;
+            };
+            let arrival = match met {
+                // A place is waited for with a client at hand: a listener that nobody comes to takes none.
+                Met::Welcome(welcome) => match Arc::clone(&self.clients).acquire_owned().await {
+                    Ok(place) => Arrival::Client(welcome, place),
+                    Err(_) => return,
+                },
+                Met::Unwelcome(unwelcome) => match Arc::clone(&self.strangers).try_acquire_owned() {
+                    Ok(place) => Arrival::Stranger(unwelcome, place),
+                    Err(_) => {
+                        debug!(listener = %bound, "one more connection of a user who may not connect is closed");
+                        continue;
+                    }
+                },
+            };
+            if self.arrivals.send(arrival).await.is_err() {
+                return;
             }
         }
     }

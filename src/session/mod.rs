@@ -12,10 +12,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    auth::{
-        Authenticated,
-        peer::{self, AllowedUids},
-    },
+    auth::{Authenticated, peer::AllowedUids},
     error::{ClientFacing, Report, SqlState},
     pg::{options, startup::Startup},
     tls::accept::Acceptor,
@@ -27,6 +24,7 @@ pub mod client;
 mod connect;
 mod converse;
 mod greet;
+pub mod meet;
 mod patience;
 mod pipe;
 pub mod registry;
@@ -38,10 +36,11 @@ mod turns;
 use client::{ClientStream, Peer, Socket};
 use connect::{Connected, Connector, Refusal, Wanted};
 use greet::{GreetError, Greeted, Greeting, greet};
-use registry::{Registry, SessionId};
+use meet::Welcome;
+use registry::{Permit, Registry, SessionId};
 use reply::{Reply, tell};
 use route::{Names, Route, is_replication, route};
-use spare::{Likeness, Spares};
+use spare::{Likeness, Spares, Yielded};
 
 /// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
 /// that it hangs.
@@ -154,22 +153,26 @@ impl Sessions {
         self.registry.next_id()
     }
 
-    /// Serves one connection to its end. `greeting` is dropped when the client has said what it wants: it holds a
-    /// place among the connections that have not.
-    pub async fn serve<P: Send>(&self, id: SessionId, accepted: Accepted, greeting: P) {
-        let Accepted { socket, peer, bound } = accepted;
+    /// Serves one connection to its end. `place` is dropped when the client has said what it wants: it is one among the
+    /// connections that have not.
+    pub async fn serve<P: Send>(&self, id: SessionId, welcome: Welcome, place: P) {
+        let Welcome { accepted: Accepted { socket, peer, bound }, who } = welcome;
         self.connector.directory.warm();
-        // Asked before the startup packet is read, while the client's end of the socket surely still exists.
-        let who = match (&socket, &peer) {
-            (Socket::Unix(unix), _) => match unix.peer_cred() {
-                Ok(credentials) => peer::unix(credentials, &self.allowed),
-                Err(error) => return debug!(session = %id, %error, "the peer of a Unix socket is unknown"),
-            },
-            (Socket::Tcp(_), Peer::Tcp { peer, local }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
-            (Socket::Tcp(_), Peer::Unix) => return,
-        };
-        let greeted = timeout(self.params.startup_deadline, greet(socket, &peer, self.acceptor.as_ref())).await;
-        drop(greeting);
+        match self.greeted(id, socket, &peer, place).await {
+            // Whoever holds the key may cancel, of those who may connect at all.
+            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key).await,
+            Some(Greeting::Startup(greeted)) => {
+                let greeted = Box::new(greeted);
+                Box::pin(self.session(id, greeted, peer, bound, who)).await;
+            }
+            None => {}
+        }
+    }
+
+    /// What the client wants, where it says so in time and properly. Then `place` is dropped.
+    async fn greeted<P: Send>(&self, id: SessionId, socket: Socket, peer: &Peer, place: P) -> Option<Greeting> {
+        let greeted = timeout(self.params.startup_deadline, greet(socket, peer, self.acceptor.as_ref())).await;
+        drop(place);
         match greeted {
             Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
             Ok(Err(GreetError::Refused(mut client, report))) => {
@@ -181,17 +184,9 @@ impl Sessions {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 debug!(session = %id, %peer, %cause, "{error}");
             }
-            Ok(Ok(Greeting::Cancel(client, key))) => {
-                // Whoever holds the key may cancel; on loopback only those who may connect at all.
-                if who.is_ok() {
-                    self.cancel(id, client, &key).await;
-                }
-            }
-            Ok(Ok(Greeting::Startup(greeted))) => {
-                let greeted = Box::new(greeted);
-                Box::pin(self.session(id, greeted, peer, bound, who.map_err(|error| error.report()))).await;
-            }
+            Ok(Ok(greeting)) => return Some(greeting),
         }
+        None
     }
 
     async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &crate::pg::cancel::CancelKey) {
@@ -213,61 +208,94 @@ impl Sessions {
         greeted: Box<Greeted>,
         peer: Peer,
         bound: Option<Target>,
-        who: Result<Authenticated, Report>,
+        who: Authenticated,
     ) {
-        let Greeted { mut client, startup, early } = *greeted;
-        let admitted = match who {
-            Ok(who) => self.admit(&startup, bound.as_ref()).map(|(permit, route)| (who, permit, route)),
-            Err(report) => {
-                info!(session = %id, %peer, %report, "connection refused");
-                return tell(&mut client, &report).await;
-            }
-        };
+        let Greeted { client, startup, mut early } = *greeted;
         let mut reply = Reply { client, negotiation: startup.negotiation(), opened: false };
-        let (who, permit, route) = match admitted {
-            Ok(admitted) => admitted,
+        let route = match self.route(&startup, bound.as_ref()) {
+            Ok(route) => route,
             Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
         };
         let started = Instant::now();
         let (wanted, progress) = self.wanted(&who, &startup, route);
-        let mut early = early;
         // A replication connection is one of a kind.
-        let spares = self.spares.as_ref().filter(|_| !is_replication(&startup));
-        let likeness = spares.map(|spares| (spares, Likeness::of(&wanted)));
-        let spare = match &likeness {
-            Some((spares, likeness)) => spares.take(likeness).await,
-            None => None,
+        let likeness = (!is_replication(&startup)).then(|| Likeness::of(&wanted));
+        let (permit, spare) = match self.admit(likeness.as_ref()).await {
+            Ok(admitted) => admitted,
+            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
         };
         let outcome = match spare {
             Some(connected) => {
                 debug!(session = %id, "a session that was logged in ahead is taken");
-                Waited::Connected(Box::new(connected))
+                Waited::Connected(connected)
             }
-            None => self.await_server(id, &wanted, progress, &mut reply, &mut early).await,
+            None => self.connected(id, &wanted, progress, &mut reply, &mut early).await,
         };
         let connected = match outcome {
             Waited::Connected(connected) => connected,
             Waited::Refused(refusal) => return reply.refuse(id, &peer, &refusal).await,
             Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
         };
-        if let Some((spares, likeness)) = likeness {
-            spares.prepare(likeness, &wanted, &self.connector);
+        if let (Some(spares), Some(likeness)) = (&self.spares, likeness) {
+            spares.prepare(likeness, &wanted, &self.connector, &self.registry);
         }
         let about = About { id, peer, who, startup, wanted, started };
         self.converse(about, reply, connected, early).await;
         drop(permit);
     }
 
-    /// A place among the sessions, and where to go.
-    fn admit(&self, startup: &Startup, bound: Option<&Target>) -> Result<(registry::Permit, Route), Report> {
+    /// Where to go.
+    fn route(&self, startup: &Startup, bound: Option<&Target>) -> Result<Route, Report> {
         if let Phase::Draining { .. } = *self.phase.borrow() {
             return Err(draining());
         }
-        let permit = self.registry.admit()?;
         let directory = &self.connector.directory;
-        let route = route(startup, bound, &self.params.names, &|name| directory.knows_context(name))
-            .map_err(|error| error.report())?;
-        Ok((permit, route))
+        route(startup, bound, &self.params.names, &|name| directory.knows_context(name)).map_err(|error| error.report())
+    }
+
+    /// A place among the sessions, and perhaps the session itself. A spare one never keeps a client out: it goes to who
+    /// is like it, or ends for who is not.
+    async fn admit(&self, likeness: Option<&Likeness>) -> Result<(Permit, Option<Box<Connected>>), Report> {
+        let Some(spares) = &self.spares else {
+            return Ok((self.registry.admit()?, None));
+        };
+        if let Some(likeness) = likeness
+            && let Some(given) = spares.take(likeness).await
+        {
+            return Ok(given.parts());
+        }
+        loop {
+            let full = match self.registry.admit() {
+                Ok(permit) => return Ok((permit, None)),
+                Err(full) => full,
+            };
+            match spares.yield_one(likeness).await {
+                Yielded::Given(given) => return Ok(given.parts()),
+                Yielded::Ended => {}
+                Yielded::None => return Err(full),
+            }
+        }
+    }
+
+    /// Waits for the server; once more where spare sessions have taken its last place.
+    async fn connected(
+        &self,
+        id: SessionId,
+        wanted: &Wanted,
+        progress: watch::Receiver<String>,
+        reply: &mut Reply,
+        early: &mut BytesMut,
+    ) -> Waited {
+        let waited = self.await_server(id, wanted, progress.clone(), reply, early).await;
+        if let Waited::Refused(refusal) = &waited
+            && refusal.is_too_many()
+            && let Some(spares) = &self.spares
+            && spares.end_all().await > 0
+        {
+            debug!(session = %id, "spare sessions ended for a client");
+            return self.await_server(id, wanted, progress, reply, early).await;
+        }
+        waited
     }
 
     fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
@@ -336,6 +364,16 @@ enum Waited {
     Connected(Box<Connected>),
     Refused(Refusal),
     ClientGone,
+}
+
+impl Refusal {
+    /// A limit on connections is reached: a server's, or ours on one cluster.
+    fn is_too_many(&self) -> bool {
+        match self {
+            Self::Server { fields, .. } => fields.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str(),
+            Self::Report(report) => report.sqlstate == SqlState::TOO_MANY_CONNECTIONS,
+        }
+    }
 }
 
 /// What the log says about a session.

@@ -90,15 +90,16 @@ impl Registry {
     /// # Errors
     /// 53300 where the limit is reached.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Report> {
-        let permit = Permit(Arc::clone(self));
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits.all {
+        // Never above the limit, not for a moment: who is refused must keep nobody else out.
+        let next = |open: usize| (open < self.limits.all).then_some(open + 1);
+        if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_err() {
             return Err(Report::fatal(
                 SqlState::TOO_MANY_CONNECTIONS,
                 format!("pgferry serves {} connections already, its limit", self.limits.all),
             )
             .hint("Close some, or raise sessions.max_connections (PGFERRY__SESSIONS__MAX_CONNECTIONS)"));
         }
-        Ok(permit)
+        Ok(Permit(Arc::clone(self)))
     }
 
     /// Counts a session of a cluster in, until the place is dropped.

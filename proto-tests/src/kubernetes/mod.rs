@@ -2,7 +2,7 @@
 //! refuses on demand, faults, and a port-forward of its own framing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
@@ -112,6 +112,8 @@ pub(crate) struct Store {
     /// Custom resources that exist: `plural.group` to its version.
     resources: BTreeMap<String, String>,
     tokens: HashMap<String, String>,
+    /// Tokens that were shown, good and bad.
+    shown: HashSet<String>,
     denied: Vec<Denied>,
     faults: Vec<Planted>,
     backends: HashMap<(String, String, u16), Backend>,
@@ -197,6 +199,7 @@ impl FakeKubernetes {
             version: 100,
             resources: BTreeMap::new(),
             tokens: HashMap::from([(token.clone(), "admin".to_owned())]),
+            shown: HashSet::new(),
             denied: Vec::new(),
             faults: Vec::new(),
             backends: HashMap::new(),
@@ -310,6 +313,12 @@ impl FakeKubernetes {
     /// The token is not valid any more.
     pub fn revoke(&self, token: &str) {
         self.shared.store().tokens.remove(token);
+    }
+
+    /// Whether a token was ever shown to this server, valid here or not.
+    #[must_use]
+    pub fn has_seen(&self, token: &str) -> bool {
+        self.shared.store().shown.contains(token)
     }
 
     #[must_use]

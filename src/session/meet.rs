@@ -1,0 +1,71 @@
+//! Whose a connection is: asked before a byte is read from it and before anything is done for it. What nobody may have
+//! been let in for costs Kubernetes nothing, and takes no place from those who may.
+
+use tracing::{debug, info};
+
+use super::{
+    Accepted, Sessions,
+    client::{Peer, Socket},
+    greet::Greeting,
+    registry::SessionId,
+    reply::tell,
+};
+use crate::{
+    auth::{AuthError, Authenticated, peer},
+    error::{ClientFacing as _, Report},
+};
+
+/// A connection whose other end is known.
+#[derive(Debug)]
+pub enum Met {
+    /// It may be served.
+    Welcome(Welcome),
+    /// It may not.
+    Unwelcome(Unwelcome),
+}
+
+/// A connection of somebody who may connect. Only [`Sessions::meet`] makes one.
+#[derive(Debug)]
+pub struct Welcome {
+    pub(super) accepted: Accepted,
+    pub(super) who: Authenticated,
+}
+
+/// A connection of somebody who may not, and what is to be said.
+#[derive(Debug)]
+pub struct Unwelcome {
+    accepted: Accepted,
+    report: Report,
+}
+
+impl Sessions {
+    /// Looks whose a connection is, while the client's end of the socket surely still exists.
+    pub async fn meet(&self, accepted: Accepted) -> Met {
+        let who = match (&accepted.socket, &accepted.peer) {
+            (Socket::Unix(unix), _) => unix
+                .peer_cred()
+                .map_err(|_| AuthError::Unknown)
+                .and_then(|credentials| peer::unix(credentials, &self.allowed)),
+            (Socket::Tcp(_), Peer::Tcp { peer, local }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
+            (Socket::Tcp(_), Peer::Unix) => Err(AuthError::Unknown),
+        };
+        match who {
+            Ok(who) => Met::Welcome(Welcome { accepted, who }),
+            Err(error) => Met::Unwelcome(Unwelcome { accepted, report: error.report() }),
+        }
+    }
+
+    /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.
+    pub async fn refuse<P: Send>(&self, id: SessionId, unwelcome: Unwelcome, place: P) {
+        let Unwelcome { accepted: Accepted { socket, peer, .. }, report } = unwelcome;
+        match self.greeted(id, socket, &peer, ()).await {
+            Some(Greeting::Startup(mut greeted)) => {
+                info!(session = %id, %peer, %report, "connection refused");
+                tell(&mut greeted.client, &report).await;
+            }
+            Some(Greeting::Cancel(..)) => debug!(session = %id, %peer, "a cancel request of somebody else"),
+            None => {}
+        }
+        drop(place);
+    }
+}
