@@ -8,6 +8,8 @@ use crate::{
 #[cfg(target_os = "linux")]
 mod owner;
 pub mod peer;
+mod rounds;
+mod scram;
 pub mod upstream;
 
 /// A client that may connect. Only this layer makes one, and nothing upstream is opened without it.
