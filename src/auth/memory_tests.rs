@@ -2,7 +2,7 @@ use std::num::NonZeroU32;
 
 use futures_util::FutureExt as _;
 use secrecy::SecretString;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::*;
 use crate::{
@@ -56,13 +56,16 @@ async fn prove(memory: &Memory, upstream: &Upstream, login: &Login, challenge: &
     memory.proven(account, Hashed::new(login, challenge, Arc::new(keys)));
 }
 
-fn without_cores() -> Memory {
-    Memory { hasher: Hasher::without_cores(), ..Memory::default() }
+impl Memory {
+    /// Whoever hashes waits for ever.
+    pub(crate) fn without_cores() -> Self {
+        Self { hasher: Hasher::without_cores(), ..Self::default() }
+    }
 }
 
 #[tokio::test]
 async fn the_second_login_hashes_nothing() {
-    let memory = without_cores();
+    let memory = Memory::without_cores();
     let (upstream, app, asked) = (upstream(), login("app"), challenge("c2FsdA==", 4096));
     assert!(!is_remembered(&memory, &upstream, &app, &asked));
     assert!(!memory.has_done_scram(&Account::of(&upstream, &app)));
@@ -92,7 +95,7 @@ async fn the_second_login_hashes_nothing() {
 
 #[tokio::test]
 async fn what_may_have_changed_is_not_kept() {
-    let memory = without_cores();
+    let memory = Memory::without_cores();
     let upstream = upstream();
     let unversioned = Login { version: String::new(), ..login("app") };
     let long = challenge(&"AAAA".repeat(100), 2);
@@ -105,7 +108,7 @@ async fn what_may_have_changed_is_not_kept() {
 
 #[tokio::test]
 async fn the_oldest_account_is_forgotten_first() {
-    let memory = without_cores();
+    let memory = Memory::without_cores();
     let (upstream, asked) = (upstream(), challenge("c2FsdA==", 1));
     let known = |number: usize| memory.has_done_scram(&Account::of(&upstream, &login(&format!("role{number}"))));
     for number in 0..=MOST {
@@ -116,4 +119,29 @@ async fn the_oldest_account_is_forgotten_first() {
     assert!(!known(0) && known(1) && known(MOST));
     let held = memory.known();
     assert_eq!((held.accounts.len(), held.order.len()), (MOST, MOST));
+}
+
+/// By hand: `cargo test --profile fastrel --lib what_a_login_costs -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_a_login_costs() {
+    let (upstream, app) = (upstream(), login("app"));
+    let account = Account::of(&upstream, &app);
+    for rounds in [4096, 100_000] {
+        let asked = challenge("c2l4dGVlbiBieXRlcyBvaw==", rounds);
+        let memory = Memory::default();
+        for kept in [false, true] {
+            let mut times = Vec::new();
+            for _ in 0..200 {
+                let began = Instant::now();
+                let hashed = memory.hashed(&account, (&app, "a password of twenty"), &asked).await.expect("keys");
+                times.push(began.elapsed());
+                if kept {
+                    memory.proven(account.clone(), hashed);
+                }
+            }
+            times.sort_unstable();
+            println!("{rounds} rounds, kept: {kept}: median {:?}, worst {:?}", times[100], times[199]);
+        }
+    }
 }

@@ -47,7 +47,8 @@ impl Hasher {
     /// # Errors
     /// Where the process is about to end.
     pub(super) async fn keys(&self, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> io::Result<Keys> {
-        let mut rounds = Rounds::new(password, salt, iterations);
+        // Boxed: whatever is moved from thread to thread leaves copies behind that nobody wipes.
+        let mut rounds = Box::new(Rounds::new(password, salt, iterations));
         while rounds.left > 0 {
             // A core for each slice anew: whoever has few rounds to do waits for one slice, not for another's all.
             let core = Arc::clone(&self.cores).acquire_owned().await.map_err(io::Error::other)?;
@@ -78,7 +79,8 @@ impl Rounds {
     fn new(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {
         let key = padded(password);
         let begun = |mask: u8| {
-            let block = Zeroizing::new(key.map(|byte| byte ^ mask));
+            let mut block = key.clone();
+            block.iter_mut().for_each(|byte| *byte ^= mask);
             let mut state = Zeroizing::new(INITIAL);
             compress256(&mut state, slice::from_ref(&*block));
             state
@@ -100,7 +102,7 @@ impl Rounds {
         for _ in 0..now {
             hash_on(&self.inner, &mut self.last, &mut block);
             hash_on(&self.outer, &mut self.last, &mut block);
-            for (sum, word) in self.sum.iter_mut().zip(*self.last) {
+            for (sum, word) in self.sum.iter_mut().zip(self.last.iter()) {
                 *sum ^= word;
             }
         }
@@ -128,7 +130,7 @@ fn closing_block() -> Zeroizing<[u8; 64]> {
 /// SHA-256 of `begun` and the 32 bytes in `text`, which it replaces.
 fn hash_on(begun: &[u32; 8], text: &mut [u32; 8], block: &mut [u8; 64]) {
     let (places, _) = block.as_chunks_mut::<4>();
-    for (place, word) in places.iter_mut().zip(*text) {
+    for (place, word) in places.iter_mut().zip(text.iter()) {
         *place = word.to_be_bytes();
     }
     *text = *begun;
@@ -158,7 +160,7 @@ fn padded(key: &[u8]) -> Zeroizing<[u8; 64]> {
     let mut block = Zeroizing::new([0; 64]);
     if key.len() > block.len() {
         let hash: Zeroizing<[u8; 32]> = Zeroizing::new(Sha256::digest(key).into());
-        block.iter_mut().zip(*hash).for_each(|(place, byte)| *place = byte);
+        block.iter_mut().zip(hash.iter()).for_each(|(place, byte)| *place = *byte);
     } else {
         block.iter_mut().zip(key).for_each(|(place, byte)| *place = *byte);
     }
@@ -167,7 +169,7 @@ fn padded(key: &[u8]) -> Zeroizing<[u8; 64]> {
 
 /// HMAC-SHA-256 of all parts, one behind the other.
 pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    let mut mac = Hmac::<Sha256>::new(&(*padded(key)).into());
+    let mut mac = Hmac::<Sha256>::new((&*padded(key)).into());
     for part in parts {
         mac.update(part);
     }

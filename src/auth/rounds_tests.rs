@@ -1,7 +1,6 @@
 use std::{pin::pin, task::Poll};
 
 use futures_util::{FutureExt as _, poll};
-use tokio::time::Instant;
 
 use super::*;
 
@@ -85,21 +84,4 @@ async fn a_dropped_future_stops_hashing() {
 async fn one_round_needs_no_core() {
     let hasher = Hasher::without_cores();
     assert!(hasher.keys(b"secret", b"salt", some(1)).now_or_never().is_some());
-}
-
-/// By hand: `cargo test --profile fastrel --lib what_hashing_costs -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn what_hashing_costs() {
-    let hasher = Hasher::default();
-    for iterations in [4096, 100_000] {
-        let mut times = Vec::new();
-        for _ in 0..100 {
-            let began = Instant::now();
-            hasher.keys(b"a password of twenty", b"sixteen bytes ok", some(iterations)).await.expect("keys");
-            times.push(began.elapsed());
-        }
-        times.sort_unstable();
-        println!("{iterations} rounds: median {:?}, worst {:?}", times[50], times[99]);
-    }
 }

@@ -132,7 +132,7 @@ fn signed(bare: &str, challenge: &str, without_proof: &str, keys: &Keys) -> (Str
     let said = format!("{bare},{challenge},{without_proof}");
     let stored = Zeroizing::<[u8; 32]>::new(Sha256::digest(keys.client.as_slice()).into());
     let mut proof = hmac(stored.as_slice(), &[said.as_bytes()]);
-    proof.iter_mut().zip(*keys.client).for_each(|(byte, key)| *byte ^= key);
+    proof.iter_mut().zip(keys.client.iter()).for_each(|(byte, key)| *byte ^= key);
     let message = format!("{without_proof},p={}", STANDARD.encode(proof.as_slice()));
     (message, Expected { signature: hmac(keys.server.as_slice(), &[said.as_bytes()]) })
 }
