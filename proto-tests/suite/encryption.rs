@@ -7,7 +7,7 @@ use proto_tests::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::World;
+use crate::support::{World, serve};
 
 #[tokio::test]
 async fn clients_may_encrypt_negotiated_or_direct() {
@@ -102,6 +102,35 @@ async fn servers_are_verified_as_configured() {
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     drop(other);
+}
+
+/// Whoever may write a cluster chooses what its servers ask for, and its CA: what that CA has signed proves nothing to
+/// a password that others have chosen.
+#[tokio::test]
+async fn cleartext_is_given_only_under_a_ca_of_the_configuration() {
+    let authority = Authority::new("the cluster's CA");
+    let pair = authority.server(&["shop-rw", "shop-rw.prod"]);
+    let world = World::with(|setup| Setup { hba: Hba::Password, tls: Some(pair), ..setup }).await;
+    world.api.put("secrets", proto_tests::cnpg::secret("prod", "shop-ca", &[("ca.crt", authority.pem())]));
+    let ours = format!("sslrootcert = \"{}\"", world.api.write("ours.pem", authority.pem()).display());
+    for (configuration, given) in [
+        (String::new(), false),
+        ("sslmode = \"require\"".to_owned(), false),
+        ("sslmode = \"verify-full\"".to_owned(), false),
+        (format!("sslmode = \"verify-ca\"\n{ours}"), true),
+        (format!("sslmode = \"verify-full\"\n{ours}"), true),
+        ("auth = \"password\"".to_owned(), true),
+    ] {
+        let pgferry = serve(&world.api, &format!("[clusters.\"shop.prod\"]\n{configuration}\n")).await;
+        match pgferry.connect("pgferry", "shop").await {
+            Ok(_) => assert!(given, "{configuration}"),
+            Err(refusal) => {
+                assert!(!given && refusal.code == "28000", "{configuration}: {refusal:?}");
+                assert!(refusal.message.contains("asks for the password in the clear"), "{refusal:?}");
+                assert!(refusal.hint.contains("clusters.\"shop.prod\".auth = \"password\""), "{refusal:?}");
+            }
+        }
+    }
 }
 
 /// `prefer` is TLS where the server has it, and plaintext where it has none.

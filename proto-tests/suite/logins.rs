@@ -8,7 +8,7 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::World;
+use crate::support::{World, serve};
 
 #[tokio::test]
 async fn users_that_mean_the_default_login() {
@@ -101,23 +101,68 @@ async fn a_superuser_is_used_unasked_only_where_there_is_no_other() {
 #[tokio::test]
 async fn every_way_a_server_asks_for_a_password() {
     let (certificate, key) = proto_tests::kubernetes::certificates::Authority::new("x").server(&["shop-rw"]);
-    for (hba, tls) in [
-        (Hba::Scram, false),
-        (Hba::Md5, false),
-        (Hba::Trust, false),
-        (Hba::TlsOnly, true),
+    for (hba, tls, configuration) in [
+        (Hba::Scram, false, ""),
+        (Hba::Md5, false, "auth = \"md5\""),
+        (Hba::Trust, false, ""),
+        (Hba::TlsOnly, true, ""),
         // Cleartext goes only inside TLS, which is found out at the first login.
-        (Hba::Password, true),
+        (Hba::Password, true, "auth = \"password\""),
     ] {
         let what = format!("{hba:?}");
         let pair = tls.then(|| (certificate.clone(), key.clone()));
         let world = World::with(|setup| Setup { hba, tls: pair, ..setup }).await;
-        let pgferry = world.pgferry().await;
+        let pgferry = serve(&world.api, &format!("[clusters.\"shop.prod\"]\n{configuration}\n")).await;
         for _ in 0..2 {
             let mut wire = pgferry.connect("pgferry", "shop").await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
             let encrypted = wire.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()").await.unwrap();
             assert_eq!(encrypted == "t", tls, "{what}");
         }
+    }
+}
+
+/// A server that is not what it claims to be asks for something weaker than SCRAM.
+#[tokio::test]
+async fn md5_is_not_given_to_a_system_that_does_not_use_it() {
+    let world = World::with(|setup| Setup { hba: Hba::Md5, ..setup }).await;
+    let refusal = world.pgferry().await.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("MD5"), "{refusal:?}");
+    assert!(refusal.hint.contains("clusters.\"shop.prod\".auth = \"md5\""), "{refusal:?}");
+    assert!(refusal.hint.contains("password_encryption = 'scram-sha-256'"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn md5_is_not_given_after_scram_whatever_is_configured() {
+    // This method is SCRAM where the password is stored so, and MD5 where it is not.
+    let hba = Hba::Custom("local all all trust\nhost all all all md5\n".to_owned());
+    let world = World::with(|setup| Setup { hba, ..setup }).await;
+    let pgferry = serve(&world.api, "[clusters.\"shop.prod\"]\nauth = \"md5\"\n").await;
+    let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
+    wire.query("SET password_encryption = 'md5'").await.unwrap();
+    wire.query(&format!("ALTER ROLE app PASSWORD '{}'", world.password)).await.unwrap();
+    let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("has logged in with SCRAM before"), "{refusal:?}");
+    wire.query("SET password_encryption = 'scram-sha-256'").await.unwrap();
+    wire.query(&format!("ALTER ROLE app PASSWORD '{}'", world.password)).await.unwrap();
+    pgferry.connect("pgferry", "shop").await.unwrap();
+}
+
+/// The server says how often a password is hashed, and could keep a core busy for an hour.
+#[tokio::test]
+async fn a_server_may_ask_for_so_many_rounds_and_no_more() {
+    let world = World::new().await;
+    let mut wire = world.directly().await;
+    wire.query("SET scram_iterations = 100001").await.unwrap();
+    wire.query(&format!("ALTER ROLE app PASSWORD '{}'", world.password)).await.unwrap();
+    let refusal = world.pgferry().await.refusal("pgferry", "shop").await;
+    assert_eq!(refusal.code, "28000");
+    assert!(refusal.message.contains("100001 rounds"), "{refusal:?}");
+    assert!(refusal.hint.contains("clusters.\"shop.prod\".scram_iterations"), "{refusal:?}");
+    let pgferry = serve(&world.api, "[clusters.\"shop.prod\"]\nscram_iterations = 100001\n").await;
+    for _ in 0..2 {
+        pgferry.connect("pgferry", "shop").await.unwrap();
     }
 }
 

@@ -7,10 +7,14 @@ use crate::{
     upstream::Identity,
 };
 
+pub mod memory;
 #[cfg(target_os = "linux")]
 mod owner;
 pub mod peer;
+mod rounds;
+mod scram;
 pub mod upstream;
+mod upstream_error;
 
 /// A client that may connect. Only this layer makes one, and nothing upstream is opened without it.
 #[derive(Clone, Debug)]

@@ -1,28 +1,34 @@
-//! Logging in to a server with what a Secret gave: whatever it asks for among SCRAM-SHA-256 (with channel binding
-//! where there is a channel), MD5, cleartext inside TLS, a certificate, or nothing.
+//! Logging in to a server with what a Secret gave: SCRAM-SHA-256 (with channel binding where there is a channel), a
+//! certificate, or nothing; MD5 and cleartext only where the server may have that. Whoever answers at the other end may
+//! not be the server that the password is for, and gets nothing that would help against it.
 
 use std::io;
 
 use bytes::BytesMut;
-use postgres_protocol::authentication::{
-    md5_hash,
-    sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256},
-};
+use postgres_protocol::authentication::md5_hash;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
+pub use super::upstream_error::LoginError;
+use super::{
+    memory::{Account, Hashed, Memory},
+    scram::{Binding, Expected, First},
+    upstream_error::MAX_PASSWORD,
+};
 use crate::{
-    error::{ClientFacing, Report, SqlState},
     pg::{
         PacketError,
-        backend::{Authentication, ErrorFields, authentication, error_fields},
+        backend::{Authentication, authentication, error_fields},
         encode,
         frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
-    upstream::{Login, is_end},
+    upstream::{AuthMethod, CaBy, Login, Upstream},
 };
+
+const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// libpq's own bound on an ErrorResponse before AuthenticationOk (fe-connect.c); all else is far shorter.
 const MAX_MESSAGE: usize = 30_000;
@@ -38,6 +44,8 @@ pub enum Channel {
     Tls {
         /// Channel binding data, where the certificate's algorithm defines it.
         end_point: Option<Vec<u8>>,
+        /// Who says that the CA is the right one that the certificate was verified with; `None` where it was not.
+        verified_by: Option<CaBy>,
     },
 }
 
@@ -64,6 +72,10 @@ pub struct Attempt<'a> {
     pub channel: &'a Channel,
     /// Whether SCRAM begins at once.
     pub early: Early,
+    /// The server, and what it may ask for.
+    pub upstream: &'a Upstream,
+    /// What earlier logins have left.
+    pub memory: &'a Memory,
 }
 
 /// How the server let us in.
@@ -81,130 +93,37 @@ pub enum Method {
     ScramSha256Plus,
 }
 
-/// How a login failed.
-#[derive(Debug, thiserror::Error)]
-pub enum LoginError {
-    /// The server's own words.
-    #[error("the server refused the login")]
-    Refused {
-        /// As it came.
-        frame: Frame,
-        /// Its content.
-        fields: ErrorFields,
-    },
-    /// The server's words without a message's form: a postmaster that cannot fork has nobody to write a proper one.
-    #[error("the server cannot take the connection: {0}")]
-    Overloaded(String),
-    /// A cleartext password is wanted on a plaintext stream.
-    #[error("the server asks for a cleartext password, which is sent only inside TLS")]
-    CleartextNeedsTls,
-    /// The early SCRAM message did not fit; the stream is spent.
-    #[error("the server asks for another login than last time")]
-    EarlyMissed,
-    /// A password is wanted and the login has none.
-    #[error("the server asks for a password, and {0} holds none")]
-    NoPassword(String),
-    /// The password cannot be sent.
-    #[error("the password in {0} holds a zero byte, which PostgreSQL cannot take")]
-    ZeroByte(String),
-    /// A way to log in that pgferry does not have.
-    #[error("the server asks for a login by {0}, which pgferry does not support")]
-    Unsupported(String),
-    /// The server could not prove that it knows the password's verifier.
-    #[error("the server did not prove that it knows the password")]
-    ServerSignature,
-    /// The server's SCRAM message is not acceptable (a nonce that is not ours, too many iterations).
-    #[error("the server's SCRAM message is not acceptable")]
-    Scram(#[source] io::Error),
-    /// The server broke the protocol.
-    #[error("the server broke the protocol while logging in")]
-    Protocol(#[from] PacketError),
-    /// The stream failed.
-    #[error("the connection failed while logging in")]
-    Io(#[from] io::Error),
-    /// The server closed without a word.
-    #[error("the server closed the connection while logging in")]
-    Closed,
-}
-
-impl LoginError {
-    /// The server closed the connection, or reset it.
-    #[must_use]
-    pub fn is_end(&self) -> bool {
-        match self {
-            Self::Closed => true,
-            Self::Io(error) => is_end(error),
-            _ => false,
-        }
-    }
-
-    /// Whether the same login may work inside TLS.
-    #[must_use]
-    pub fn needs_tls(&self) -> bool {
-        match self {
-            Self::CleartextNeedsTls => true,
-            Self::Refused { fields, .. } => match fields.sqlstate.as_str() {
-                // "no pg_hba.conf entry for host ..., no encryption" (auth.c); translated, the file's name stays.
-                "28000" => {
-                    fields.message.contains("no encryption")
-                        || fields.message.contains("SSL off")
-                        || fields.message.contains("pg_hba.conf")
-                }
-                // PgBouncer's with client_tls_sslmode=require.
-                "08P01" => fields.message.contains("SSL required"),
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-}
-
-impl ClientFacing for LoginError {
-    fn report(&self) -> Report {
-        match self {
-            Self::Refused { fields, .. } => {
-                Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{self}: {}", fields.message))
-            }
-            Self::NoPassword(_) | Self::ZeroByte(_) | Self::Unsupported(_) | Self::CleartextNeedsTls => {
-                Report::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string())
-            }
-            Self::Scram(source) => Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{self}: {source}")),
-            Self::ServerSignature => Report::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string())
-                .detail("Either it is not the server that it claims to be, or it has a bug."),
-            Self::Overloaded(_) => Report::fatal(SqlState::CANNOT_CONNECT_NOW, self.to_string()).hint("Try again"),
-            Self::Protocol(error) => Report::fatal(SqlState::PROTOCOL_VIOLATION, format!("{self}: {error}")),
-            Self::EarlyMissed | Self::Io(_) | Self::Closed => {
-                Report::fatal(SqlState::CONNECTION_FAILURE, self.to_string()).hint("Connect again")
-            }
-        }
-    }
-}
-
-/// SCRAM under way.
-struct Scram {
-    state: ScramSha256,
-    method: Method,
-    proven: bool,
+/// How far a login is. A server asks once, and for one thing: whoever asks again wants to learn more than a login needs.
+enum Stage {
+    /// It has asked for nothing yet.
+    Quiet,
+    /// It has the password, or a hash.
+    Given(Method),
+    /// It has our first SCRAM message.
+    Begun(Method, First),
+    /// It has our proof.
+    Proof(Method, Expected, Hashed),
+    /// It has given its own.
+    Proven(Method, Hashed),
 }
 
 /// Sends the startup message, answers what the server asks for, and returns at its AuthenticationOk. `buf` keeps what
 /// was read beyond it.
 ///
 /// # Errors
-/// Where the server refuses, asks for what cannot be given, or the stream ends.
+/// Where the server refuses, asks for what cannot be given or what it may not have, or the stream ends.
 pub async fn log_in<S>(io: &mut S, buf: &mut BytesMut, attempt: Attempt<'_>) -> Result<Method, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut out = BytesMut::new();
     attempt.startup.encode(attempt.version, &mut out);
-    let mut scram = None;
+    let mut stage = Stage::Quiet;
     if attempt.early == Early::Sasl {
-        scram = Some(begin_scram(&attempt, &[SCRAM_SHA_256.to_owned()], &mut out)?);
+        stage = begin_scram(&attempt, &[SCRAM_SHA_256.to_owned()], &mut out)?;
     }
     send(io, &mut out).await?;
     let mut early = attempt.early == Early::Sasl;
-    let mut method = Method::Trust;
     loop {
         let frame = receive(io, buf).await?;
         let request = match frame.tag {
@@ -223,75 +142,128 @@ where
                 _ => return Err(LoginError::EarlyMissed),
             }
         }
-        match request {
-            Authentication::Ok => return finished(scram, method),
-            Authentication::CleartextPassword => {
-                if matches!(attempt.channel, Channel::Plaintext) {
-                    return Err(LoginError::CleartextNeedsTls);
-                }
-                encode::password_message(password(&attempt)?, &mut out);
-                method = Method::Cleartext;
-            }
-            Authentication::Md5Password(salt) => {
-                let mut hash = md5_hash(attempt.login.user.as_bytes(), password(&attempt)?, salt);
-                encode::password_message(hash.as_bytes(), &mut out);
-                hash.zeroize();
-                method = Method::Md5;
-            }
-            Authentication::Sasl(offered) => scram = Some(begin_scram(&attempt, &offered, &mut out)?),
-            Authentication::SaslContinue(data) => {
-                let scram = scram.as_mut().ok_or(PacketError::Malformed('R'))?;
-                scram.state.update(&data).map_err(LoginError::Scram)?;
-                encode::sasl_response(scram.state.message(), &mut out);
-            }
-            Authentication::SaslFinal(data) => {
-                let scram = scram.as_mut().ok_or(PacketError::Malformed('R'))?;
-                scram.state.finish(&data).map_err(|_| LoginError::ServerSignature)?;
-                scram.proven = true;
-            }
-            Authentication::Unsupported(name) => return Err(LoginError::Unsupported(name.to_owned())),
+        if matches!(request, Authentication::Ok) {
+            return finished(stage, &attempt);
         }
+        stage = answered(stage, request, &attempt, &mut out).await?;
         send(io, &mut out).await?;
     }
 }
 
 /// A server that skips its own proof may be anybody.
-fn finished(scram: Option<Scram>, method: Method) -> Result<Method, LoginError> {
-    match scram {
-        Some(Scram { proven: false, .. }) => Err(LoginError::ServerSignature),
-        Some(scram) => Ok(scram.method),
-        None => Ok(method),
+fn finished(stage: Stage, attempt: &Attempt<'_>) -> Result<Method, LoginError> {
+    match stage {
+        Stage::Quiet => Ok(Method::Trust),
+        Stage::Given(method) => Ok(method),
+        Stage::Begun(..) | Stage::Proof(..) => Err(LoginError::ServerSignature),
+        Stage::Proven(method, hashed) => {
+            attempt.memory.proven(Account::of(attempt.upstream, attempt.login), hashed);
+            Ok(method)
+        }
     }
 }
 
-fn password<'a>(attempt: &Attempt<'a>) -> Result<&'a [u8], LoginError> {
+/// Puts the answer into `out`, if the server may have it.
+async fn answered(
+    stage: Stage,
+    request: Authentication,
+    attempt: &Attempt<'_>,
+    out: &mut BytesMut,
+) -> Result<Stage, LoginError> {
+    match (stage, request) {
+        (_, Authentication::Unsupported(name)) => Err(LoginError::Unsupported(name.to_owned())),
+        (Stage::Quiet, Authentication::CleartextPassword) => {
+            may_have_the_password(attempt)?;
+            put_password(password(attempt)?.as_bytes(), out);
+            Ok(Stage::Given(Method::Cleartext))
+        }
+        (Stage::Quiet, Authentication::Md5Password(salt)) => {
+            may_have_an_md5_hash(attempt)?;
+            let user = attempt.login.user.as_bytes();
+            put_password(Zeroizing::new(md5_hash(user, password(attempt)?.as_bytes(), salt)).as_bytes(), out);
+            Ok(Stage::Given(Method::Md5))
+        }
+        (Stage::Quiet, Authentication::Sasl(offered)) => begin_scram(attempt, &offered, out),
+        (Stage::Begun(method, first), Authentication::SaslContinue(data)) => {
+            let challenge = first.challenge(&data, attempt.upstream.auth.scram_iterations)?;
+            let account = Account::of(attempt.upstream, attempt.login);
+            let hashed = attempt.memory.hashed(&account, (attempt.login, password(attempt)?), &challenge).await?;
+            let (message, expected) = first.prove(&challenge, &hashed.keys);
+            encode::sasl_response(message.as_bytes(), out);
+            Ok(Stage::Proof(method, expected, hashed))
+        }
+        (Stage::Proof(method, expected, hashed), Authentication::SaslFinal(data)) => {
+            if expected.is_in(&data) {
+                Ok(Stage::Proven(method, hashed))
+            } else {
+                Err(LoginError::ServerSignature)
+            }
+        }
+        _ => Err(PacketError::Malformed('R').into()),
+    }
+}
+
+/// A certificate says only what whoever vouches for its CA says: the cluster's own author may want passwords that other
+/// roles have chosen.
+fn may_have_the_password(attempt: &Attempt<'_>) -> Result<(), LoginError> {
+    let Channel::Tls { verified_by, .. } = attempt.channel else {
+        return Err(LoginError::CleartextNeedsTls);
+    };
+    let vouched = match verified_by {
+        Some(CaBy::Configuration) => true,
+        Some(CaBy::Secret(source)) => *source == attempt.login.source,
+        Some(CaBy::Cluster) | None => false,
+    };
+    let trusted = vouched || attempt.upstream.auth.weakest >= AuthMethod::Password;
+    if trusted { Ok(()) } else { Err(LoginError::CleartextUntrusted) }
+}
+
+/// The hash is as good as the password wherever the same password is stored as MD5, and is guessed quickly. A server that
+/// has the verifier of SCRAM needs none.
+fn may_have_an_md5_hash(attempt: &Attempt<'_>) -> Result<(), LoginError> {
+    if attempt.memory.has_done_scram(&Account::of(attempt.upstream, attempt.login)) {
+        return Err(LoginError::Md5AfterScram(attempt.login.user.clone()));
+    }
+    let usual = attempt.upstream.auth.weakest >= AuthMethod::Md5;
+    if usual { Ok(()) } else { Err(LoginError::Md5Untrusted) }
+}
+
+fn password<'a>(attempt: &Attempt<'a>) -> Result<&'a str, LoginError> {
     let login = attempt.login;
     let password = login.password.as_ref().ok_or_else(|| LoginError::NoPassword(login.source.clone()))?;
-    let password = password.expose_secret().as_bytes();
-    if password.contains(&0) {
+    let password = password.expose_secret();
+    if password.contains('\0') {
         return Err(LoginError::ZeroByte(login.source.clone()));
     }
     Ok(password)
 }
 
-fn begin_scram(attempt: &Attempt<'_>, offered: &[String], out: &mut BytesMut) -> Result<Scram, LoginError> {
+/// In one piece: a buffer that grows leaves a copy of the password behind.
+fn put_password(password: &[u8], out: &mut BytesMut) {
+    out.reserve(password.len().saturating_add(8));
+    encode::password_message(password, out);
+}
+
+fn begin_scram(attempt: &Attempt<'_>, offered: &[String], out: &mut BytesMut) -> Result<Stage, LoginError> {
     let has = |name: &str| offered.iter().any(|mechanism| mechanism == name);
     let (name, binding, method) = match attempt.channel {
-        Channel::Tls { end_point: Some(end_point) } if has(SCRAM_SHA_256_PLUS) => {
-            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point.clone()), Method::ScramSha256Plus)
+        Channel::Tls { end_point: Some(end_point), .. } if has(SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, Binding::EndPoint(end_point.clone()), Method::ScramSha256Plus)
         }
-        // "y": we could, the server says it cannot. A server that can will notice that somebody cut its offer.
-        Channel::Tls { end_point: Some(_) } if has(SCRAM_SHA_256) => {
-            (SCRAM_SHA_256, ChannelBinding::unrequested(), Method::ScramSha256)
+        Channel::Tls { end_point: Some(_), .. } if has(SCRAM_SHA_256) => {
+            (SCRAM_SHA_256, Binding::NotOffered, Method::ScramSha256)
         }
         Channel::Tls { .. } | Channel::Plaintext if has(SCRAM_SHA_256) => {
-            (SCRAM_SHA_256, ChannelBinding::unsupported(), Method::ScramSha256)
+            (SCRAM_SHA_256, Binding::None, Method::ScramSha256)
         }
         _ => return Err(LoginError::Unsupported(offered.join(", "))),
     };
-    let state = ScramSha256::new(password(attempt)?, binding);
-    encode::sasl_initial_response(name, state.message(), out);
-    Ok(Scram { state, method, proven: false })
+    if password(attempt)?.len() > MAX_PASSWORD {
+        return Err(LoginError::PasswordTooLong(attempt.login.source.clone()));
+    }
+    let first = First::new(binding).map_err(LoginError::Random)?;
+    encode::sasl_initial_response(name, first.message().as_bytes(), out);
+    Ok(Stage::Begun(method, first))
 }
 
 async fn send<S: AsyncWrite + Unpin>(io: &mut S, out: &mut BytesMut) -> io::Result<()> {

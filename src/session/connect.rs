@@ -1,22 +1,20 @@
 //! From a route to a server that has said ReadyForQuery: resolve, dial and fetch the login at once, log in, and try
 //! again where a second try can help.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncReadExt, time::timeout_at};
+use tokio::time::timeout_at;
 
 use crate::{
-    auth::upstream::{Attempt, Channel, Early, LoginError, Method, log_in},
+    auth::{
+        memory::Memory,
+        upstream::{Attempt, Channel, Early, LoginError, log_in},
+    },
     error::{ClientFacing, Report, SqlState},
     pg::{
-        PacketError, TransactionStatus,
-        backend::{self, ErrorFields},
+        backend::ErrorFields,
         cancel::CancelKey,
-        frame::{Frame, next_frame},
         startup::{ProtocolVersion, Startup},
     },
     session::{
@@ -25,14 +23,16 @@ use crate::{
     },
     tls,
     upstream::{
-        Ask, BoxedStream, ClusterId, Credentials, Dial, Directory, Failure, Login, Mode, Retry, Role, Server, TlsMode,
-        Upstream,
+        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, TlsFacts, TlsMode, Upstream,
     },
 };
+use greeting::{greeting, refuse_the_wrong_one};
+use habits::{Habit, HabitKey, Habits};
+use reports::{closed, explained, placed, undecided, unusable};
 
-/// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
-/// trigger's notices are kept within reason.
-const MAX_GREETING: usize = 256 * 1024;
+mod greeting;
+mod habits;
+mod reports;
 
 /// A server's own refusal, or ours.
 #[derive(Debug)]
@@ -89,24 +89,14 @@ pub(super) struct Wanted {
     pub(super) database: Option<Bytes>,
 }
 
-/// What is known about how a server takes a login, from the last time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Habit {
-    /// SCRAM in plaintext: its first message may ride with the startup message.
-    PlaintextScram,
-    /// Plaintext is refused.
-    NeedsTls,
-}
-
-type HabitKey = (ClusterId, String, Option<Bytes>);
-
 /// Opens connections to servers.
 pub(super) struct Connector {
     pub(super) directory: Arc<dyn Directory>,
     pub(super) credentials: Arc<dyn Credentials>,
     pub(super) dial: Arc<dyn Dial>,
     registry: Arc<Registry>,
-    habits: Mutex<HashMap<HabitKey, Habit>>,
+    habits: Habits,
+    memory: Memory,
 }
 
 /// How one try failed.
@@ -137,7 +127,7 @@ impl Connector {
         dial: Arc<dyn Dial>,
         registry: Arc<Registry>,
     ) -> Self {
-        Self { directory, credentials, dial, registry, habits: Mutex::default() }
+        Self { directory, credentials, dial, registry, habits: Habits::default(), memory: Memory::default() }
     }
 
     /// Connects, within the ask's deadline.
@@ -200,8 +190,8 @@ impl Connector {
     /// The login and the stream are fetched at the same time; neither needs the other.
     async fn try_once(&self, wanted: &Wanted, upstream: &Upstream, known: Option<&Login>) -> Result<Connected, Miss> {
         let ask = &wanted.ask;
-        let key = habit_key(wanted, upstream);
-        let habit = self.habit(&key);
+        let key = HabitKey::of(wanted, upstream);
+        let habit = self.habits.get(&key);
         let login = async {
             match known {
                 Some(login) => Ok(login.clone()),
@@ -210,16 +200,17 @@ impl Connector {
         };
         let (login, stream) = tokio::try_join!(login, self.open(ask, upstream, habit))?;
         let (mut stream, channel) = stream;
-        let startup = rewritten(wanted, &login);
+        let startup = rewritten(wanted, &login)?;
         let early = match (habit, &channel) {
             (Some(Habit::PlaintextScram), Channel::Plaintext) if !upstream.pooled => Early::Sasl,
             _ => Early::Wait,
         };
         let version = if upstream.pooled { ProtocolVersion::V3_0 } else { wanted.startup.spoken() };
-        let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early };
+        let memory = &self.memory;
+        let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early, upstream, memory };
         let mut buf = BytesMut::new();
         match log_in(&mut stream, &mut buf, attempt).await {
-            Ok(method) => self.learn(&key, &channel, method),
+            Ok(method) => self.habits.learn(key, &channel, method),
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
         let connected = greeting(stream, buf, &channel, (upstream.clone(), login)).await?;
@@ -229,15 +220,15 @@ impl Connector {
     /// A stream to the server, inside TLS where it is known to be wanted.
     async fn open(&self, ask: &Ask, upstream: &Upstream, habit: Option<Habit>) -> Result<(BoxedStream, Channel), Miss> {
         let stream = self.dial.dial(&ask.identity, upstream, ask.deadline).await?;
-        let mut facts = upstream.tls.clone();
-        if facts.mode == TlsMode::Allow && habit == Some(Habit::NeedsTls) {
-            facts.mode = TlsMode::Require;
-        }
+        let facts = facts(upstream, habit);
         if matches!(facts.mode, TlsMode::Disable | TlsMode::Allow) {
             return Ok((stream, Channel::Plaintext));
         }
         match tls::connect::connect(stream, &facts).await {
-            Ok(encrypted) => Ok((Box::new(encrypted.stream), Channel::Tls { end_point: encrypted.end_point })),
+            Ok(encrypted) => {
+                let (end_point, verified_by) = (encrypted.end_point, encrypted.verified_by);
+                Ok((Box::new(encrypted.stream), Channel::Tls { end_point, verified_by }))
+            }
             // The stream is spent on the question.
             Err(tls::TlsError::Refused) if facts.mode == TlsMode::Prefer => {
                 Ok((self.dial.dial(&ask.identity, upstream, ask.deadline).await?, Channel::Plaintext))
@@ -257,16 +248,16 @@ impl Connector {
     fn missed(&self, key: &HabitKey, upstream: &Upstream, login: Login, channel: &Channel, error: LoginError) -> Miss {
         let plaintext = matches!(channel, Channel::Plaintext);
         if plaintext && error.needs_tls() && upstream.tls.mode == TlsMode::Allow {
-            self.remember(key, Habit::NeedsTls);
+            self.habits.remember(key.clone(), Habit::NeedsTls);
             return Miss::Again(Box::new(login));
         }
         match error {
             LoginError::EarlyMissed => {
-                self.forget(key);
+                self.habits.forget(key);
                 Miss::Again(Box::new(login))
             }
             LoginError::Refused { frame, fields } => {
-                self.forget(key);
+                self.habits.forget(key);
                 let password = fields.sqlstate == SqlState::INVALID_PASSWORD.as_str();
                 let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
                 let refusal = Refusal::Server { frame: frame.raw, fields };
@@ -287,49 +278,43 @@ impl Connector {
             },
         }
     }
-
-    fn habit(&self, key: &HabitKey) -> Option<Habit> {
-        self.habits.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
-    }
-
-    fn learn(&self, key: &HabitKey, channel: &Channel, method: Method) {
-        match (channel, method) {
-            (Channel::Plaintext, Method::ScramSha256) => self.remember(key, Habit::PlaintextScram),
-            (Channel::Plaintext, _) => self.forget(key),
-            (Channel::Tls { .. }, _) => {}
-        }
-    }
-
-    fn remember(&self, key: &HabitKey, habit: Habit) {
-        /// Whoever asks for databases that do not exist is not remembered for ever.
-        const MOST: usize = 4096;
-        let mut habits = self.habits.lock().unwrap_or_else(PoisonError::into_inner);
-        if habits.len() >= MOST {
-            habits.clear();
-        }
-        habits.insert(key.clone(), habit);
-    }
-
-    fn forget(&self, key: &HabitKey) {
-        self.habits.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
 }
 
-fn habit_key(wanted: &Wanted, upstream: &Upstream) -> HabitKey {
-    let role = match &wanted.ask.role {
-        Role::Default => String::new(),
-        Role::Named(role) => role.clone(),
-    };
-    (upstream.cluster.clone(), role, wanted.database.clone())
+/// What is known about TLS there, and what the last login has shown. A server that takes no plaintext is verified where
+/// anybody but the cluster itself says by which CA.
+fn facts(upstream: &Upstream, habit: Option<Habit>) -> TlsFacts {
+    let mut facts = upstream.tls.clone();
+    if facts.mode == TlsMode::Allow && habit == Some(Habit::NeedsTls) {
+        let vouched = facts.ca_pem.is_some() && facts.ca_by != CaBy::Cluster;
+        facts.mode = if vouched { TlsMode::VerifyCa } else { TlsMode::Require };
+    }
+    facts
 }
+
+/// The longest name that PostgreSQL has (`NAMEDATALEN`, with its terminating zero): it would cut a longer one short and
+/// let in the role that is called so.
+const MAX_ROLE: usize = 63;
 
 /// The client's packet with the user and the database that the login means; all else byte for byte.
-fn rewritten(wanted: &Wanted, login: &Login) -> Startup {
+fn rewritten(wanted: &Wanted, login: &Login) -> Result<Startup, Miss> {
+    let database = wanted.database.clone().unwrap_or_else(|| Bytes::copy_from_slice(login.database.as_bytes()));
+    // A zero ends a name in the startup message, and what follows would be parameters of the author's choice.
+    let problem = if login.user.contains('\0') {
+        Some("the role's name holds a zero byte")
+    } else if login.user.len() > MAX_ROLE {
+        Some("the role's name is longer than the 63 bytes that PostgreSQL's have")
+    } else if database.contains(&0) {
+        Some("the database's name holds a zero byte")
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        return Err(Miss::Final(Refusal::Report(unusable(login, problem))));
+    }
     let mut startup = wanted.startup.clone();
     startup.set("user", Bytes::copy_from_slice(login.user.as_bytes()));
-    let database = wanted.database.clone().unwrap_or_else(|| Bytes::copy_from_slice(login.database.as_bytes()));
     startup.set("database", database);
-    startup
+    Ok(startup)
 }
 
 /// A [`Failure`] that a stream's `io::Error` carries, however deep.
@@ -348,119 +333,6 @@ pub(super) fn failure_inside(error: &(dyn std::error::Error + 'static)) -> Optio
     None
 }
 
-/// The server's refusal of a password, with where the password comes from.
-fn explained(refusal: Refusal, login: &Login) -> Refusal {
-    let Refusal::Server { frame, fields } = refusal else {
-        return refusal;
-    };
-    let hint = format!(
-        "pgferry logged in as {} with the password in {}, and read it again after the refusal. If the role's password \
-         was changed in the database, change it in the Secret too",
-        login.user, login.source
-    );
-    Refusal::Server { frame: backend::append_hint(&Frame { tag: b'E', raw: frame }, &hint), fields }
-}
-
-/// What failed, and at which server: a message must suffice alone.
-fn placed(upstream: &Upstream, report: Report) -> Report {
-    Report { message: format!("{}: {}", upstream.server, report.message), ..report }
-}
-
-fn undecided(upstream: &Upstream) -> Report {
-    Report::fatal(
-        SqlState::CONNECTION_FAILURE,
-        format!("the server in {} keeps asking for another way to log in", upstream.server),
-    )
-    .hint("Say which with clusters.\"NAME\".sslmode in the configuration")
-}
-
-fn closed(upstream: &Upstream) -> Report {
-    Report::fatal(
-        SqlState::UNABLE_TO_CONNECT,
-        format!("the server in {} closed the connection before it answered", upstream.server),
-    )
-    .hint(format!("See what it logged: {}", upstream.server.logs()))
-}
-
-/// PostgreSQL 14 and later say at login whether they are a standby. A write must never reach one; and who asks for a
-/// replica is not to burden the primary.
-fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connected, Miss> {
-    let Greeted { connected, in_hot_standby } = greeted;
-    let server = &connected.upstream.server;
-    let (what, hint) = match (ask.target.mode, in_hot_standby) {
-        (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => (
-            "a standby, not the primary",
-            format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name),
-        ),
-        (Mode::Ro, Some(false)) if matches!(server, Server::Pod(_)) => {
-            ("the primary, not a replica", format!("Its primary takes reads too: {}", ask.target.name))
-        }
-        _ => return Ok(connected),
-    };
-    let message = format!("{server} of {} is {what}", ask.target);
-    Err(Miss::Stale(Refusal::Report(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message).hint(hint))))
-}
-
-struct Greeted {
-    connected: Connected,
-    /// `None` where the server did not say.
-    in_hot_standby: Option<bool>,
-}
-
-/// Reads on to ReadyForQuery, keeping every message as it came.
-async fn greeting(
-    mut stream: BoxedStream,
-    mut buf: BytesMut,
-    channel: &Channel,
-    (upstream, login): (Upstream, Login),
-) -> Result<Greeted, Miss> {
-    let mut greeting = BytesMut::new();
-    let broken = |error| protocol(&upstream, error);
-    let mut key = None;
-    let mut in_hot_standby = None;
-    loop {
-        while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
-            match frame.tag {
-                b'E' => {
-                    let fields = backend::error_fields(&frame).map_err(broken)?;
-                    let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
-                    let refusal = Refusal::Server { frame: frame.raw, fields };
-                    return Err(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) });
-                }
-                b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
-                b'S' => {
-                    let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
-                    if name == b"in_hot_standby" {
-                        in_hot_standby = Some(value == b"on");
-                    }
-                }
-                _ => {}
-            }
-            greeting.extend_from_slice(&frame.raw);
-            if frame.tag == b'Z' {
-                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
-                let encrypted = matches!(channel, Channel::Tls { .. });
-                let (greeting, rest) = (greeting.freeze(), buf.freeze());
-                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
-                return Ok(Greeted { connected, in_hot_standby });
-            }
-            if greeting.len() > MAX_GREETING {
-                return Err(broken(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
-            }
-        }
-        match stream.read_buf(&mut buf).await {
-            Ok(0) => return Err(Miss::Stale(Refusal::Report(closed(&upstream)))),
-            Ok(_) => {}
-            Err(error) => {
-                return Err(match failure_inside(&error) {
-                    Some(failure) => failure.into(),
-                    None => Miss::Stale(Refusal::Report(closed(&upstream))),
-                });
-            }
-        }
-    }
-}
-
-fn protocol(upstream: &Upstream, error: PacketError) -> Miss {
-    Miss::Final(Refusal::Report(placed(upstream, LoginError::Protocol(error).report())))
-}
+#[cfg(test)]
+#[path = "connect/tests.rs"]
+mod tests;

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{ALPN, TlsError, end_point, verify::Verifier};
 use crate::{
     pg::startup::encode_ssl_request,
-    upstream::{ClientIdentity, TlsFacts, TlsMode},
+    upstream::{CaBy, ClientIdentity, TlsFacts, TlsMode},
 };
 
 /// An encrypted stream to a server.
@@ -25,6 +25,8 @@ pub struct Encrypted<S> {
     pub stream: TlsStream<S>,
     /// The channel binding data `tls-server-end-point` (RFC 5929), where the certificate's algorithm defines it.
     pub end_point: Option<Vec<u8>>,
+    /// Who says that the CA is the right one that the certificate was verified with; `None` where it was not.
+    pub verified_by: Option<CaBy>,
 }
 
 /// Asks the server for TLS and does the handshake as `facts` say. Any mode below `Require` counts as `Require`: who
@@ -52,7 +54,8 @@ where
     let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| refined(error, facts))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let end_point = certificate.and_then(|certificate| end_point::hash(certificate));
-    Ok(Encrypted { stream, end_point })
+    let verified = matches!(facts.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+    Ok(Encrypted { stream, end_point, verified_by: verified.then(|| facts.ca_by.clone()) })
 }
 
 fn server_name(facts: &TlsFacts) -> Result<ServerName<'static>, TlsError> {

@@ -1,0 +1,100 @@
+//! What a server says between AuthenticationOk and ReadyForQuery, and whether it is the one that was asked for.
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+
+use super::{Connected, Miss, Refusal, closed, failure_inside, placed};
+use crate::{
+    auth::upstream::{Channel, LoginError},
+    error::{ClientFacing, Report, SqlState},
+    pg::{PacketError, TransactionStatus, backend, frame::next_frame},
+    upstream::{Ask, BoxedStream, Login, Mode, Server, Upstream},
+};
+
+/// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
+/// trigger's notices are kept within reason.
+const MAX_GREETING: usize = 256 * 1024;
+
+/// PostgreSQL 14 and later say at login whether they are a standby. A write must never reach one; and who asks for a
+/// replica is not to burden the primary.
+pub(super) fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connected, Miss> {
+    let Greeted { connected, in_hot_standby } = greeted;
+    let server = &connected.upstream.server;
+    let (what, hint) = match (ask.target.mode, in_hot_standby) {
+        (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => (
+            "a standby, not the primary",
+            format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name),
+        ),
+        (Mode::Ro, Some(false)) if matches!(server, Server::Pod(_)) => {
+            ("the primary, not a replica", format!("Its primary takes reads too: {}", ask.target.name))
+        }
+        _ => return Ok(connected),
+    };
+    let message = format!("{server} of {} is {what}", ask.target);
+    Err(Miss::Stale(Refusal::Report(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message).hint(hint))))
+}
+
+/// A server that waits for the first query, and what it said of itself.
+pub(super) struct Greeted {
+    connected: Connected,
+    /// `None` where the server did not say.
+    in_hot_standby: Option<bool>,
+}
+
+/// Reads on to ReadyForQuery, keeping every message as it came.
+pub(super) async fn greeting(
+    mut stream: BoxedStream,
+    mut buf: BytesMut,
+    channel: &Channel,
+    (upstream, login): (Upstream, Login),
+) -> Result<Greeted, Miss> {
+    let mut greeting = BytesMut::new();
+    let broken = |error| protocol(&upstream, error);
+    let mut key = None;
+    let mut in_hot_standby = None;
+    loop {
+        while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
+            match frame.tag {
+                b'E' => {
+                    let fields = backend::error_fields(&frame).map_err(broken)?;
+                    let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
+                    let refusal = Refusal::Server { frame: frame.raw, fields };
+                    return Err(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) });
+                }
+                b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
+                b'S' => {
+                    let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
+                    if name == b"in_hot_standby" {
+                        in_hot_standby = Some(value == b"on");
+                    }
+                }
+                _ => {}
+            }
+            greeting.extend_from_slice(&frame.raw);
+            if frame.tag == b'Z' {
+                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
+                let encrypted = matches!(channel, Channel::Tls { .. });
+                let (greeting, rest) = (greeting.freeze(), buf.freeze());
+                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
+                return Ok(Greeted { connected, in_hot_standby });
+            }
+            if greeting.len() > MAX_GREETING {
+                return Err(broken(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
+            }
+        }
+        match stream.read_buf(&mut buf).await {
+            Ok(0) => return Err(Miss::Stale(Refusal::Report(closed(&upstream)))),
+            Ok(_) => {}
+            Err(error) => {
+                return Err(match failure_inside(&error) {
+                    Some(failure) => failure.into(),
+                    None => Miss::Stale(Refusal::Report(closed(&upstream))),
+                });
+            }
+        }
+    }
+}
+
+fn protocol(upstream: &Upstream, error: PacketError) -> Miss {
+    Miss::Final(Refusal::Report(placed(upstream, LoginError::Protocol(error).report())))
+}
