@@ -150,6 +150,8 @@ pub(crate) async fn answer(
     let path = request.uri().path().to_owned();
     let query = query(&request);
     let get = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    let asked = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    shared.store().paths.push(asked);
     let Some(user) = user(&shared.store(), certificate, &request) else {
         return Ok(status(401, "Unauthorized", "Unauthorized", &json!({})));
     };

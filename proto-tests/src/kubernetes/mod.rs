@@ -120,6 +120,8 @@ pub(crate) struct Store {
     requests: Vec<Request>,
     /// Verbs and resources of all requests, answered or not.
     arrived: Vec<(&'static str, String)>,
+    /// Paths and queries of all requests, byte for byte as they came.
+    paths: Vec<String>,
     page: usize,
     websockets: bool,
     /// The container runtime's limit on streams without a message.
@@ -203,6 +205,7 @@ impl FakeKubernetes {
             scripts: HashMap::new(),
             requests: Vec::new(),
             arrived: Vec::new(),
+            paths: Vec::new(),
             page: usize::MAX,
             websockets: true,
             stream_idle: None,
@@ -451,6 +454,13 @@ impl FakeKubernetes {
         let mut store = self.shared.store();
         store.requests.clear();
         store.arrived.clear();
+        store.paths.clear();
+    }
+
+    /// What has been asked for, path and query as they came, answered or not.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        self.shared.store().paths.clone()
     }
 
     /// Requests that have arrived, those too that a fault leaves without an answer.
