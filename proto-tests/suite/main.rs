@@ -7,6 +7,7 @@ mod size;
 mod support;
 mod system_states;
 mod systems;
+mod trust_stage;
 mod unknown_systems;
 
 mod cancel;
@@ -27,3 +28,4 @@ mod logins;
 mod names;
 mod protocol;
 mod requests;
+mod trust;

@@ -463,6 +463,15 @@ impl FakeKubernetes {
         self.shared.store().paths.clone()
     }
 
+    /// The selectors that were asked with, decoded.
+    #[must_use]
+    pub fn selectors(&self) -> Vec<String> {
+        let queries = self.paths().into_iter().filter_map(|path| Some(path.split_once('?')?.1.to_owned()));
+        let pairs = queries.flat_map(|query| query.split('&').map(str::to_owned).collect::<Vec<_>>());
+        let selecting = pairs.filter_map(|pair| pair.split_once("Selector=").map(|(_, value)| api::decoded(value)));
+        selecting.collect()
+    }
+
     /// Requests that have arrived, those too that a fault leaves without an answer.
     #[must_use]
     pub fn asked(&self, verb: &str, resource: &str) -> usize {
