@@ -47,6 +47,8 @@ struct Heard {
     bytes: Vec<u8>,
     connections: usize,
     encrypted: usize,
+    /// Messages that a password, or what was made of one, would be in.
+    answers: usize,
 }
 
 impl Hostile {
@@ -100,6 +102,12 @@ impl Hostile {
         self.heard.lock().unwrap().encrypted
     }
 
+    /// Messages so far that answer a question for a password. SCRAM's first holds nothing of it.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        self.heard.lock().unwrap().answers
+    }
+
     /// All that was said to it, decrypted.
     #[must_use]
     pub fn heard(&self) -> Vec<u8> {
@@ -147,6 +155,7 @@ async fn serve(mut io: impl AsyncRead + AsyncWrite + Unpin, read: &[u8], asks: A
             let rest = buffer.split_off(end);
             let said = std::mem::replace(&mut buffer, rest);
             let answer = if started { answer(asks, &said) } else { question(asks) };
+            heard.lock().unwrap().answers += usize::from(started && said[0] == b'p');
             started = true;
             if io.write_all(&answer).await.is_err() {
                 return;

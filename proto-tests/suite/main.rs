@@ -29,3 +29,6 @@ mod names;
 mod protocol;
 mod requests;
 mod trust;
+mod trust_marks;
+mod trust_names;
+mod trust_passwords;

@@ -1,13 +1,17 @@
 //! What a tenant's attack is tried on: its namespace with a cluster and a hostile server, and the victim's beside it.
 
 use proto_tests::{
-    cnpg::Cluster,
+    cnpg::{Cluster, encoded},
     hostile::{Asks, Hostile},
     kubernetes::{Backend, FakeKubernetes},
+    postgres::{PostgresServer, Setup},
     secrets,
-    systems::{State, System, drawn},
+    systems::{State, System, bare_pod, drawn},
+    wire::Wire,
 };
-use serde_json::Value;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
 
 use crate::support::serve;
 
@@ -159,4 +163,57 @@ pub(crate) async fn refused(attacks: Vec<Attack>) {
         }
     }
     assert!(report.is_empty(), "{} of {}:\n{}", report.len(), attacks.len(), report.join("\n"));
+}
+
+/// A Secret.
+pub(crate) fn secret(place: (&str, &str), pairs: &[(&str, &str)]) -> Value {
+    let data: serde_json::Map<String, Value> =
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(encoded(value)))).collect();
+    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"namespace": place.0, "name": place.1, "labels": {}, "annotations": {}}, "data": data})
+}
+
+/// A Service; `selector` may be null.
+pub(crate) fn service(place: (&str, &str), selector: Value, marks: Value) -> Value {
+    let mut object = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": place.0, "name": place.1, "labels": {}, "annotations": marks},
+        "spec": {"ports": [{"port": 5432}]}});
+    if !selector.is_null() {
+        object["spec"]["selector"] = selector;
+    }
+    object
+}
+
+/// An EndpointSlice of a Service, with one pod: namespace, name and uid.
+pub(crate) fn slice(place: (&str, &str), (namespace, name, uid): (&str, &str, &str)) -> Value {
+    let target = json!({"kind": "Pod", "namespace": namespace, "name": name, "uid": uid});
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": place.0, "name": format!("{}-abcde", place.1), "labels": {"kubernetes.io/service-name": place.1}},
+        "endpoints": [{"addresses": ["198.51.100.7"], "conditions": {"ready": true}, "targetRef": target}],
+        "ports": [{"port": 5432, "protocol": "TCP"}]})
+}
+
+/// A ready pod on a server.
+pub(crate) fn pod(api: &FakeKubernetes, place: (&str, &str), labels: &Value, server: SocketAddr) {
+    api.put("pods", bare_pod(place.0, place.1, labels, 5432));
+    api.backend(place.0, place.1, 5432, Backend::To(server));
+}
+
+/// A server that knows these roles, each with a password and a database of its name.
+pub(crate) async fn server(roles: &[(&str, &str)]) -> PostgresServer {
+    let setup = roles.iter().fold(Setup::new(17), |setup, (role, password)| setup.application(role, password, role));
+    PostgresServer::start(setup).await.unwrap()
+}
+
+/// Who one is.
+pub(crate) async fn who(mut wire: Wire) -> String {
+    wire.value("select current_user").await.unwrap()
+}
+
+/// How many tunnels to a pod were asked for.
+pub(crate) fn tunnels_to(api: &FakeKubernetes, pod: &str) -> usize {
+    let of_pod = |request: &&proto_tests::kubernetes::Request| {
+        request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
+    };
+    api.requests().iter().filter(of_pod).count()
 }
