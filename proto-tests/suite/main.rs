@@ -32,3 +32,4 @@ mod trust;
 mod trust_marks;
 mod trust_names;
 mod trust_passwords;
+mod trust_reach;

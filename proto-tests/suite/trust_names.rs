@@ -134,21 +134,21 @@ async fn means(pgferry: &Subject, database: &str, role: &str) {
 #[tokio::test]
 async fn who_may_write_a_lower_reading_takes_no_higher_ones_name() {
     let base = Stage::new().await;
-    for first in 0..READINGS.len() {
-        for later in first + 1..READINGS.len() {
-            let (stage, role) = (base.anew().await, ROLES[first]);
-            stage.write(READINGS[first]);
+    for (number, (first, role)) in READINGS.iter().zip(ROLES).enumerate() {
+        for later in READINGS.iter().skip(number + 1) {
+            let stage = base.anew().await;
+            stage.write(first);
             let before = stage.pgferry().await;
             means(&before, "set.prod", role).await;
-            stage.write(READINGS[later]);
+            stage.write(later);
             let after = stage.pgferry().await;
             for pgferry in [&before, &after] {
                 means(pgferry, "set.prod", role).await;
                 means(pgferry, "set", role).await;
             }
             let listed = list(&stage.api).await;
-            let of_name = listed.iter().filter(|one| one["name"] == "set" && one["system"] == READINGS[first]);
-            assert_eq!(of_name.count(), 1, "{} beside {}: {listed:#?}", READINGS[later], READINGS[first]);
+            let of_name = listed.iter().filter(|one| one["name"] == "set" && one["system"] == *first);
+            assert_eq!(of_name.count(), 1, "{later} beside {first}: {listed:#?}");
         }
     }
 }
@@ -245,11 +245,11 @@ fn tables(text: &str) -> Vec<String> {
 async fn two_operators_of_one_name_are_told_apart_by_an_alias() {
     let stage = Stage::new().await;
     stage.operated(("prod", "set"));
-    let state = State { name: "set".to_owned(), ..State::new(&Zalando, "prod", 1) };
+    let zalando = State { name: "set".to_owned(), ..State::new(&Zalando, "prod", 1) };
     for (group, version, plural) in Zalando.resources() {
         stage.api.serve_crd(group, version, plural);
     }
-    for (plural, object) in drawn(&Zalando, &state) {
+    for (plural, object) in drawn(&Zalando, &zalando) {
         stage.api.put(plural, object);
     }
     let refusal = stage.pgferry().await.refusal("pgferry", "set.prod").await;

@@ -55,9 +55,10 @@ async fn a_server_that_asks_for_cleartext_gets_nothing() {
         "[kubernetes]\ntransport = \"port-forward\"\n",
     ] {
         for encrypted in [false, true] {
-            let hostile = match encrypted {
-                false => Hostile::start(Asks::Cleartext).await,
-                true => Hostile::with_tls(Asks::Cleartext, &certificate).await,
+            let hostile = if encrypted {
+                Hostile::with_tls(Asks::Cleartext, &certificate).await
+            } else {
+                Hostile::start(Asks::Cleartext).await
             };
             let password = secrets::make("victim");
             let api = shop(&password, hostile.address()).await;

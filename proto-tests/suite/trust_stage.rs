@@ -174,6 +174,7 @@ pub(crate) fn secret(place: (&str, &str), pairs: &[(&str, &str)]) -> Value {
 }
 
 /// A Service; `selector` may be null.
+#[expect(clippy::needless_pass_by_value, reason = "as json! makes them")]
 pub(crate) fn service(place: (&str, &str), selector: Value, marks: Value) -> Value {
     let mut object = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": place.0, "name": place.1, "labels": {}, "annotations": marks},
