@@ -14,6 +14,7 @@
 pub mod cnpg;
 pub mod demo;
 pub mod fleet;
+pub mod hostile;
 pub mod kubernetes;
 pub mod postgres;
 pub mod secrets;

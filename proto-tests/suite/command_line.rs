@@ -72,7 +72,7 @@ async fn list_with_few_rights_names_the_missing_ones() {
     }
     let (_, _, err) = list(&world, &[]).await;
     assert_eq!(err.lines().filter(|line| line.starts_with("warning")).count(), 1, "{err}");
-    assert!(err.contains("resources: [\"clusters\", \"services\", \"statefulsets\", \"secrets\"]"), "{err}");
+    assert!(err.contains("resources: [\"clusters\", \"statefulsets\", \"services\", \"secrets\"]"), "{err}");
 }
 
 #[tokio::test]

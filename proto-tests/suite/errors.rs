@@ -4,13 +4,18 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use proto_tests::{
     cnpg::Cluster,
-    kubernetes::{Backend, Fault},
+    hostile::{Asks, Hostile},
+    kubernetes::{Backend, Fault, certificates::Authority},
     subject::Subject,
+    systems::{State, System, Zalando, drawn},
     wire::{Fields, Wire, startup},
 };
 use serde_json::json;
 
-use crate::support::World;
+use crate::{
+    support::World,
+    trust_stage::{secret, service},
+};
 
 /// A caused failure: what happened in the reader's words, and what the client read.
 struct Row {
@@ -148,11 +153,59 @@ async fn staged() -> Vec<Row> {
     rows.into_iter().map(|(what, fields)| Row { what, fields }).collect()
 }
 
+/// What others have written, and pgferry does not follow.
+async fn distrusted() -> Vec<Row> {
+    let asking = async |what, asks, tls: bool| {
+        let certificate = Authority::new("the author's own").server(&["shop-rw"]);
+        let hostile = if tls { Hostile::with_tls(asks, &certificate).await } else { Hostile::start(asks).await };
+        caused(what, "pgferry", "shop", |world| {
+            world.api.backend("prod", "shop-1", 5432, Backend::To(hostile.address()));
+        })
+        .await
+    };
+    vec![
+        caused("a name in an object is a path", "reporting", "shop", |world| {
+            world.cluster().change(|cluster| {
+                cluster["spec"]["managed"] =
+                    json!({"roles": [{"name": "reporting", "passwordSecret": {"name": "../../staging/secrets/x"}}]});
+            });
+        })
+        .await,
+        caused("a Secret does not agree to the Service that names it", "pgferry", "mine", |world| {
+            let marks = json!({"pgferry.dev/cluster": "mine", "pgferry.dev/secret": "shop-app"});
+            world.api.put("services", service(("prod", "web"), json!({"cnpg.io/cluster": "shop"}), marks));
+        })
+        .await,
+        caused("an `ExternalName` that is not configured", "pgferry", "conn", |world| {
+            let login = [("host", "alias"), ("port", "5432"), ("username", "app"), ("password", &world.password)];
+            world.api.put("secrets", secret(("prod", "conn"), &login));
+            let mut alias = service(("prod", "alias"), json!(null), json!({}));
+            alias["spec"]["type"] = json!("ExternalName");
+            alias["spec"]["externalName"] = json!("db.example.com");
+            world.api.put("services", alias);
+        })
+        .await,
+        asking("a server asks for a cleartext password", Asks::Cleartext, true).await,
+        asking("a server asks for an MD5 hash", Asks::Md5, false).await,
+        caused("two systems have a cluster of this name", "pgferry", "shop.prod", |world| {
+            let state = State::new(&Zalando, "prod", 1);
+            for (group, version, plural) in Zalando.resources() {
+                world.api.serve_crd(group, version, plural);
+            }
+            for (plural, object) in drawn(&Zalando, &state) {
+                world.api.put(plural, object);
+            }
+        })
+        .await,
+    ]
+}
+
 /// What each row must say; a message alone must suffice, and a hint is something to type or do.
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_type() {
     let mut rows = rows().await;
     rows.extend(staged().await);
+    rows.extend(distrusted().await);
     let expected: &[(&str, &str, &str)] = &[
         ("3D000", "no cluster is called \"shpo\"", "shop.prod"),
         ("3D000", "no context is called \"fke\"", "kubectl config get-contexts"),
@@ -185,6 +238,16 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("08P01", "given twice", ""),
         ("08P01", "invalid length", "psql"),
         ("57P01", "pod shop-1 is being deleted", "Connect again"),
+        ("28000", "passwordSecret", ""),
+        (
+            "28000",
+            "Secret prod/shop-app does not agree",
+            "kubectl annotate secret shop-app -n prod pgferry.dev/cluster=mine",
+        ),
+        ("42501", "Service prod/alias", "kubernetes.external_names"),
+        ("28000", "cleartext", "auth = \"password\""),
+        ("28000", "MD5", "auth = \"md5\""),
+        ("3D000", "cloudnative-pg and of zalando", "system = "),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (code, message, hint)) in rows.iter().zip(expected) {

@@ -7,6 +7,7 @@ mod size;
 mod support;
 mod system_states;
 mod systems;
+mod trust_stage;
 mod unknown_systems;
 
 mod cancel;
@@ -27,4 +28,9 @@ mod logins;
 mod names;
 mod protocol;
 mod requests;
+mod trust;
+mod trust_marks;
+mod trust_names;
+mod trust_passwords;
 mod trust_process;
+mod trust_reach;

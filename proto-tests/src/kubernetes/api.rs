@@ -103,24 +103,26 @@ fn status(code: u16, reason: &str, message: &str, details: &Value) -> Response<B
     respond(code, status.to_string())
 }
 
-fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let mut out = Vec::new();
-        let mut bytes = text.bytes();
-        while let Some(byte) = bytes.next() {
-            if byte == b'%' {
-                let hex: String = bytes.by_ref().take(2).map(char::from).collect();
-                out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
-            } else {
-                out.push(byte);
-            }
+/// Percent-decoded.
+pub(crate) fn decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let hex: String = bytes.by_ref().take(2).map(char::from).collect();
+            out.push(u8::from_str_radix(&hex, 16).unwrap_or(b'?'));
+        } else {
+            out.push(byte);
         }
-        String::from_utf8_lossy(&out).into_owned()
-    };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
     let pairs = request.uri().query().unwrap_or("").split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (decode(name), decode(value)))
+        .map(|(name, value)| (decoded(name), decoded(value)))
         .collect()
 }
 
@@ -150,6 +152,8 @@ pub(crate) async fn answer(
     let path = request.uri().path().to_owned();
     let query = query(&request);
     let get = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    let asked = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    shared.store().paths.push(asked);
     let Some(user) = user(&mut shared.store(), certificate, &request) else {
         return Ok(status(401, "Unauthorized", "Unauthorized", &json!({})));
     };

@@ -122,6 +122,8 @@ pub(crate) struct Store {
     requests: Vec<Request>,
     /// Verbs and resources of all requests, answered or not.
     arrived: Vec<(&'static str, String)>,
+    /// Paths and queries of all requests, byte for byte as they came.
+    paths: Vec<String>,
     page: usize,
     websockets: bool,
     /// The container runtime's limit on streams without a message.
@@ -206,6 +208,7 @@ impl FakeKubernetes {
             scripts: HashMap::new(),
             requests: Vec::new(),
             arrived: Vec::new(),
+            paths: Vec::new(),
             page: usize::MAX,
             websockets: true,
             stream_idle: None,
@@ -460,6 +463,22 @@ impl FakeKubernetes {
         let mut store = self.shared.store();
         store.requests.clear();
         store.arrived.clear();
+        store.paths.clear();
+    }
+
+    /// What has been asked for, path and query as they came, answered or not.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        self.shared.store().paths.clone()
+    }
+
+    /// The selectors that were asked with, decoded.
+    #[must_use]
+    pub fn selectors(&self) -> Vec<String> {
+        let queries = self.paths().into_iter().filter_map(|path| Some(path.split_once('?')?.1.to_owned()));
+        let pairs = queries.flat_map(|query| query.split('&').map(str::to_owned).collect::<Vec<_>>());
+        let selecting = pairs.filter_map(|pair| pair.split_once("Selector=").map(|(_, value)| api::decoded(value)));
+        selecting.collect()
     }
 
     /// Requests that have arrived, those too that a fault leaves without an answer.

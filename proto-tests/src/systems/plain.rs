@@ -446,7 +446,7 @@ impl System for Marked {
             secret(
                 state,
                 "login",
-                &json!({}),
+                &labels,
                 &[("username", "app"), ("password", &state.password), ("database", "shop")],
             ),
             secret(
