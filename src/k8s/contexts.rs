@@ -453,3 +453,7 @@ fn user(kubeconfig: &Kubeconfig, context: &str) -> Fingerprint {
     let user = kubeconfig.auth_infos.iter().find(|named| Some(&named.name) == name);
     Fingerprint::of(&user.and_then(|named| named.auth_info.as_ref()))
 }
+
+#[cfg(test)]
+#[path = "contexts_tests.rs"]
+mod tests;
