@@ -286,8 +286,8 @@ impl Sessions {
         reply: &mut Reply,
         early: &mut BytesMut,
     ) -> Waited {
-        let waited = self.await_server(id, wanted, progress.clone(), reply, early).await;
-        if let Waited::Refused(refusal) = &waited
+        let outcome = self.await_server(id, wanted, progress.clone(), reply, early).await;
+        if let Waited::Refused(refusal) = &outcome
             && refusal.is_too_many()
             && let Some(spares) = &self.spares
             && spares.end_all().await > 0
@@ -295,7 +295,7 @@ impl Sessions {
             debug!(session = %id, "spare sessions ended for a client");
             return self.await_server(id, wanted, progress, reply, early).await;
         }
-        waited
+        outcome
     }
 
     fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
