@@ -87,7 +87,7 @@ pub struct DirectoryParams {
     pub systems: SystemsParams,
     /// Which servers outside Kubernetes may be dialled.
     pub external: External,
-    /// Services of type ExternalName that are followed, as `service.namespace`.
+    /// Services of type `ExternalName` that are followed, as `service.namespace`.
     pub external_names: Vec<String>,
     /// Whether pods are dialled at their addresses, so that nothing but the server's own TLS encrypts.
     pub direct: bool,
