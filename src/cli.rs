@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Write as _,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -261,7 +262,8 @@ fn escaped(value: &serde_json::Value) -> String {
     let mut text = String::new();
     for character in format!("{value:#}").chars() {
         if character.is_control() && character != '\n' {
-            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+            // Writing into a String cannot fail.
+            let _ = write!(text, "\\u{:04x}", u32::from(character));
         } else {
             text.push(character);
         }

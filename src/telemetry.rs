@@ -60,7 +60,7 @@ pub fn start(filter: &str, format: Format) -> Result<(), FilterError> {
 }
 
 /// `message name=value ...`, without the characters that a terminal obeys or that begin a line of their own: names,
-/// statuses and errors are other people's text. (JSON escapes them by itself.)
+/// statuses and errors are other people's text. (JSON has escapes of its own.)
 fn text_fields() -> impl for<'a> FormatFields<'a> + 'static {
     format::debug_fn(|writer, field: &Field, value: &dyn Debug| {
         let text = printable(&format!("{value:?}"));

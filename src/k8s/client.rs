@@ -386,7 +386,7 @@ impl Context {
 /// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
 async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, kube::Error> {
     let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
-    let body = body::read(body).await?;
+    let body = Box::pin(body::read(body)).await?;
     if head.status.is_success() {
         return Ok(body);
     }

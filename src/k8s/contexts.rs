@@ -297,7 +297,8 @@ impl Shared {
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
-        self.build(&mut login, asked, progress).await
+        // Rare, and too large to be part of every call's future.
+        Box::pin(self.build(&mut login, asked, progress)).await
     }
 
     /// The current client, if it may still be used.
@@ -322,7 +323,7 @@ impl Shared {
             return Ok(built);
         }
         login.forget();
-        self.build(&mut login, asked, None).await
+        Box::pin(self.build(&mut login, asked, None)).await
     }
 
     /// A new client, for who has waited since `asked`. A kubeconfig that is just being written is waited for.

@@ -31,7 +31,7 @@ fn contexts(kubeconfig: PathBuf) -> Contexts {
         short_names: BTreeMap::new(),
         request_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),
-        exec_timeout: Duration::from_secs(60),
+        exec_timeout: Duration::from_mins(1),
     })
 }
 

@@ -8,6 +8,7 @@ use kube::config::{Cluster, ExecConfig};
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::{process::Command, time::timeout};
+use zeroize::Zeroizing;
 
 use super::K8sError;
 
@@ -89,7 +90,7 @@ pub(super) async fn run(
     if !output.status.success() {
         return Err(failed(format!("ended with {}", output.status)));
     }
-    let answer: Answer = serde_json::from_slice(&output.stdout)
+    let answer: Answer = serde_json::from_slice(&Zeroizing::new(output.stdout))
         .map_err(|_| failed("answered with something that is no ExecCredential".to_owned()))?;
     let status = answer.status.ok_or_else(|| failed("answered without a credential".to_owned()))?;
     let certificate = status.client_certificate_data.zip(status.client_key_data);

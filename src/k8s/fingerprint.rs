@@ -39,7 +39,9 @@ fn feed(value: &Value, sum: &mut Sha256) {
         }
         Value::Array(values) => {
             begin(b'[', values.len());
-            values.iter().for_each(|value| feed(value, sum));
+            for value in values {
+                feed(value, sum);
+            }
         }
         Value::String(value) => text(b'"', value, sum),
         Value::Null | Value::Bool(_) | Value::Number(_) => text(b'=', &value.to_string(), sum),

@@ -161,13 +161,13 @@ impl Door {
                     Ok(place) => Arrival::Client(welcome, place),
                     Err(_) => return,
                 },
-                Met::Unwelcome(unwelcome) => match Arc::clone(&self.strangers).try_acquire_owned() {
-                    Ok(place) => Arrival::Stranger(unwelcome, place),
-                    Err(_) => {
+                Met::Unwelcome(unwelcome) => {
+                    let Ok(place) = Arc::clone(&self.strangers).try_acquire_owned() else {
                         debug!(listener = %bound, "one more connection of a user who may not connect is closed");
                         continue;
-                    }
-                },
+                    };
+                    Arrival::Stranger(unwelcome, place)
+                }
             };
             if self.arrivals.send(arrival).await.is_err() {
                 return;

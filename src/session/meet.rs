@@ -1,5 +1,5 @@
-//! Whose a connection is: asked before a byte is read from it and before anything is done for it. What nobody may have
-//! been let in for costs Kubernetes nothing, and takes no place from those who may.
+//! Whose a connection is: asked before a byte is read from it and before anything is done for it. Who may not connect
+//! costs Kubernetes nothing, and takes no place from those who may.
 
 use tracing::{debug, info};
 

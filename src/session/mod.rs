@@ -19,6 +19,7 @@ use crate::{
     upstream::{Ask, Credentials, Dial, Directory, Mode, Progress, Target},
 };
 
+mod admit;
 mod cancel;
 pub mod client;
 mod connect;
@@ -37,10 +38,10 @@ use client::{ClientStream, Peer, Socket};
 use connect::{Connected, Connector, Refusal, Wanted};
 use greet::{GreetError, Greeted, Greeting, greet};
 use meet::Welcome;
-use registry::{Permit, Registry, SessionId};
+use registry::{Registry, SessionId};
 use reply::{Reply, tell};
 use route::{Names, Route, is_replication, route};
-use spare::{Likeness, Spares, Yielded};
+use spare::{Likeness, Spares};
 
 /// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
 /// that it hangs.
@@ -253,51 +254,6 @@ impl Sessions {
         route(startup, bound, &self.params.names, &|name| directory.knows_context(name)).map_err(|error| error.report())
     }
 
-    /// A place among the sessions, and perhaps the session itself. A spare one never keeps a client out: it goes to who
-    /// is like it, or ends for who is not.
-    async fn admit(&self, likeness: Option<&Likeness>) -> Result<(Permit, Option<Box<Connected>>), Report> {
-        let Some(spares) = &self.spares else {
-            return Ok((self.registry.admit()?, None));
-        };
-        if let Some(likeness) = likeness
-            && let Some(given) = spares.take(likeness).await
-        {
-            return Ok(given.parts());
-        }
-        loop {
-            let full = match self.registry.admit() {
-                Ok(permit) => return Ok((permit, None)),
-                Err(full) => full,
-            };
-            match spares.yield_one(likeness).await {
-                Yielded::Given(given) => return Ok(given.parts()),
-                Yielded::Ended => {}
-                Yielded::None => return Err(full),
-            }
-        }
-    }
-
-    /// Waits for the server; once more where spare sessions have taken its last place.
-    async fn connected(
-        &self,
-        id: SessionId,
-        wanted: &Wanted,
-        progress: watch::Receiver<String>,
-        reply: &mut Reply,
-        early: &mut BytesMut,
-    ) -> Waited {
-        let waited = self.await_server(id, wanted, progress.clone(), reply, early).await;
-        if let Waited::Refused(refusal) = &waited
-            && refusal.is_too_many()
-            && let Some(spares) = &self.spares
-            && spares.end_all().await > 0
-        {
-            debug!(session = %id, "spare sessions ended for a client");
-            return self.await_server(id, wanted, progress, reply, early).await;
-        }
-        waited
-    }
-
     fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
         let (progress, waiting) = Progress::new();
         let now = Instant::now();
@@ -364,16 +320,6 @@ enum Waited {
     Connected(Box<Connected>),
     Refused(Refusal),
     ClientGone,
-}
-
-impl Refusal {
-    /// A limit on connections is reached: a server's, or ours on one cluster.
-    fn is_too_many(&self) -> bool {
-        match self {
-            Self::Server { fields, .. } => fields.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str(),
-            Self::Report(report) => report.sqlstate == SqlState::TOO_MANY_CONNECTIONS,
-        }
-    }
 }
 
 /// What the log says about a session.

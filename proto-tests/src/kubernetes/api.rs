@@ -154,7 +154,7 @@ pub(crate) async fn answer(
     let get = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
     let asked = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     shared.store().paths.push(asked);
-    let Some(user) = user(&mut shared.store(), certificate, &request) else {
+    let Some(user) = user(&shared.store(), certificate, &request) else {
         return Ok(status(401, "Unauthorized", "Unauthorized", &json!({})));
     };
     if path == "/version" {
@@ -229,13 +229,10 @@ fn planted(shared: &Shared, verb: &str, target: &Target) -> Option<Fault> {
     Some(planted.fault.clone())
 }
 
-fn user(store: &mut Store, certificate: Option<String>, request: &HyperRequest<Incoming>) -> Option<String> {
+fn user(store: &Store, certificate: Option<String>, request: &HyperRequest<Incoming>) -> Option<String> {
     let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
     match header.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) => {
-            store.shown.insert(token.to_owned());
-            store.tokens.get(token).cloned()
-        }
+        Some(token) => store.tokens.get(token).cloned(),
         None => certificate,
     }
 }

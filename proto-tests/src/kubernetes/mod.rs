@@ -173,6 +173,14 @@ impl Shared {
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap()
     }
+
+    /// Keeps the token that a request shows, valid here or not.
+    fn note_token<B>(&self, request: &http::Request<B>) {
+        let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+        if let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) {
+            self.store().shown.insert(token.to_owned());
+        }
+    }
 }
 
 impl FakeKubernetes {
@@ -254,6 +262,7 @@ impl FakeKubernetes {
                     let certificate = peer.map(|certificate| certificates::common_name(&certificate));
                     let inside = Arc::clone(&shared);
                     let service = hyper::service::service_fn(move |request| {
+                        inside.note_token(&request);
                         api::answer(Arc::clone(&inside), certificate.clone(), request)
                     });
                     let serving = hyper::server::conn::http1::Builder::new()
