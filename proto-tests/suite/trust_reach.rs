@@ -6,12 +6,13 @@ use proto_tests::{
     kubernetes::FakeKubernetes,
     postgres::PostgresServer,
     secrets,
+    subject::Start,
     systems::{State, System, Zalando, bare_pod, drawn},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    support::serve,
+    support::{BINARY, serve},
     trust_stage::{pod, secret, server, service, slice, smuggled, tunnels_to, who},
 };
 
@@ -232,6 +233,29 @@ async fn servers_outside_are_dialled_as_the_configuration_lists_them() {
             }
         }
     }
+}
+
+/// What an object says is repeated, but it neither draws in a terminal nor forges a line.
+#[tokio::test]
+async fn an_objects_words_have_no_control_characters() {
+    let state = State::new(&Zalando, "tenant", 1);
+    let api = FakeKubernetes::start().await;
+    for (group, version, plural) in Zalando.resources() {
+        api.serve_crd(group, version, plural);
+    }
+    for (plural, object) in drawn(&Zalando, &state) {
+        api.put(plural, object);
+    }
+    api.delete("pods", "tenant", "shop-0");
+    let words = "Updating\u{1b}]0;owned\u{7}\nFATAL:  \u{9b}31mforged\u{202e}";
+    api.change("postgresqls", "tenant", "shop", |object| object["status"]["PostgresClusterStatus"] = json!(words));
+    let refusal = serve(&api, AT_ONCE).await.refusal("pgferry", "shop.tenant").await;
+    let said = format!("{}{}{}", refusal.message, refusal.detail, refusal.hint);
+    assert!(said.contains("Updating") && !said.contains(char::is_control), "{said:?}");
+    let start = Start::new(BINARY).args(["list", "--kubeconfig"]).arg(api.kubeconfig());
+    let (_, out, err) = start.run().await;
+    let drawing = |text: &str| text.chars().any(|character| character.is_control() && character != '\n');
+    assert!(!drawing(&out) && !drawing(&err) && !out.contains("\nFATAL"), "{out:?} {err:?}");
 }
 
 /// Dialled is the address that the pod has, as the pod says by its uid; not one that a slice names.
