@@ -2,6 +2,7 @@
 //! configuration says so.
 
 use proto_tests::{
+    cnpg::Cluster,
     hostile::{Asks, Hostile},
     kubernetes::FakeKubernetes,
     postgres::PostgresServer,
@@ -233,6 +234,59 @@ async fn servers_outside_are_dialled_as_the_configuration_lists_them() {
             }
         }
     }
+}
+
+/// A role's own resource holds the name of a Secret as well.
+#[tokio::test]
+async fn a_database_roles_secret_is_no_path() {
+    let (stage, hostile) = (Stage::new().await, Hostile::start(Asks::Nothing).await);
+    Cluster::new(&stage.api, ("tenant", "shop"), &stage.password, &[hostile.address()]);
+    stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles");
+    stage.api.put("databaseroles", json!({"metadata": {"namespace": "tenant", "name": "late"}, "spec": {
+        "cluster": {"name": "shop"}, "name": "late", "login": true, "passwordSecret": {"name": "../../other/secrets/x"}}}));
+    let refusal = serve(&stage.api, "").await.refusal("late", "shop.tenant").await;
+    assert_eq!(refusal.code, "28000", "{refusal:?}");
+    assert!(refusal.message.contains("tenant/late") && refusal.message.contains("passwordSecret"), "{refusal:?}");
+    assert_eq!(smuggled(&stage.api, &["other"]), Vec::<String>::new());
+}
+
+/// What a client types is a name or nothing, too: programs pass on what their own users type.
+#[tokio::test]
+async fn a_target_that_a_client_types_is_no_path() {
+    let stage = Stage::new().await;
+    stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "clusters");
+    let pgferry = serve(&stage.api, AT_ONCE).await;
+    for target in [
+        "x.other%2fpods",
+        "a,b",
+        "a) , (b",
+        "x=y",
+        "!x",
+        "..",
+        "a..b",
+        ".other",
+        "x.",
+        "-x.other",
+        "%2e%2e.other",
+        "x y",
+        "X.other",
+        "x.other?watch=true",
+        "x.other#y",
+        "x.other;y",
+        "a\\b.other",
+        "ü.other",
+        "x.tenant.svc.cluster.local.",
+    ] {
+        for (user, database) in [("pgferry", target.to_owned()), (&format!("app@{target}") as &str, "app".to_owned())] {
+            let refusal = pgferry.refusal(user, &database).await;
+            assert!(["3D000", "28000"].contains(&refusal.code.as_str()), "{user} {database}: {refusal:?}");
+        }
+    }
+    assert_eq!(smuggled(&stage.api, &[]), Vec::<String>::new());
+    let plain = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/=!,() ".contains(&byte));
+    let odd: Vec<String> =
+        stage.api.selectors().into_iter().filter(|text| !plain(text) || text.contains(") ,")).collect();
+    assert_eq!(odd, Vec::<String>::new());
 }
 
 /// What an object says is repeated, but it neither draws in a terminal nor forges a line.
