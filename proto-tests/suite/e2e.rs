@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt as _,
     process::Command,
-    sync::RwLock,
+    sync::{Mutex, RwLock},
     time::{Instant, timeout},
 };
 
@@ -23,6 +23,8 @@ mod failover;
 mod lasting;
 #[path = "e2e_systems.rs"]
 mod systems;
+#[path = "e2e_trust.rs"]
+mod trust;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
@@ -34,6 +36,9 @@ fn say(line: &str) {
 
 /// Tests that delete pods have the clusters to themselves.
 static CLUSTERS: RwLock<()> = RwLock::const_new(());
+
+/// Tests that make and remove custom resource definitions take turns.
+static DEFINITIONS: Mutex<()> = Mutex::const_new(());
 
 /// Where the tests run; `None` where they do not.
 fn kubeconfig() -> Option<PathBuf> {

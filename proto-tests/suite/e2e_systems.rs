@@ -18,13 +18,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{BINARY, kubeconfig, kubectl, say};
+use super::{BINARY, DEFINITIONS, kubeconfig, kubectl, say};
 
 /// Pods start in seconds; a claim that needs this long fails.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A server that its environment sets up; where no node has it, nothing is tried.
-const IMAGE: &str = "rig.local/postgres:17";
+pub(super) const IMAGE: &str = "rig.local/postgres:17";
 
 /// Objects that are written, and gone at the end.
 struct Rig<'a> {
@@ -33,7 +33,7 @@ struct Rig<'a> {
     kubeconfig: PathBuf,
 }
 
-async fn apply(objects: &[Value]) {
+pub(super) async fn apply(objects: &[Value]) {
     let mut child = Command::new("kubectl")
         .args(["apply", "-f", "-"])
         .stdin(std::process::Stdio::piped())
@@ -50,7 +50,7 @@ async fn apply(objects: &[Value]) {
 }
 
 /// A custom resource definition that takes anything.
-fn definition((group, version, plural): (&str, &str, &str), kind: &str) -> Value {
+pub(super) fn definition((group, version, plural): (&str, &str, &str), kind: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.{group}")},
@@ -421,6 +421,7 @@ async fn the_layouts_of_other_systems() {
         Box::new(Marked),
         Box::new(KubeDbCertificate),
     ];
+    let _definitions = DEFINITIONS.lock().await;
     for system in &systems {
         forget(&**system).await;
     }

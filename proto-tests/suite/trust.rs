@@ -9,8 +9,8 @@ use proto_tests::{
     hostile::{Asks, Hostile},
     secrets,
     systems::{
-        CloudNativePg, ConnectionSecret, Crunchy, Deployment, Elastisys, KubeDb, Kubegres, Marked, StatefulSet,
-        Zalando, ZalandoConfigMaps,
+        CloudNativePg, ConnectionSecret, Crunchy, Deployment, Elastisys, KubeDb, KubeDbCertificate, Kubegres, Marked,
+        StatefulSet, Zalando, ZalandoConfigMaps,
     },
 };
 use serde_json::{Value, json};
@@ -29,6 +29,11 @@ fn password_from(secret: &str) -> Value {
         {"name": "POSTGRES_USER", "value": "app"},
         {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": secret, "key": "password"}}},
     ])
+}
+
+/// One that takes it from a file.
+fn password_file() -> Value {
+    json!([{"name": "POSTGRES_PASSWORD_FILE", "value": "/v/password"}])
 }
 
 /// Paths where an operator's resource holds names.
@@ -146,6 +151,13 @@ fn resources() -> Vec<Attack> {
             &["tenant/shop", "authSecret"],
         ),
         Attack::on(
+            "a client certificate's Secret",
+            KubeDbCertificate,
+            ("postgreses", "shop"),
+            &[("/spec/tls/certificates", json!([{"alias": "client", "secretName": CLIMB}]))],
+            &["tenant/shop", "secretName"],
+        ),
+        Attack::on(
             "a variable's Secret",
             Kubegres,
             ("kubegres", "shop"),
@@ -182,6 +194,17 @@ fn built_in() -> Vec<Attack> {
             set,
             &[("/spec/template/spec/containers/0/env", password_from(CLIMB))],
             &["tenant/shop", "secretKeyRef"],
+        ),
+        Attack::on(
+            "a volume's Secret",
+            StatefulSet,
+            set,
+            &[
+                ("/spec/template/spec/containers/0/env", password_file()),
+                ("/spec/template/spec/volumes", json!([{"name": "v", "secret": {"secretName": CLIMB}}])),
+                ("/spec/template/spec/containers/0/volumeMounts", json!([{"name": "v", "mountPath": "/v"}])),
+            ],
+            &["tenant/shop", "secretName"],
         ),
         Attack::on(
             "a Secret that is two",

@@ -153,6 +153,25 @@ async fn who_may_write_a_lower_reading_takes_no_higher_ones_name() {
     }
 }
 
+/// A bare name that two namespaces have is ambiguous, whatever the two are: an operator's resource in a tenant's
+/// namespace hid the workload of this name in another.
+#[tokio::test]
+async fn nor_one_of_another_namespace() {
+    let base = Stage::new().await;
+    for reading in READINGS.iter().skip(1) {
+        let stage = base.anew().await;
+        stage.write(reading);
+        stage.operated(("tenant", "set"));
+        let pgferry = stage.pgferry().await;
+        let refusal = pgferry.refusal("pgferry", "set").await;
+        assert_eq!(refusal.code, "3D000", "{reading}: {refusal:?}");
+        for spelling in ["set.prod", "set.tenant"] {
+            assert!(refusal.message.contains(spelling), "{reading}: {refusal:?}");
+            pgferry.connect("pgferry", spelling).await.unwrap();
+        }
+    }
+}
+
 /// All five at once: the name is the first one's, and each of them is reached by an alias that says which it is.
 #[tokio::test]
 async fn an_alias_reaches_the_lower_readings() {

@@ -2,16 +2,18 @@
 //! configuration says so.
 
 use proto_tests::{
+    cnpg::Cluster,
     hostile::{Asks, Hostile},
     kubernetes::FakeKubernetes,
     postgres::PostgresServer,
     secrets,
+    subject::Start,
     systems::{State, System, Zalando, bare_pod, drawn},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    support::serve,
+    support::{BINARY, serve},
     trust_stage::{pod, secret, server, service, slice, smuggled, tunnels_to, who},
 };
 
@@ -232,6 +234,82 @@ async fn servers_outside_are_dialled_as_the_configuration_lists_them() {
             }
         }
     }
+}
+
+/// A role's own resource holds the name of a Secret as well.
+#[tokio::test]
+async fn a_database_roles_secret_is_no_path() {
+    let (stage, hostile) = (Stage::new().await, Hostile::start(Asks::Nothing).await);
+    Cluster::new(&stage.api, ("tenant", "shop"), &stage.password, &[hostile.address()]);
+    stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles");
+    stage.api.put("databaseroles", json!({"metadata": {"namespace": "tenant", "name": "late"}, "spec": {
+        "cluster": {"name": "shop"}, "name": "late", "login": true, "passwordSecret": {"name": "../../other/secrets/x"}}}));
+    let refusal = serve(&stage.api, "").await.refusal("late", "shop.tenant").await;
+    assert_eq!(refusal.code, "28000", "{refusal:?}");
+    assert!(refusal.message.contains("tenant/late") && refusal.message.contains("passwordSecret"), "{refusal:?}");
+    assert_eq!(smuggled(&stage.api, &["other"]), Vec::<String>::new());
+}
+
+/// What a client types is a name or nothing, too: programs pass on what their own users type.
+#[tokio::test]
+async fn a_target_that_a_client_types_is_no_path() {
+    let stage = Stage::new().await;
+    stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "clusters");
+    let pgferry = serve(&stage.api, AT_ONCE).await;
+    for target in [
+        "x.other%2fpods",
+        "a,b",
+        "a) , (b",
+        "x=y",
+        "!x",
+        "..",
+        "a..b",
+        ".other",
+        "x.",
+        "-x.other",
+        "%2e%2e.other",
+        "x y",
+        "X.other",
+        "x.other?watch=true",
+        "x.other#y",
+        "x.other;y",
+        "a\\b.other",
+        "ü.other",
+        "x.tenant.svc.cluster.local.",
+    ] {
+        for (user, database) in [("pgferry", target.to_owned()), (&format!("app@{target}") as &str, "app".to_owned())] {
+            let refusal = pgferry.refusal(user, &database).await;
+            assert!(["3D000", "28000"].contains(&refusal.code.as_str()), "{user} {database}: {refusal:?}");
+        }
+    }
+    assert_eq!(smuggled(&stage.api, &[]), Vec::<String>::new());
+    let plain = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/=!,() ".contains(&byte));
+    let odd: Vec<String> =
+        stage.api.selectors().into_iter().filter(|text| !plain(text) || text.contains(") ,")).collect();
+    assert_eq!(odd, Vec::<String>::new());
+}
+
+/// What an object says is repeated, but it neither draws in a terminal nor forges a line.
+#[tokio::test]
+async fn an_objects_words_have_no_control_characters() {
+    let state = State::new(&Zalando, "tenant", 1);
+    let api = FakeKubernetes::start().await;
+    for (group, version, plural) in Zalando.resources() {
+        api.serve_crd(group, version, plural);
+    }
+    for (plural, object) in drawn(&Zalando, &state) {
+        api.put(plural, object);
+    }
+    api.delete("pods", "tenant", "shop-0");
+    let words = "Updating\u{1b}]0;owned\u{7}\nFATAL:  \u{9b}31mforged\u{202e}";
+    api.change("postgresqls", "tenant", "shop", |object| object["status"]["PostgresClusterStatus"] = json!(words));
+    let refusal = serve(&api, AT_ONCE).await.refusal("pgferry", "shop.tenant").await;
+    let said = format!("{}{}{}", refusal.message, refusal.detail, refusal.hint);
+    assert!(said.contains("Updating") && !said.contains(char::is_control), "{said:?}");
+    let start = Start::new(BINARY).args(["list", "--kubeconfig"]).arg(api.kubeconfig());
+    let (_, out, err) = start.run().await;
+    let drawing = |text: &str| text.chars().any(|character| character.is_control() && character != '\n');
+    assert!(!drawing(&out) && !drawing(&err) && !out.contains("\nFATAL"), "{out:?} {err:?}");
 }
 
 /// Dialled is the address that the pod has, as the pod says by its uid; not one that a slice names.
