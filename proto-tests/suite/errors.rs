@@ -167,7 +167,7 @@ async fn distrusted() -> Vec<Row> {
         caused("a name in an object is a path", "reporting", "shop", |world| {
             world.cluster().change(|cluster| {
                 cluster["spec"]["managed"] =
-                    json!({"roles": [{"name": "reporting", "passwordSecret": {"name": "../../staging/secrets/x"}}]});
+                    json!({"roles": [{"name": "reporting", "login": true, "passwordSecret": {"name": "../../staging/secrets/x"}}]});
             });
         })
         .await,

@@ -206,16 +206,20 @@ async fn answered(
 /// A certificate says only what whoever vouches for its CA says: the cluster's own author may want passwords that other
 /// roles have chosen.
 fn may_have_the_password(attempt: &Attempt<'_>) -> Result<(), LoginError> {
-    let Channel::Tls { verified_by, .. } = attempt.channel else {
-        return Err(LoginError::CleartextNeedsTls);
+    let (verified_by, untrusted) = match attempt.channel {
+        Channel::Tls { verified_by, .. } => (verified_by.as_ref(), None),
+        // Inside TLS it may be given to whom a CA that is known here would vouch for; to others it is not given at all.
+        Channel::Plaintext => (Some(&attempt.upstream.tls.ca_by), Some(LoginError::CleartextNeedsTls)),
     };
     let vouched = match verified_by {
         Some(CaBy::Configuration) => true,
         Some(CaBy::Secret(source)) => *source == attempt.login.source,
         Some(CaBy::Cluster) | None => false,
     };
-    let trusted = vouched || attempt.upstream.auth.weakest >= AuthMethod::Password;
-    if trusted { Ok(()) } else { Err(LoginError::CleartextUntrusted) }
+    if !vouched && attempt.upstream.auth.weakest < AuthMethod::Password {
+        return Err(LoginError::CleartextUntrusted);
+    }
+    untrusted.map_or(Ok(()), Err)
 }
 
 /// The hash is as good as the password wherever the same password is stored as MD5, and is guessed quickly. A server that

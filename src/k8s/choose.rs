@@ -95,7 +95,7 @@ impl View {
     pub(super) fn primary_pod(&self) -> Option<&Pod> {
         match &self.facts.leader {
             Leader::Pod(name) => self.pod(name),
-            Leader::Moving => None,
+            Leader::Moving | Leader::Misnamed(_) => None,
             Leader::Unsaid | Leader::Ask => single(&self.labelled()),
             Leader::Perhaps(name) => match self.labelled().as_slice() {
                 [] => None,
@@ -105,7 +105,7 @@ impl View {
         }
     }
 
-    fn pod(&self, name: &str) -> Option<&Pod> {
+    fn pod(&self, name: &ObjectName) -> Option<&Pod> {
         self.pods.iter().find(|pod| pod.metadata.name == *name)
     }
 
@@ -183,7 +183,7 @@ impl View {
             // The Service leads elsewhere.
             Some(Lost::Demoted)
         } else {
-            let elsewhere = matches!(&self.facts.leader, Leader::Pod(leader) if *name != **leader);
+            let elsewhere = matches!(&self.facts.leader, Leader::Pod(leader) if name != leader);
             (elsewhere || self.member(pod) == Member::Replica).then_some(Lost::Demoted)
         };
         lost.filter(|lost| *lost != Lost::Demoted || mode == Mode::Rw)
@@ -198,11 +198,15 @@ impl View {
     }
 
     fn none(&self, what: &str) -> Choice<'static> {
-        if let Some(refused) = self.refused.as_ref().filter(|_| self.pods.is_empty()) {
-            let message = format!("cluster {} has no {what}: {refused}", self.facts.full());
+        let misnamed = match &self.facts.leader {
+            Leader::Misnamed(why) => Some(why),
+            _ => self.refused.as_ref().filter(|_| self.pods.is_empty()),
+        };
+        if let Some(why) = misnamed {
+            let message = format!("cluster {} has no {what}: {why}", self.facts.full());
             let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
             return Choice::Never(
-                report.hint("Whoever may write the endpoints of that Service wrote this: correct it"),
+                report.hint("Whoever may write that object wrote this: correct it, and connect again"),
             );
         }
         let mut report = not_now(format!("cluster {} has no ready {what}", self.facts.full()));

@@ -8,7 +8,7 @@ use super::{
     list::{Listed, places},
     names::{Namespace, ObjectName, Place},
     objects::{Owner, Pod},
-    operators::{Facts, System},
+    operators::{Facts, Rank, System},
 };
 
 /// Without clusters that belong to another of them (Percona's operator makes one of Crunchy's, Tembo's one of
@@ -35,9 +35,9 @@ pub(super) fn without_owned<T>(all: Vec<T>, about: impl Fn(&T) -> (&System, &Fac
 
 /// Each cluster once: what leads to one that is believed more is left out.
 pub(super) fn once(all: Vec<Listed>) -> Vec<Listed> {
-    let mut by_rank: BTreeMap<u8, Vec<Listed>> = BTreeMap::new();
+    let mut by_rank: BTreeMap<Rank, Vec<Listed>> = BTreeMap::new();
     for listed in without_owned(all, |listed| (&listed.view.system, &listed.view.facts)) {
-        by_rank.entry(rank(&listed.view.system)).or_default().push(listed);
+        by_rank.entry(listed.view.system.rank()).or_default().push(listed);
     }
     let (mut known, mut kept) = (Known::default(), Vec::new());
     for rank in by_rank.into_values() {
@@ -50,20 +50,9 @@ pub(super) fn once(all: Vec<Listed>) -> Vec<Listed> {
     kept
 }
 
-/// Operators' resources are believed before workloads, those before marked Services, and Secrets last: who may write a
-/// lower one cannot take the name of a higher.
-pub(super) fn rank(system: &System) -> u8 {
-    match &*system.resource().plural {
-        _ if system.pod_labels().is_some() => 0,
-        "services" => 2,
-        "secrets" => 3,
-        _ => 1,
-    }
-}
-
 /// Without clusters whose pods one before them has: two readings of the same servers are one.
 pub(super) fn by_pods(mut views: Vec<View>) -> Vec<View> {
-    views.sort_by_key(|view| rank(&view.system));
+    views.sort_by_key(|view| view.system.rank());
     let mut known: HashSet<Place> = HashSet::new();
     let mut servers = |view: &View| {
         let mut any = false;

@@ -443,7 +443,7 @@ async fn authority(
 /// The name of an object about TLS; what is none leads nowhere.
 fn named<'r>(facts: &Facts, reference: &'r Reference) -> Result<&'r ObjectName, Failure> {
     reference.name().map_err(|why| {
-        let message = format!("cluster {}, on its certificates: {why}", facts.full());
+        let message = format!("the certificates of {}/{} cannot be looked for: {why}", facts.namespace, facts.name);
         let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
         report.hint("Whoever may write that object wrote this: correct it, and connect again").into()
     })

@@ -270,7 +270,7 @@ impl Logins<'_> {
                 let password = self.value(about, data, password, &mut version).await?;
                 let database = match database {
                     Part::In(..) => self.value(about, data, database, &mut version).await?,
-                    database => About::optional(data, database).map(SecretString::from),
+                    database => about.optional(data, database)?.map(SecretString::from),
                 };
                 let user = user.map(|user| name(user.expose_secret()).to_owned()).unwrap_or_default();
                 (user, password, database.map(|database| name(database.expose_secret()).to_owned()))
@@ -374,10 +374,11 @@ struct About<'a> {
 
 impl About<'_> {
     /// The database, where a key names one. `*` is "any" in a superuser's Secret.
-    fn optional(data: &Data, part: &Part) -> Option<String> {
-        let Part::Keys(keys) = part else { return None };
-        let found = keys.iter().find_map(|key| std::str::from_utf8(data.get(key)?).ok());
-        found.map(name).filter(|name| !name.is_empty() && *name != "*").map(str::to_owned)
+    fn optional(self, data: &Data, part: &Part) -> Result<Option<String>, Report> {
+        let Part::Keys(keys) = part else { return Ok(None) };
+        let present = keys.iter().find(|key| data.get(key).is_some_and(|value| !value.is_empty()));
+        let found = present.map(|key| self.text(data, key)).transpose()?;
+        Ok(found.map(name).filter(|name| !name.is_empty() && *name != "*").map(str::to_owned))
     }
 
     fn connection(self, data: &Data) -> Result<(String, Option<SecretString>, Option<String>), Report> {
@@ -440,8 +441,10 @@ fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
 fn without_consent(facts: &Facts, secret: &Meta) -> Report {
     let (namespace, name) = (&secret.namespace, &secret.name);
     let message = format!(
-        "Secret {namespace}/{name}, which the Service of cluster {} names, does not say that it is for it",
-        facts.full()
+        "Secret {namespace}/{name}, which a Service of cluster {} names, does not agree: it does not carry {}={}",
+        facts.full(),
+        marked::CLUSTER,
+        facts.name
     );
     Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint(format!(
         "Whoever may write that Secret lets it: kubectl annotate secret {name} -n {namespace} {}={}; or you, in your own \

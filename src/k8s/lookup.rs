@@ -14,7 +14,7 @@ use super::{
     names::{Namespace, ObjectName, Place},
     nearest::nearest,
     objects::{Object, Pod},
-    operators::{Evidence, Facts, Operator, PODS, Resource, System, Systems},
+    operators::{Evidence, Facts, Operator, PODS, Rank, Resource, System, Systems},
     reads,
 };
 use crate::{
@@ -56,7 +56,7 @@ impl Lookup<'_> {
         {
             return Ok(view);
         }
-        Err(self.unknown(&target.name).await.into())
+        Err(self.unknown(target).await.into())
     }
 
     /// Whoever may write Secrets here cannot take the name of a cluster elsewhere: a namespace that is named comes first.
@@ -96,12 +96,14 @@ impl Lookup<'_> {
         }
         let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == *name).collect();
         let called = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
-        let matching = highest(if named.is_empty() { called() } else { named });
-        match matching.as_slice() {
+        let matching = if named.is_empty() { called() } else { named };
+        let namespaces: BTreeSet<&Namespace> = matching.iter().map(|listed| &listed.facts.namespace).collect();
+        match (matching.as_slice(), namespaces.len()) {
             // What is not found may be where the caller may not look.
-            [] => hidden.map_or(Ok(None), Err),
-            [one] => Ok(self.view(one).await?),
-            several => self.the_same(name, several, target).await,
+            ([], _) => hidden.map_or(Ok(None), Err),
+            ([one], _) => Ok(self.view(one).await?),
+            ([one, ..], 1) => self.in_namespace((&one.facts.namespace, &one.facts.name), target).await,
+            (several, _) => self.the_same(name, several, target).await,
         }
     }
 
@@ -132,11 +134,11 @@ impl Lookup<'_> {
         }
         let plain: Vec<&System> = self.systems.plain.iter().filter(meant).collect();
         let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
-        let mut by_rank: BTreeMap<u8, Vec<Result<View, K8sError>>> = BTreeMap::new();
+        let mut by_rank: BTreeMap<Rank, Vec<Result<View, K8sError>>> = BTreeMap::new();
         for (system, look) in plain.into_iter().zip(looks) {
             let flavored = |view: &View| target.system.as_ref().is_none_or(|wanted| is_of(wanted, view));
             let found = look?.filter(|look| look.as_ref().map_or(true, flavored));
-            by_rank.entry(dedup::rank(system)).or_default().extend(found);
+            by_rank.entry(system.rank()).or_default().extend(found);
         }
         for looks in by_rank.into_values().filter(|looks| !looks.is_empty()) {
             let (mut views, mut broken) = (Vec::new(), None);
@@ -227,7 +229,8 @@ impl Lookup<'_> {
     }
 
     /// No cluster is called so: which are nearly, and what could not be looked at.
-    async fn unknown(&self, name: &str) -> Report {
+    async fn unknown(&self, target: &Target) -> Report {
+        let name = target.name.as_str();
         let (all, refused) = match self.everywhere(self.present().chain(&self.systems.plain)).await {
             Ok(found) => found,
             Err(error) => return error.report(),
@@ -235,6 +238,10 @@ impl Lookup<'_> {
         let message = match name.rsplit_once('.') {
             Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
             None => format!("no cluster is called \"{name}\""),
+        };
+        let message = match &target.system {
+            Some(system) => format!("{message} that is of {system}"),
+            None => message,
         };
         let context = self.context;
         let mut report = Report::fatal(
@@ -245,7 +252,9 @@ impl Lookup<'_> {
             let rule = refused.report().hint.unwrap_or_default();
             report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
         }
-        let names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
+        let mut names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
+        names.sort_unstable();
+        names.dedup();
         let short = name.split('.').next().unwrap_or(name);
         let shorts = all.iter().map(|listed| &*listed.facts.name);
         let near: Vec<&String> = nearest(short, shorts)
@@ -282,17 +291,6 @@ fn leads_nowhere(name: &ObjectName, error: K8sError) -> Failure {
     }
     let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{name}\" leads nowhere: {error}"));
     report.hint("See what the Service's name in it should be").into()
-}
-
-/// Those of each namespace that no higher one there takes the name from.
-fn highest(all: Vec<&Listed>) -> Vec<&Listed> {
-    let mut ranks: BTreeMap<&Namespace, u8> = BTreeMap::new();
-    for listed in &all {
-        let rank = dedup::rank(&listed.system);
-        ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
-    }
-    let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&dedup::rank(&listed.system));
-    all.into_iter().filter(is_highest).collect()
 }
 
 /// The only one; two of different systems are an error.

@@ -244,7 +244,7 @@ impl LeaderObject {
         let namespace = &self.metadata.namespace;
         let elsewhere = target.namespace.as_deref().filter(|named| !named.is_empty() && *namespace != *named);
         if let Some(elsewhere) = elsewhere {
-            return Err(format!("targetRef.namespace is \"{}\", another than its own", printable(elsewhere)));
+            return Err(format!("targetRef names a pod in namespace {}, another than its own", printable(elsewhere)));
         }
         let name = ObjectName::parse(&target.name).map_err(|error| format!("targetRef.name: {error}"))?;
         Ok(Pod::of_endpoint(namespace, &name, &target.uid, if ready { "True" } else { "False" }))

@@ -124,7 +124,7 @@ async fn of_operator(
     };
     let leader = leader?;
     let leads = match (&leader, facts.as_ref().map(|facts| &facts.leader)) {
-        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => ObjectName::parse(pod).ok(),
+        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
         _ => None,
     };
     let mut pods = match (pods, leads) {

@@ -2,7 +2,7 @@
 //! Secret and a Service, nothing else of the cluster.
 
 use super::{
-    Facts, Kin, Member, Members, Namespace, Object, ObjectName, Operator, Pod, PodLabels, Resource, SECRETS,
+    Facts, Kin, Member, Members, Namespace, Object, ObjectName, Operator, Pod, PodLabels, Rank, Resource, SECRETS,
     connection::{self, Broken, Connection, members},
     connection_secrets::facts_of,
 };
@@ -39,6 +39,10 @@ fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<O
 impl Operator for AccessSecrets {
     fn system(&self) -> &'static str {
         "elastisys"
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::AccessSecret
     }
 
     fn resource(&self) -> Resource {

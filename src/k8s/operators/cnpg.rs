@@ -160,7 +160,9 @@ impl Cnpg {
 /// The status is right earlier than the labels, and says so when the role is on its way.
 fn leader(cluster: &Object) -> Leader {
     match (cluster.status("/currentPrimary"), cluster.status("/targetPrimary")) {
-        (Some(current), Some(target)) if current == target => Leader::Pod(current.to_owned()),
+        (Some(current), Some(target)) if current == target => {
+            Leader::named(current, &cluster.metadata, "status.currentPrimary")
+        }
         (None, None) => Leader::Unsaid,
         _ => Leader::Moving,
     }
@@ -201,14 +203,14 @@ fn login(kind: LoginKind, role: Option<&str>, secret: Reference, database: &str)
 
 fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&str>) -> Vec<LoginSource> {
     let mut all = Vec::new();
-    let custom = BOOTSTRAPS.iter().find_map(|way| cluster.spec(&format!("/bootstrap/{way}/secret/name")));
+    let custom = BOOTSTRAPS.iter().find_map(|way| {
+        let secret = cluster.spec(&format!("/bootstrap/{way}/secret/name"))?;
+        Some(Reference::new(secret, format!("spec.bootstrap.{way}.secret.name")))
+    });
     // Without a database there is no application: an import, a bare recovery, or a replica cluster. The last may
     // have its source's Secret under the usual name all the same.
     if custom.is_some() || database.is_some() || is_replica_cluster(&cluster.spec) {
-        let secret = custom.map_or_else(
-            || Reference::computed(&format!("{name}-app")),
-            |secret| Reference::new(secret, "spec.bootstrap[].secret.name"),
-        );
+        let secret = custom.unwrap_or_else(|| Reference::computed(&format!("{name}-app")));
         all.push(login(LoginKind::Application, owner, secret, database.unwrap_or("app")));
     }
     let database = database.unwrap_or(SUPERUSER);

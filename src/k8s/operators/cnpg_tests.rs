@@ -19,7 +19,7 @@ fn pod(name: &str, labels: &Value) -> Pod {
 #[test]
 fn the_status_decides_who_leads() {
     let leader = |status: Value| cluster(&json!({}), &status, &json!({})).leader;
-    let of = |name: &str| Leader::Pod(name.to_owned());
+    let of = |name: &str| Leader::Pod(ObjectName::parse(name).expect("a name"));
     assert_eq!(leader(json!({"currentPrimary": "shop-1", "targetPrimary": "shop-1"})), of("shop-1"));
     assert_eq!(leader(json!({"currentPrimary": "shop-1", "targetPrimary": "shop-2"})), Leader::Moving);
     assert_eq!(leader(json!({"currentPrimary": "shop-1", "targetPrimary": "pending"})), Leader::Moving);

@@ -91,6 +91,8 @@ const OTHERS: &[&str] = &[
 #[derive(Clone, Debug, Default)]
 pub(in crate::k8s) struct Connection {
     pub(in crate::k8s) host: Option<String>,
+    /// The key that holds it.
+    pub(in crate::k8s) host_key: String,
     /// The host of replicas.
     pub(in crate::k8s) replica_host: Option<String>,
     pub(in crate::k8s) port: Option<u16>,
@@ -122,6 +124,7 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     let text = |names: &[&str]| raw(names).map(|(key, value)| line(key, value)).transpose();
     let mut connection = Connection {
         host: text(HOST)?,
+        host_key: raw(HOST).or_else(|| raw(URI)).map(|(key, _)| key.to_owned()).unwrap_or_default(),
         replica_host: text(&["pghost_replica"])?,
         user: text(USER)?,
         database: text(DATABASE)?,

@@ -2,11 +2,11 @@
 
 use super::{
     CaSource, CertificateName, Evidence, Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
-    ObjectName, Operator, POSTGRES, Pod, PodLabels, Port, Reference, Resource, SECRETS, Tls,
+    ObjectName, Operator, POSTGRES, Pod, PodLabels, Port, Rank, Reference, Resource, SECRETS, Tls,
     connection::{self, Broken, Connection, members},
     marked,
 };
-use crate::{error::printable, upstream::TlsMode};
+use crate::upstream::TlsMode;
 
 #[derive(Debug)]
 pub(super) struct ConnectionSecrets;
@@ -40,15 +40,17 @@ fn read_facts(
     let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
     let port = marked_port.or(connection.port).unwrap_or(super::PORT);
     let host = connection.host.as_deref();
-    let misplaced = |host: &str| Broken { key: format!("host: {}", printable(host)), why: "is no host's name" };
-    let lead = |host: &str| members(host, port, &meta.namespace).ok_or_else(|| misplaced(host));
+    let lead = |host: &str, key: &str| {
+        let broken = || Broken { key: key.to_owned(), why: "holds what is no host's name" };
+        members(host, port, &meta.namespace).ok_or_else(broken)
+    };
     // Where something else says where it leads, the host is only a name in a certificate.
-    let named = host.filter(|_| reached.is_none()).map(lead).transpose()?;
+    let named = host.filter(|_| reached.is_none()).map(|host| lead(host, &connection.host_key)).transpose()?;
     let members = reached.or(named).unwrap_or(Members::Labelled);
     let external = matches!(members, Members::External { .. });
     let missing = if connection.user.is_none() { "user" } else { "host" };
     let database = connection.database.clone();
-    let replica = connection.replica_host.as_deref().map(lead).transpose()?;
+    let replica = connection.replica_host.as_deref().map(|host| lead(host, "PGHOST_REPLICA")).transpose()?;
     let mode = match (connection.mode, external, &connection.ca) {
         (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
         (None, true, Some(_)) => TlsMode::VerifyCa,
@@ -85,6 +87,10 @@ fn read_facts(
 impl Operator for ConnectionSecrets {
     fn system(&self) -> &'static str {
         "connection-secret"
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::ConnectionSecret
     }
 
     fn resource(&self) -> Resource {

@@ -77,6 +77,14 @@ pub(in crate::k8s) enum Members {
     External { host: String, port: u16 },
 }
 
+impl Members {
+    /// Whether both are Services that lead to their own pods alone, and not to the same.
+    fn is_beside(&self, other: &Self) -> bool {
+        let alone = |members: &Self| matches!(members, Self::Service { kin: Kin::Alone, .. });
+        alone(self) && alone(other) && self != other
+    }
+}
+
 /// Whose pods those of a Service may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::k8s) enum Kin {
@@ -208,6 +216,13 @@ impl Facts {
             if self.members == Members::Labelled && self.replicas.is_some() { (other, self) } else { (self, other) };
         let mut logins = first.logins;
         logins.extend(second.logins.into_iter().filter(|login| !logins.contains(login)).collect::<Vec<_>>());
+        let two = first.members.is_beside(&second.members).then(|| {
+            format!(
+                "the Services {} and {} both claim to lead to its primary",
+                first.services.join(", "),
+                second.services.join(", ")
+            )
+        });
         let mut services = first.services;
         services.extend(second.services);
         Self {
@@ -215,7 +230,7 @@ impl Facts {
             instances: first.instances + second.instances,
             first_pod: first.first_pod.or(second.first_pod),
             ready: first.ready.zip(second.ready).map(|(one, two)| one + two).or(first.ready),
-            broken: first.broken.or(second.broken),
+            broken: first.broken.or(second.broken).or(two),
             logins,
             services,
             ..first
@@ -247,7 +262,7 @@ impl Facts {
             return Some(Lost::Fenced);
         }
         match (&self.leader, operator.member(self, pod)) {
-            (Leader::Pod(leader), _) if *leader != *pod.metadata.name => Some(Lost::Demoted),
+            (Leader::Pod(leader), _) if *leader != pod.metadata.name => Some(Lost::Demoted),
             (Leader::Unsaid | Leader::Perhaps(_), Member::Replica) => Some(Lost::Demoted),
             _ => None,
         }

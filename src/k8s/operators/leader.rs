@@ -3,14 +3,16 @@
 use super::{CONFIG_MAPS, ENDPOINTS, Operator as _, Resource, cnpg, patroni};
 use crate::k8s::{
     names::ObjectName,
-    objects::{LeaderObject, Object},
+    objects::{LeaderObject, Meta, Object},
 };
 
 /// Who the leader object says is the primary. It decides; labels only propose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::k8s) enum Leader {
     /// This pod.
-    Pod(String),
+    Pod(ObjectName),
+    /// Something that cannot be a pod: which object and field says so, and what.
+    Misnamed(String),
     /// The role is being handed over.
     Moving,
     /// It does not say, or may not be read: the labels decide.
@@ -20,6 +22,16 @@ pub(in crate::k8s) enum Leader {
     Perhaps(String),
     /// Nothing but the servers themselves knows: they are asked in turn.
     Ask,
+}
+
+impl Leader {
+    /// The pod that a field names.
+    pub(in crate::k8s) fn named(pod: &str, object: &Meta, field: &str) -> Self {
+        match ObjectName::parse(pod) {
+            Ok(pod) => Self::Pod(pod),
+            Err(error) => Self::Misnamed(format!("{field} of {}/{}: {error}", object.namespace, object.name)),
+        }
+    }
 }
 
 /// What a leader object says, and when it was written: Patroni leaves the objects of a mode that it no longer uses.

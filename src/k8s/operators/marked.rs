@@ -2,7 +2,7 @@
 
 use super::{
     Consent, Facts, Keys, Kin, Leader, LoginKind, LoginSource, Member, Members, Object, ObjectName, Operator, POSTGRES,
-    Pod, PodLabels, Port, Reference, Resource, SERVICES,
+    Pod, PodLabels, Port, Rank, Reference, Resource, SERVICES,
 };
 
 use crate::k8s::objects::Meta;
@@ -19,10 +19,11 @@ const ROLE: &str = "pgferry.dev/role";
 #[derive(Debug)]
 pub(super) struct Marked;
 
-/// Whether an object's mark names this cluster. As a label it is one name, as an annotation a list with commas or spaces
-/// between.
+/// Whether an object's mark names this cluster. As a label it is one name, as an annotation a list with commas or white
+/// space between.
 pub(in crate::k8s) fn is_for(object: &Meta, cluster: &ObjectName) -> bool {
-    let listed = object.annotation(CLUSTER).into_iter().flat_map(|list| list.split([',', ' ']));
+    let listed =
+        object.annotation(CLUSTER).into_iter().flat_map(|list| list.split(|c: char| c == ',' || c.is_whitespace()));
     object.label(CLUSTER).into_iter().chain(listed).any(|name| *cluster == *name)
 }
 
@@ -48,6 +49,10 @@ pub(in crate::k8s) fn login(object: &Object, database: &str) -> LoginSource {
 impl Operator for Marked {
     fn system(&self) -> &'static str {
         "service"
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::MarkedService
     }
 
     fn resource(&self) -> Resource {

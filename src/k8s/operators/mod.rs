@@ -221,6 +221,11 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
         &[]
     }
 
+    /// Which of several readings of a name comes first.
+    fn rank(&self) -> Rank {
+        Rank::Operator
+    }
+
     /// The resource that stands for a cluster.
     fn resource(&self) -> Resource;
 
@@ -277,6 +282,21 @@ pub(super) trait Operator: Send + Sync + fmt::Debug {
     fn more_login(&self, _facts: &Facts, _object: &Object) -> Option<LoginSource> {
         None
     }
+}
+
+/// Readings of a name within a namespace, the highest first: who may write a lower one cannot take the name of a higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// A custom resource.
+    Operator,
+    /// A StatefulSet or a Deployment.
+    Workload,
+    /// A Service that somebody has marked.
+    MarkedService,
+    /// A Secret that a platform makes for its tenants.
+    AccessSecret,
+    /// Any Secret that says where a server is.
+    ConnectionSecret,
 }
 
 /// A pod's part in its cluster, as its labels say.

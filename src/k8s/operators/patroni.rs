@@ -16,12 +16,12 @@ pub(super) fn word(object: &LeaderObject) -> Word {
 fn leader(object: &LeaderObject) -> Leader {
     let annotation = object.metadata.annotation("leader").filter(|leader| !leader.is_empty());
     if let Some(leader) = annotation {
-        return Leader::Pod(leader.to_owned());
+        return Leader::named(leader, &object.metadata, "the annotation leader");
     }
     let patroni = TRACES.iter().any(|trace| object.metadata.annotation(trace).is_some());
     let mut pods = object.pods();
     match (pods.next(), pods.next()) {
-        (Some(pod), None) => Leader::Pod(pod.metadata.name.to_string()),
+        (Some(pod), None) => Leader::Pod(pod.metadata.name),
         // Between two leaders Patroni empties the object.
         (None, _) if patroni => Leader::Moving,
         _ => Leader::Unsaid,
@@ -40,6 +40,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::k8s::names::ObjectName;
 
     fn of(mut object: serde_json::Value) -> Leader {
         object["metadata"]["name"] = "shop".into();
@@ -50,8 +51,13 @@ mod tests {
     #[test]
     fn the_annotation_leads_and_the_addresses_follow() {
         let pod = |name: &str| json!({"ip": "1.2.3.4", "targetRef": {"kind": "Pod", "name": name, "uid": "u"}});
-        let named = |name: &str| Leader::Pod(name.to_owned());
+        let named = |name: &str| Leader::Pod(ObjectName::parse(name).expect("a name"));
         assert_eq!(of(json!({"metadata": {"annotations": {"leader": "shop-1"}}})), named("shop-1"));
+        let path = of(json!({"metadata": {"annotations": {"leader": "x/exec?y="}}}));
+        assert!(
+            matches!(&path, Leader::Misnamed(why) if why.contains("prod/shop") && why.contains("x/exec")),
+            "{path:?}"
+        );
         let both =
             json!({"metadata": {"annotations": {"leader": "shop-1"}}, "subsets": [{"addresses": [pod("shop-0")]}]});
         assert_eq!(of(both), named("shop-1"));

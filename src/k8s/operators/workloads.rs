@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     CaSource, DEPLOYMENTS, Facts, Hidden, KeyOf, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
-    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Reference, Resource, STATEFUL_SETS, Tls,
+    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Rank, Reference, Resource, STATEFUL_SETS, Tls,
 };
 use crate::k8s::{names::is_label_value, objects::text};
 
@@ -337,6 +337,10 @@ impl Operator for Workload {
 
     fn flavors(&self) -> &'static [&'static str] {
         &[BITNAMI, BITNAMI_HA]
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::Workload
     }
 
     fn resource(&self) -> Resource {

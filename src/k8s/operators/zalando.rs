@@ -79,17 +79,16 @@ impl Zalando {
         let databases = databases(object, &name);
         let main = main_database(&databases, &name);
         let mut logins: Vec<LoginSource> = Vec::new();
-        if let Some((database, owner)) = main {
-            let login = self.login(&name, (owner, "spec.databases"), database);
+        if let Some(Owned { database, owner, field }) = main {
+            let login = self.login(&name, (owner, field), database);
             let kind = if login.kind == LoginKind::Managed { LoginKind::Application } else { login.kind };
             logins.push(LoginSource { kind, ..login });
         }
-        let database = main.map_or(POSTGRES, |(database, _)| database);
-        let owners = databases.iter().map(|(database, owner)| (owner.clone(), "spec.databases", database.as_str()));
+        let database = main.map_or(POSTGRES, |main| &main.database);
+        let owners = databases.iter().map(|owned| (owned.owner.clone(), owned.field, owned.database.as_str()));
         let users = object.keys("/users").map(|role| (role.to_owned(), "spec.users", database));
         let prepared = prepared_users(object, &name);
-        let prepared =
-            prepared.iter().map(|(role, database)| (role.clone(), "spec.preparedDatabases", database.as_str()));
+        let prepared = prepared.iter().map(|(role, database)| (role.clone(), PREPARED, database.as_str()));
         for (role, field, database) in owners.chain(users).chain(prepared) {
             let known = logins.iter().any(|login| login.role.as_deref() == Some(&role));
             if !known && !OWN_ROLES.contains(&role.as_str()) && !has_flag(object, &role, "nologin") {
@@ -109,7 +108,7 @@ impl Zalando {
         Facts {
             md5: encryption.is_none_or(|encryption| encryption == "md5"),
             logins,
-            databases: databases.into_iter().map(|(database, _)| database).collect(),
+            databases: databases.into_iter().map(|owned| owned.database).collect(),
             ..facts
         }
     }
@@ -120,12 +119,27 @@ fn keys() -> Keys {
 }
 
 /// Databases and who owns them; prepared ones belong to a role that logs in only where there are default users.
-fn databases(object: &Object, cluster: &str) -> Vec<(String, String)> {
+fn databases(object: &Object, cluster: &str) -> Vec<Owned> {
     let map = object.spec.pointer("/databases").and_then(serde_json::Value::as_object);
-    let plain = map.into_iter().flatten().filter_map(|(name, owner)| Some((name.clone(), owner.as_str()?.to_owned())));
+    let plain = map.into_iter().flatten().filter_map(|(name, owner)| {
+        Some(Owned { database: name.clone(), owner: owner.as_str()?.to_owned(), field: "spec.databases" })
+    });
     let prepared = prepared(object, cluster).into_iter().filter(|(_, users)| *users);
-    plain.chain(prepared.map(|(name, _)| (name.clone(), format!("{name}_owner_user")))).collect()
+    let prepared = prepared.map(|(name, _)| {
+        let owner = format!("{name}_owner_user");
+        Owned { database: name, owner, field: PREPARED }
+    });
+    plain.chain(prepared).collect()
 }
+
+/// A database, who owns it, and which field says so.
+struct Owned {
+    database: String,
+    owner: String,
+    field: &'static str,
+}
+
+const PREPARED: &str = "spec.preparedDatabases";
 
 /// Prepared databases, and whether they have users who log in. An empty map is one database, called as the cluster.
 fn prepared(object: &Object, cluster: &str) -> Vec<(String, bool)> {
@@ -149,12 +163,13 @@ fn prepared_users(object: &Object, cluster: &str) -> Vec<(String, String)> {
 }
 
 /// The only database, or the one that is called as the cluster; of several others none is anybody's default.
-fn main_database<'a>(databases: &'a [(String, String)], cluster: &str) -> Option<(&'a str, &'a str)> {
-    let found = match databases {
+fn main_database<'a>(databases: &'a [Owned], cluster: &str) -> Option<&'a Owned> {
+    match databases {
         [only] => Some(only),
-        several => several.iter().find(|(name, _)| *name == cluster || *name == cluster.replace('-', "_")),
-    };
-    found.map(|(database, owner)| (database.as_str(), owner.as_str()))
+        several => {
+            several.iter().find(|owned| owned.database == cluster || owned.database == cluster.replace('-', "_"))
+        }
+    }
 }
 
 fn has_flag(object: &Object, role: &str, wanted: &str) -> bool {
