@@ -255,6 +255,30 @@ async fn readings_that_lead_to_the_same_pods_are_one_cluster() {
     assert!(tunnels_to(&api, "shop-0") > 0);
 }
 
+/// An access Secret names a Service without a namespace, and its host's is where the database is. Somebody else's Service of
+/// that name beside the Secret is not the one that its author meant.
+#[tokio::test]
+async fn an_access_secrets_service_is_where_its_host_is() {
+    let cluster = State::new(&Elastisys, "tenant", 2);
+    let api = FakeKubernetes::start().await;
+    let pair = Authority::new("spilo").server(&["spilo.example.org"]);
+    let (right, thief) = (Hostile::with_tls(Asks::Nothing, &pair).await, Hostile::with_tls(Asks::Md5, &pair).await);
+    for (plural, object) in drawn(&Elastisys, &cluster) {
+        api.put(plural, object);
+    }
+    api.backend(&Elastisys.server_namespace(&cluster), "shop-0", 5432, Backend::To(right.address()));
+    pod(&api, ("tenant", "thief-0"), &json!({"app": "thief"}), thief.address());
+    for name in ["shop-access", "shop"] {
+        api.put("services", service(("tenant", name), json!({"app": "thief"}), json!({})));
+    }
+    let pgferry = serve(&api, "").await;
+    for database in ["shop", "shop.tenant"] {
+        let connected = pgferry.connect("pgferry", database).await;
+        assert!(connected.is_ok(), "{database}: {:?}", connected.err());
+    }
+    assert_eq!((thief.answers(), tunnels_to(&api, "thief-0")), (0, 0), "hashes of the password, and tunnels");
+}
+
 /// The inline tables of a text, each of which is an alias.
 fn tables(text: &str) -> Vec<String> {
     text.split('{').skip(1).filter_map(|rest| Some(format!("{{{}}}", rest.split_once('}')?.0))).collect()
