@@ -237,15 +237,8 @@ impl Contexts {
         Ok(Context::new(shared, built, identity.clone()))
     }
 
-    /// Whether a context still means this one of its clusters; no where the kubeconfig has changed and was not read yet.
-    pub(super) fn still_means(&self, name: &str, meaning: u64) -> bool {
-        self.shared(name).is_ok_and(|shared| {
-            let current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.as_ref().is_some_and(|built| built.meaning == meaning && !built.sources.have_changed())
-        })
-    }
-
-    /// The same, and that it is still reached with this one of its credentials.
+    /// Whether a context still means this one of its clusters, and reaches it with this one of its credentials; no where
+    /// the kubeconfig has changed and was not read yet.
     #[must_use]
     pub fn still_holds(&self, name: &str, meaning: u64, credential: u64) -> bool {
         self.shared(name).is_ok_and(|shared| {

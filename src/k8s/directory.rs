@@ -205,7 +205,14 @@ impl Kubernetes {
                     let namespace =
                         if pod.metadata.namespace.is_empty() { id.namespace.clone() } else { pod.metadata.namespace };
                     let pod = PodId { namespace, name: pod.metadata.name, uid: pod.metadata.uid };
-                    let upstream = upstream(&view, (context.meaning(), &id), (Server::Pod(pod), port), mode, tls, lost);
+                    let upstream = upstream(
+                        &view,
+                        (context.meaning(), context.credential(), &id),
+                        (Server::Pod(pod), port),
+                        mode,
+                        tls,
+                        lost,
+                    );
                     self.see(ask, &id, view);
                     return Ok(upstream);
                 }
@@ -261,7 +268,8 @@ impl Kubernetes {
         let tls = self.tls(context, &facts, host, ask.deadline).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
-        let upstream = upstream(view, (context.meaning(), &id), (server, port), ask.target.mode, tls, never);
+        let upstream =
+            upstream(view, (context.meaning(), context.credential(), &id), (server, port), ask.target.mode, tls, never);
         self.see(ask, &id, view.clone());
         Ok(upstream)
     }
@@ -328,7 +336,7 @@ pub(super) fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
 
 fn upstream(
     view: &View,
-    (meaning, id): (u64, &ClusterId),
+    (meaning, credential, id): (u64, u64, &ClusterId),
     (server, port): (Server, u16),
     mode: Mode,
     tls: TlsFacts,
@@ -337,7 +345,7 @@ fn upstream(
     Upstream {
         cluster: id.clone(),
         meaning,
-        credential: 0,
+        credential,
         system: view.system.system().into(),
         server,
         port,
@@ -440,7 +448,7 @@ impl Directory for Kubernetes {
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
-        self.contexts.still_means(&upstream.cluster.context, upstream.meaning)
+        self.contexts.still_holds(&upstream.cluster.context, upstream.meaning, upstream.credential)
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
