@@ -215,6 +215,25 @@ async fn one_session_is_one_session() {
     }
 }
 
+/// A spare session that was logged in with what one Kubernetes user may read was given away when the kubeconfig named
+/// another, who may not.
+#[tokio::test]
+async fn a_spare_session_is_not_another_kubernetes_users() {
+    let world = World::new().await;
+    let config = world.api.write("config.toml", "[sessions]\nspare = \"1h\"\n");
+    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
+    until_true(&mut first, SPARE).await;
+    let other = world.api.user("other");
+    let _ = world.api.kubeconfig_with("fake", None, json!({"token": other}), json!({}));
+    world.api.deny(Some("other"), "get", "secrets", None);
+    world.api.deny(Some("other"), "list", "secrets", None);
+    // The kubeconfig has been read again when the client comes for whom the session waits.
+    assert_eq!(pgferry.refusal("app", "shop.prod/postgres").await.code, "42501");
+    assert_eq!(pgferry.refusal("app", "shop.prod").await.code, "42501");
+    assert!(!pgferry.output().contains("logged in ahead is taken"));
+}
+
 /// One cluster's limit is no more a spare session's than the limit on all.
 #[tokio::test]
 async fn a_spare_session_keeps_nobody_from_its_cluster() {

@@ -237,8 +237,8 @@ impl Contexts {
         Ok(Context::new(shared, built, identity.clone()))
     }
 
-    /// Whether a context still means this one of its clusters, and is reached with this one of its credentials; no where the
-    /// kubeconfig has changed and was not read yet.
+    /// Whether a context still means this one of its clusters, and reaches it with this one of its credentials; no where
+    /// the kubeconfig has changed and was not read yet.
     #[must_use]
     pub fn still_holds(&self, name: &str, meaning: u64, credential: u64) -> bool {
         self.shared(name).is_ok_and(|shared| {
