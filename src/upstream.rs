@@ -4,7 +4,7 @@
 //! The order of calls for one connection: [`Directory::resolve`] (which pod), then [`Credentials::login`] and
 //! [`Dial::dial`] concurrently (who we are there, and a byte stream to it).
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -265,6 +265,14 @@ impl AuthFacts {
     /// What is bearable: a server that means well asks for 4,096 (`scram_iterations`), and OWASP's advice of 600,000 is
     /// for hashes that nobody waits for.
     pub const MOST_ITERATIONS: u32 = 100_000;
+    /// What PostgreSQL asks for, and RFC 7677 at the least: who asks for less learns what is as easily guessed as MD5.
+    const LEAST_ITERATIONS: u32 = 4096;
+
+    /// How many rounds of SCRAM a server may ask for. Where the configuration says fewer than is usual, so many.
+    #[must_use]
+    pub fn iterations(&self) -> RangeInclusive<u32> {
+        Self::LEAST_ITERATIONS.min(self.scram_iterations)..=self.scram_iterations
+    }
 }
 
 impl Default for AuthFacts {

@@ -241,7 +241,7 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("28000", "passwordSecret", ""),
         (
             "28000",
-            "Secret prod/shop-app does not agree",
+            "does not agree: it does not carry pgferry.dev/cluster=mine",
             "kubectl annotate secret shop-app -n prod pgferry.dev/cluster=mine",
         ),
         ("42501", "Service prod/alias", "kubernetes.external_names"),

@@ -24,6 +24,8 @@ pub(super) struct Account {
     cluster: ClusterId,
     meaning: u64,
     credential: u64,
+    /// A pooler may let in by MD5 whom the server behind it knows by SCRAM.
+    pooled: bool,
     user: String,
 }
 
@@ -33,6 +35,7 @@ impl Account {
             cluster: upstream.cluster.clone(),
             meaning: upstream.meaning,
             credential: upstream.credential,
+            pooled: upstream.pooled,
             user: login.user.clone(),
         }
     }

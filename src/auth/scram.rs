@@ -1,7 +1,7 @@
 //! A client's part in SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677, and RFC 5929 for `tls-server-end-point`),
 //! as messages alone. PostgreSQL ignores the user name in them: the startup message has said it.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::RangeInclusive};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
@@ -28,11 +28,13 @@ pub enum ScramError {
     /// Nothing to salt with.
     #[error("its salt is empty")]
     Salt,
-    /// More rounds than are done for this server, or none.
-    #[error("it asks for {asked} rounds of hashing, and from 1 to {most} are done for this server")]
+    /// More rounds than are done for this server, or so few that the password is guessed from them.
+    #[error("it asks for {asked} rounds of hashing, and from {least} to {most} are done for this server")]
     Rounds {
         /// What it asks for.
         asked: u64,
+        /// The least that are done.
+        least: u32,
         /// The most that are done.
         most: u32,
     },
@@ -94,7 +96,7 @@ impl First {
     }
 
     /// Reads the server's answer. Nothing is hashed yet.
-    pub(super) fn challenge(&self, message: &[u8], most: u32) -> Result<Challenge, ScramError> {
+    pub(super) fn challenge(&self, message: &[u8], bearable: RangeInclusive<u32>) -> Result<Challenge, ScramError> {
         let text = str::from_utf8(message).map_err(|_| ScramError::Malformed)?;
         if text.starts_with("m=") {
             return Err(ScramError::Extension);
@@ -114,8 +116,9 @@ impl First {
             return Err(ScramError::Salt);
         }
         let asked: u64 = iterations.parse().map_err(|_| ScramError::Malformed)?;
-        let bearable = u32::try_from(asked).ok().filter(|asked| *asked <= most);
-        let iterations = bearable.and_then(NonZeroU32::new).ok_or(ScramError::Rounds { asked, most })?;
+        let (least, most) = bearable.into_inner();
+        let rounds = u32::try_from(asked).ok().filter(|asked| (least..=most).contains(asked));
+        let iterations = rounds.and_then(NonZeroU32::new).ok_or(ScramError::Rounds { asked, least, most })?;
         Ok(Challenge { text: text.to_owned(), nonce: nonce.to_owned(), salt, iterations })
     }
 

@@ -185,7 +185,7 @@ async fn answered(
         }
         (Stage::Quiet, Authentication::Sasl(offered)) => begin_scram(attempt, &offered, out),
         (Stage::Begun(method, first), Authentication::SaslContinue(data)) => {
-            let challenge = first.challenge(&data, attempt.upstream.auth.scram_iterations)?;
+            let challenge = first.challenge(&data, attempt.upstream.auth.iterations())?;
             let account = Account::of(attempt.upstream, attempt.login);
             let hashed = attempt.memory.hashed(&account, (attempt.login, password(attempt)?), &challenge).await?;
             let (message, expected) = first.prove(&challenge, &hashed.keys);

@@ -34,8 +34,8 @@ pub enum LoginError {
     CleartextNeedsTls,
     /// A cleartext password is wanted by a server that nobody vouches for.
     #[error(
-        "the server asks for the password in the clear, which is given only to a server whose certificate is verified \
-         by a CA of the configuration"
+        "the server asks for a cleartext password, which is given only to a server whose certificate is verified by a CA \
+         of the configuration, or of the Secret that holds the password"
     )]
     CleartextUntrusted,
     /// MD5 is wanted where the system is not known to use it.
@@ -132,8 +132,8 @@ impl ClientFacing for LoginError {
             )),
             Self::Md5AfterScram(_) => refused(self.to_string()).hint(SCRAM_INSTEAD),
             Self::Scram(error @ ScramError::Rounds { asked: 1.., .. }) => refused(format!("{self}: {error}")).hint(
-                "Set the role's password again with fewer scram_iterations in PostgreSQL, or raise \
-                 clusters.\"NAME\".scram_iterations in the configuration",
+                "Set the role's password again with another scram_iterations in PostgreSQL, or write how many it asks for in \
+                 the configuration: clusters.\"NAME\".scram_iterations",
             ),
             Self::Scram(error) => refused(format!("{self}: {error}")),
             Self::ServerSignature => refused(self.to_string())

@@ -264,12 +264,12 @@ impl Kubernetes {
             standby_cluster: view.is_standby(),
             pooled: view.facts.pooled,
             tls,
-            auth: self.auth(&view.facts),
+            auth: self.auth(context, &view.facts),
             lost,
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         tidy(&mut seen);
-        seen.insert((Caller::of(context), id), Arc::new(self.with_configured_secret(view)));
+        seen.insert((Caller::of(context), id), Arc::new(self.with_configured_secret(context, view)));
         upstream
     }
 
@@ -278,9 +278,16 @@ impl Kubernetes {
         self.params.clusters.get(&facts.full()).or_else(|| self.params.clusters.get(&*facts.name))
     }
 
+    /// What it says about passwords: a name without a namespace means the one in force alone, for anybody may give a
+    /// cluster elsewhere the same.
+    fn trusted(&self, context: &Context, facts: &Facts) -> Option<&ClusterParams> {
+        let here = || self.params.clusters.get(&*facts.name).filter(|_| facts.namespace == context.namespace());
+        self.params.clusters.get(&facts.full()).or_else(here)
+    }
+
     /// How the servers may ask for a password: as the configuration says, else as the system does.
-    fn auth(&self, facts: &Facts) -> AuthFacts {
-        let configured = self.configured(facts);
+    fn auth(&self, context: &Context, facts: &Facts) -> AuthFacts {
+        let configured = self.trusted(context, facts);
         let usual = if facts.md5 { AuthMethod::Md5 } else { AuthMethod::ScramSha256 };
         AuthFacts {
             weakest: configured.and_then(|configured| configured.auth).unwrap_or(usual),
@@ -291,9 +298,9 @@ impl Kubernetes {
     }
 
     /// The Secret that the configuration names has the default login, and needs nobody's consent.
-    pub(super) fn with_configured_secret(&self, mut view: View) -> View {
+    pub(super) fn with_configured_secret(&self, context: &Context, mut view: View) -> View {
         let facts = &mut view.facts;
-        if let Some(secret) = self.configured(facts).and_then(|configured| configured.secret.as_deref()) {
+        if let Some(secret) = self.trusted(context, facts).and_then(|configured| configured.secret.as_deref()) {
             let secret = Reference::new(secret, format!("clusters.\"{}\".secret", facts.full()));
             let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
             let login = LoginSource::new(LoginKind::Application, None, Some(secret), Keys::Connection, database);
@@ -443,7 +450,7 @@ async fn authority(
 /// The name of an object about TLS; what is none leads nowhere.
 fn named<'r>(facts: &Facts, reference: &'r Reference) -> Result<&'r ObjectName, Failure> {
     reference.name().map_err(|why| {
-        let message = format!("the certificates of {}/{} cannot be looked for: {why}", facts.namespace, facts.name);
+        let message = format!("the certificates of {}/{} cannot be looked for: {why}", facts.namespace, facts.object);
         let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
         report.hint("Whoever may write that object wrote this: correct it, and connect again").into()
     })

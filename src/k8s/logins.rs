@@ -254,7 +254,7 @@ impl Logins<'_> {
     fn name<'r>(&self, reference: &'r Reference) -> Result<&'r ObjectName, Report> {
         reference.name().map_err(|why| {
             let View { system, facts, .. } = self.view;
-            let object = format!("{} {}/{}", system.resource().qualified(), facts.namespace, facts.name);
+            let object = format!("{} {}/{}", system.resource().qualified(), facts.namespace, facts.object);
             Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{object}: {why}"))
                 .hint("Whoever may write that object wrote this: correct it, and connect again")
         })

@@ -26,6 +26,7 @@ use crate::{
 const RECENT: Duration = Duration::from_secs(5);
 
 /// A cluster that a list showed.
+#[derive(Clone)]
 struct Listed {
     system: System,
     facts: Facts,
@@ -90,13 +91,17 @@ impl Lookup<'_> {
             Err(failure) => return Err(failure),
         }
         let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
-        let (mut all, _) = self.everywhere(self.present().filter(meant)).await?;
+        let plain = || self.systems.plain.iter().filter(meant);
+        // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
+        let (operators, called) =
+            tokio::join!(self.everywhere(self.present().filter(meant)), self.called(plain(), name));
+        let mut all = dedup::without_owned([operators?.0, called?].concat(), |listed| (&listed.system, &listed.facts));
         if !all.iter().any(|listed| listed.facts.is_called(name)) {
-            all = self.everywhere(self.systems.plain.iter().filter(meant)).await?.0;
+            all = self.everywhere(plain()).await?.0;
         }
         let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == *name).collect();
         let called = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
-        let matching = if named.is_empty() { called() } else { named };
+        let matching = highest(if named.is_empty() { called() } else { named });
         let namespaces: BTreeSet<&Namespace> = matching.iter().map(|listed| &listed.facts.namespace).collect();
         match (matching.as_slice(), namespaces.len()) {
             // What is not found may be where the caller may not look.
@@ -140,20 +145,20 @@ impl Lookup<'_> {
             let found = look?.filter(|look| look.as_ref().map_or(true, flavored));
             by_rank.entry(system.rank()).or_default().extend(found);
         }
-        for looks in by_rank.into_values().filter(|looks| !looks.is_empty()) {
-            let (mut views, mut broken) = (Vec::new(), None);
-            for look in looks {
-                match look {
-                    Ok(view) => views.push(view),
-                    Err(error) => broken = broken.or(Some(error)),
-                }
+        let Some(looks) = by_rank.into_values().find(|looks| !looks.is_empty()) else {
+            return forbidden.map_or(Ok(None), |error| Err(error.into()));
+        };
+        let (mut views, mut broken) = (Vec::new(), None);
+        for look in looks {
+            match look {
+                Ok(view) => views.push(view),
+                Err(error) => broken = broken.or(Some(error)),
             }
-            return match (single(dedup::by_pods(views))?, broken) {
-                (Some(view), _) => Ok(Some(view)),
-                (None, broken) => broken.map_or(Ok(None), |error| Err(leads_nowhere(place.1, error))),
-            };
         }
-        forbidden.map_or(Ok(None), |error| Err(error.into()))
+        match (single(dedup::by_pods(views))?, broken) {
+            (Some(view), _) => Ok(Some(view)),
+            (None, broken) => broken.map_or(Ok(None), |error| Err(leads_nowhere(place.1, error))),
+        }
     }
 
     /// What built-in objects of one kind make up: nothing, a cluster, or one whose members could not be seen.
@@ -198,6 +203,27 @@ impl Lookup<'_> {
         Ok((found, refused))
     }
 
+    /// What built-in objects of this name make up anywhere: only these are asked for, so that few come.
+    async fn called(&self, systems: impl Iterator<Item = &System>, name: &ObjectName) -> Result<Vec<Listed>, K8sError> {
+        let looks = systems.flat_map(|system| {
+            let names = system.object_names(name).into_iter();
+            names.map(move |object| async move {
+                let query = ListQuery::fields(format!("metadata.name={object}"));
+                (system, all_facts(self.context, &**system, &query, self.deadline).await)
+            })
+        });
+        let mut all = Vec::new();
+        for (system, found) in join_all(looks).await {
+            match found {
+                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
+                // What may not be looked at holds nothing.
+                Err(error) if error.is_forbidden() || error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
     /// All clusters that the caller may list, and what it may not.
     async fn everywhere(
         &self,
@@ -218,7 +244,8 @@ impl Lookup<'_> {
 
     /// One system's clusters: its resources, else what the labels of pods tell.
     async fn list(&self, system: &System) -> Result<Vec<Facts>, K8sError> {
-        match all_facts(self.context, &**system, None, self.deadline).await {
+        let query = worth_reading(&system.resource());
+        match all_facts(self.context, &**system, &query, self.deadline).await {
             Err(error) if error.is_forbidden() => {
                 let Some(query) = reads::pods_of_all(&**system) else { return Err(error) };
                 let pods = reads::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
@@ -293,6 +320,17 @@ fn leads_nowhere(name: &ObjectName, error: K8sError) -> Failure {
     report.hint("See what the Service's name in it should be").into()
 }
 
+/// Those of each namespace that no higher one there takes the name from.
+fn highest(all: Vec<&Listed>) -> Vec<&Listed> {
+    let mut ranks: BTreeMap<&Namespace, Rank> = BTreeMap::new();
+    for listed in &all {
+        let rank = listed.system.rank();
+        ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
+    }
+    let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&listed.system.rank());
+    all.into_iter().filter(is_highest).collect()
+}
+
 /// The only one; two of different systems are an error.
 fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
     if let [one, _, ..] = found.as_slice() {
@@ -312,17 +350,17 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
     Ok(found.pop())
 }
 
-/// The facts of all objects of a system; those of one cluster merged.
+/// The facts of objects of a system; those of one cluster merged.
 pub(super) async fn all_facts(
     context: &Context,
     system: &dyn Operator,
-    namespace: Option<&Namespace>,
+    query: &ListQuery,
     deadline: Instant,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
     let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let access = context.access("list", &resource, namespace, None);
-    let (facts, _) = context.filter_objects(&access, &worth_reading(&resource), deadline, read).await?;
+    let access = context.access("list", &resource, None, None);
+    let (facts, _) = context.filter_objects(&access, query, deadline, read).await?;
     Ok(merged(facts))
 }
 

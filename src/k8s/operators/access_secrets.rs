@@ -7,6 +7,8 @@ use super::{
     connection_secrets::facts_of,
 };
 
+use crate::k8s::names::Place;
+
 #[derive(Debug)]
 pub(super) struct AccessSecrets;
 
@@ -24,14 +26,16 @@ fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<O
     }
     let prefix = ["svc/", "service/", "services/"].iter().find_map(|prefix| access.strip_prefix(prefix));
     let service = name(prefix.unwrap_or(access))?;
-    // The documented command has no namespace of its own; the host's is where the database is.
-    let mut places = vec![(namespace.clone(), service.clone())];
+    // The host's namespace is where the database is, as the Secret's author says. The documented command has none: a
+    // Service of its own, which others may write too, is for those who may not look there.
+    let mut places: Vec<Place> = Vec::new();
     if let Some(Members::Service { places: named, .. }) =
         connection.host.as_ref().and_then(|host| members(host, port, namespace))
     {
         places.extend(named.iter().map(|(namespace, _)| (namespace.clone(), service.clone())));
         places.extend(named);
     }
+    places.push((namespace.clone(), service));
     places.dedup();
     Ok(Some(Members::Service { places, port, outside: None, kin: Kin::Operator }))
 }
@@ -111,7 +115,7 @@ mod tests {
             let place = |namespace: &str| {
                 (Namespace::parse(namespace).expect("a namespace"), ObjectName::parse("postgresql1").expect("a name"))
             };
-            let places = vec![place("tenant"), place("postgres-system")];
+            let places = vec![place("postgres-system"), place("tenant")];
             assert_eq!(facts.members, Members::Service { places, port: 5432, outside: None, kin: Kin::Operator });
             assert_eq!(facts.logins.first().and_then(|login| login.role.as_deref()), Some("admin"));
         }

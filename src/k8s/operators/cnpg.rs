@@ -1,6 +1,8 @@
 //! CloudNativePG (<https://cloudnative-pg.io/documentation/>, `api/v1/cluster_types.go`), and EDB Postgres for
 //! Kubernetes, which is the same under another group.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{
@@ -133,11 +135,9 @@ impl Operator for Cnpg {
         if object.spec("/cluster/name") != Some(&*facts.name) {
             return None;
         }
-        managed_login(
-            &object.spec,
-            "spec.passwordSecret.name",
-            facts.databases.first().map_or(SUPERUSER, String::as_str),
-        )
+        let field =
+            format!("spec.passwordSecret.name of DatabaseRole {}/{}", object.metadata.namespace, object.metadata.name);
+        managed_login(&object.spec, field.into(), facts.databases.first().map_or(SUPERUSER, String::as_str))
     }
 }
 
@@ -217,7 +217,7 @@ fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&s
     all.extend(
         cluster
             .items("/managed/roles")
-            .filter_map(|role| managed_login(role, "spec.managed.roles[].passwordSecret.name", database)),
+            .filter_map(|role| managed_login(role, "spec.managed.roles[].passwordSecret.name".into(), database)),
     );
     if cluster.is_set("/enableSuperuserAccess") {
         let secret = cluster.spec("/superuserSecret/name").map_or_else(
@@ -230,7 +230,7 @@ fn logins(cluster: &Object, name: &str, database: Option<&str>, owner: Option<&s
 }
 
 /// A role that may log in with a password that a Secret holds, which `field` names.
-fn managed_login(role: &Value, field: &'static str, database: &str) -> Option<LoginSource> {
+fn managed_login(role: &Value, field: Cow<'static, str>, database: &str) -> Option<LoginSource> {
     let flag = |name: &str| role.get(name).and_then(Value::as_bool).unwrap_or_default();
     let absent = role.get("ensure").and_then(Value::as_str) == Some("absent");
     if !flag("login") || flag("disablePassword") || absent {

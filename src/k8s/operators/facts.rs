@@ -120,6 +120,8 @@ pub(in crate::k8s) enum Evidence {
 pub(in crate::k8s) struct Facts {
     pub(in crate::k8s) namespace: Namespace,
     pub(in crate::k8s) name: ObjectName,
+    /// What the object that says so is called itself.
+    pub(in crate::k8s) object: ObjectName,
     pub(in crate::k8s) port: Port,
     pub(in crate::k8s) members: Members,
     /// Where replicas are, if they are not among the members.
@@ -168,6 +170,7 @@ impl Facts {
         Self {
             namespace: namespace.clone(),
             name: name.clone(),
+            object: name.clone(),
             port: Port::Number(PORT),
             members,
             replicas: None,
@@ -206,6 +209,7 @@ impl Facts {
             halt: meta.deleting().then_some(going),
             aliases: argo_applications(object),
             owners: meta.owner_references.clone(),
+            object: meta.name.clone(),
             ..Self::new(&meta.namespace, name, members)
         }
     }

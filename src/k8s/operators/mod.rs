@@ -55,7 +55,7 @@ pub struct SystemsParams {
     pub zalando: ZalandoParams,
     /// Systems that only the configuration knows.
     pub configured: Vec<Layout>,
-    /// Services of type ExternalName that are followed, as `service.namespace`.
+    /// Services of type `ExternalName` that are followed, as `service.namespace`.
     pub external_names: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Systems {
     pub(super) operators: Vec<System>,
     /// Those that built-in objects make up; looked at where no operator knows a name.
     pub(super) plain: Vec<System>,
-    /// Services of type ExternalName that are followed.
+    /// Services of type `ExternalName` that are followed.
     external_names: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl Systems {
         self.all().find(|system| system.system() == name)
     }
 
-    /// Whether the configuration says to go where this Service of type ExternalName points.
+    /// Whether the configuration says to go where this Service of type `ExternalName` points.
     pub(super) fn follows(&self, service: &Meta) -> bool {
         let full = format!("{}.{}", service.name, service.namespace);
         self.external_names.contains(&full)
