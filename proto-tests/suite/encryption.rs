@@ -126,7 +126,7 @@ async fn cleartext_is_given_only_under_a_ca_of_the_configuration() {
             Ok(_) => assert!(given, "{configuration}"),
             Err(refusal) => {
                 assert!(!given && refusal.code == "28000", "{configuration}: {refusal:?}");
-                assert!(refusal.message.contains("asks for the password in the clear"), "{refusal:?}");
+                assert!(refusal.message.contains("asks for a cleartext password"), "{refusal:?}");
                 assert!(refusal.hint.contains("clusters.\"shop.prod\".auth = \"password\""), "{refusal:?}");
             }
         }

@@ -176,3 +176,50 @@ fn planted_violations_are_found() {
         assert_eq!(violations(&place(at), source), Vec::<String>::new(), "{at}: {source}");
     }
 }
+
+/// Only `k8s/access.rs` makes a path to the API server, out of parsed names: nothing else writes one down.
+#[test]
+fn paths_to_the_api_server_are_made_in_one_place() {
+    /// What a path holds, in whatever string it is written.
+    const TRACES: [&str; 4] = ["/api/v1", "/apis/", "/namespaces/", "namespaces/{"];
+    struct Texts(Vec<String>);
+    impl<'ast> Visit<'ast> for Texts {
+        fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
+            self.0.push(text.value());
+        }
+        fn visit_macro(&mut self, found: &'ast syn::Macro) {
+            self.0.push(found.tokens.to_string());
+        }
+        // Documentation quotes other projects' files.
+        fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
+        fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+            // A test may say which path it expects.
+            let is_test = item.attrs.iter().any(|attribute| quote(attribute).contains("test"));
+            if !is_test {
+                syn::visit::visit_item_mod(self, item);
+            }
+        }
+    }
+    fn quote(attribute: &syn::Attribute) -> String {
+        match &attribute.meta {
+            syn::Meta::List(list) => list.tokens.to_string(),
+            _ => String::new(),
+        }
+    }
+    let written = |source: &str| {
+        let mut texts = Texts(Vec::new());
+        texts.visit_file(&syn::parse_file(source).expect("valid Rust"));
+        texts.0.into_iter().filter(|text| TRACES.iter().any(|trace| text.contains(trace))).collect::<Vec<String>>()
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    each_file(&source, &[], &mut |place, text| {
+        if place != ["k8s", "access"] && !place.iter().any(|part| part.ends_with("_tests")) {
+            found.extend(written(text).into_iter().map(|text| format!("{}: {text}", place.join("::"))));
+        }
+    });
+    assert!(found.is_empty(), "{found:#?}");
+    let planted = r#"fn f(name: &str) { get(format!("/api/v1/namespaces/x/secrets/{name}")); }"#;
+    assert_eq!(written(planted).len(), 1);
+    assert_eq!(written(r#"const PATH: &str = "/apis/x/v1/namespaces/y";"#).len(), 1);
+}

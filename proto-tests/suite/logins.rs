@@ -171,6 +171,9 @@ async fn a_cleartext_password_is_never_sent_in_plaintext() {
     let world = World::with(|setup| Setup { hba: Hba::Password, ..setup }).await;
     let pgferry = world.pgferry().await;
     let refusal = pgferry.refusal("pgferry", "shop").await;
+    assert!(refusal.code == "28000" && refusal.message.contains("asks for a cleartext password"), "{refusal:?}");
+    let allowed = serve(&world.api, "[clusters.\"shop.prod\"]\nauth = \"password\"\n").await;
+    let refusal = allowed.refusal("pgferry", "shop").await;
     assert!(refusal.message.contains("does not support TLS"), "{refusal:?}");
 }
 

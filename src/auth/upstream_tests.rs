@@ -149,8 +149,12 @@ fn ask(code: u32, rest: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn cleartext_is_not_given_in_plaintext() {
-    let result = against(&ask(3, b""), &login(), Channel::Plaintext, Early::Wait).await;
+    let meeting = Meeting { upstream: weakest(AuthMethod::Password), ..Meeting::default() };
+    let result = meeting.with(&ask(3, b"")).await;
     assert!(matches!(&result, Err(error @ LoginError::CleartextNeedsTls) if error.needs_tls()), "{result:?}");
+    // Nor is TLS tried where nothing would be given inside it either.
+    let result = against(&ask(3, b""), &login(), Channel::Plaintext, Early::Wait).await;
+    assert!(matches!(&result, Err(error @ LoginError::CleartextUntrusted) if !error.needs_tls()), "{result:?}");
 }
 
 #[tokio::test]
@@ -323,7 +327,8 @@ async fn cleartext_is_given_only_where_somebody_else_vouches() {
         }
         // Whatever is configured: never in plaintext.
         let meeting = Meeting { upstream: weakest(weak), ..Meeting::default() };
-        assert!(matches!(meeting.with(&clear).await, Err(LoginError::CleartextNeedsTls)), "{what}");
+        let refused = meeting.with(&clear).await;
+        assert!(matches!(refused, Err(LoginError::CleartextNeedsTls | LoginError::CleartextUntrusted)), "{what}");
     }
     let report = LoginError::CleartextUntrusted.report();
     assert_eq!(report.sqlstate.as_str(), "28000");

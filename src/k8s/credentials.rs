@@ -136,7 +136,7 @@ impl Kubernetes {
                 None => None,
             };
             let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
-            Arc::new(self.with_configured_secret(&context, view))
+            Arc::new(self.with_configured_secret(ask, &context, view))
         };
         let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
         match &ask.role {

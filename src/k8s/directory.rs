@@ -223,7 +223,7 @@ impl Kubernetes {
                     let port = view.port(&pod);
                     let Meta { namespace, name, uid, .. } = pod.metadata;
                     let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
-                    return Ok(self.upstream(context, view, (Server::Pod(pod), port), (mode, tls, lost)));
+                    return Ok(self.upstream((ask, context), view, (Server::Pod(pod), port), (tls, lost)));
                 }
                 Choice::Never(report) => return Err(report.into()),
                 Choice::Wait(report) => report,
@@ -247,10 +247,10 @@ impl Kubernetes {
     /// A server that was chosen; what is known of its cluster is kept for the login.
     fn upstream(
         &self,
-        context: &Context,
+        (ask, context): (&Ask, &Context),
         view: View,
         (server, port): (Server, u16),
-        (mode, tls, lost): (Mode, TlsFacts, watch::Receiver<Option<Lost>>),
+        (tls, lost): (TlsFacts, watch::Receiver<Option<Lost>>),
     ) -> Upstream {
         let id = view.id(context.name());
         let upstream = Upstream {
@@ -260,16 +260,16 @@ impl Kubernetes {
             system: view.system.system().into(),
             server,
             port,
-            mode,
+            mode: ask.target.mode,
             standby_cluster: view.is_standby(),
             pooled: view.facts.pooled,
             tls,
-            auth: self.auth(context, &view.facts),
+            auth: self.auth(ask, context, &view.facts),
             lost,
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         tidy(&mut seen);
-        seen.insert((Caller::of(context), id), Arc::new(self.with_configured_secret(context, view)));
+        seen.insert((Caller::of(context), id), Arc::new(self.with_configured_secret(ask, context, view)));
         upstream
     }
 
@@ -278,19 +278,23 @@ impl Kubernetes {
         self.params.clusters.get(&facts.full()).or_else(|| self.params.clusters.get(&*facts.name))
     }
 
-    /// What it says about passwords: a name without a namespace means the one in force alone, for anybody may give a
-    /// cluster elsewhere the same.
-    fn trusted(&self, context: &Context, facts: &Facts) -> Option<&ClusterParams> {
-        let here = || self.params.clusters.get(&*facts.name).filter(|_| facts.namespace == context.namespace());
-        self.params.clusters.get(&facts.full()).or_else(here)
+    /// What it says about passwords. A name without a namespace means there what it means where somebody types it: anybody
+    /// may call a cluster in a namespace of their own so.
+    fn trusted(&self, ask: &Ask, context: &Context, facts: &Facts) -> Option<&ClusterParams> {
+        let is_meant = facts.namespace == context.namespace() || facts.name == *ask.target.name;
+        let by_name = || self.params.clusters.get(&*facts.name).filter(|_| is_meant);
+        self.params.clusters.get(&facts.full()).or_else(by_name)
     }
 
     /// How the servers may ask for a password: as the configuration says, else as the system does.
-    fn auth(&self, context: &Context, facts: &Facts) -> AuthFacts {
-        let configured = self.trusted(context, facts);
+    fn auth(&self, ask: &Ask, context: &Context, facts: &Facts) -> AuthFacts {
+        let configured = self.trusted(ask, context, facts);
         let usual = if facts.md5 { AuthMethod::Md5 } else { AuthMethod::ScramSha256 };
+        // To ask for more than is usual is everybody's who is called so.
+        let strictest =
+            self.configured(facts).and_then(|configured| configured.auth).map_or(usual, |auth| auth.min(usual));
         AuthFacts {
-            weakest: configured.and_then(|configured| configured.auth).unwrap_or(usual),
+            weakest: configured.and_then(|configured| configured.auth).unwrap_or(strictest),
             scram_iterations: configured
                 .and_then(|configured| configured.scram_iterations)
                 .unwrap_or(AuthFacts::MOST_ITERATIONS),
@@ -298,9 +302,9 @@ impl Kubernetes {
     }
 
     /// The Secret that the configuration names has the default login, and needs nobody's consent.
-    pub(super) fn with_configured_secret(&self, context: &Context, mut view: View) -> View {
+    pub(super) fn with_configured_secret(&self, ask: &Ask, context: &Context, mut view: View) -> View {
         let facts = &mut view.facts;
-        if let Some(secret) = self.trusted(context, facts).and_then(|configured| configured.secret.as_deref()) {
+        if let Some(secret) = self.trusted(ask, context, facts).and_then(|configured| configured.secret.as_deref()) {
             let secret = Reference::new(secret, format!("clusters.\"{}\".secret", facts.full()));
             let database = facts.logins.first().map_or(POSTGRES, |login| login.database.as_str());
             let login = LoginSource::new(LoginKind::Application, None, Some(secret), Keys::Connection, database);
@@ -343,7 +347,7 @@ impl Kubernetes {
         let tls = self.tls(context, &facts, host, ask.deadline).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
-        Ok(self.upstream(context, view.clone(), (server, port), (ask.target.mode, tls, never)))
+        Ok(self.upstream((ask, context), view.clone(), (server, port), (tls, never)))
     }
 
     /// The system's facts, and what the configuration says.

@@ -1,6 +1,6 @@
 //! What can go wrong on the way to and in Kubernetes, and what the person is told.
 
-use super::names::NotAName;
+use super::names::{Namespace, NotAName, ObjectName};
 use crate::{
     error::{ClientFacing, Report, SqlState},
     upstream::{Failure, Retry},
@@ -65,10 +65,14 @@ pub enum K8sError {
         what: String,
     },
     /// A Service that points somewhere by name alone.
-    #[error("Service {service} is of type ExternalName, which leads anywhere, and pgferry is not to follow it")]
+    #[error(
+        "Service {namespace}/{name} is of type ExternalName, which leads anywhere, and pgferry is not to follow it"
+    )]
     ExternalName {
-        /// As `service.namespace`.
-        service: String,
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its name.
+        name: ObjectName,
     },
     /// A name that is none: it leads nowhere.
     #[error(transparent)]
@@ -220,9 +224,9 @@ impl K8sError {
                 format!("Log in again, and see that this works: kubectl --context '{context}' get namespaces")
             }
             Self::Forbidden { .. } => self.rule()?,
-            Self::ExternalName { service } => format!(
-                "To follow it say so in the configuration: kubernetes.external_names = [\"{service}\"] \
-                 (PGFERRY__KUBERNETES__EXTERNAL_NAMES={service})"
+            Self::ExternalName { namespace, name } => format!(
+                "To follow it say so in the configuration: kubernetes.external_names = [\"{name}.{namespace}\"] \
+                 (PGFERRY__KUBERNETES__EXTERNAL_NAMES={name}.{namespace})"
             ),
             Self::Unreachable { .. } | Self::Timeout { .. } => {
                 "See whether the network or VPN is up, and whether this works: kubectl version".to_owned()

@@ -189,7 +189,7 @@ async fn of_external_name(
 ) -> Result<Found, K8sError> {
     let meta = &service.metadata;
     if !systems.follows(meta) {
-        return Err(K8sError::ExternalName { service: format!("{}.{}", meta.name, meta.namespace) });
+        return Err(K8sError::ExternalName { namespace: meta.namespace.clone(), name: meta.name.clone() });
     }
     let host = service.spec("/externalName").unwrap_or_default();
     match connection::members(host, by.port, &meta.namespace) {
