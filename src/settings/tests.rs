@@ -91,3 +91,56 @@ fn the_examples_are_valid() {
         assert!(!loaded.origins.is_empty());
     }
 }
+
+#[test]
+fn servers_outside_are_all_none_or_a_list() {
+    let external = |text: &str| from(&format!("[kubernetes]\nexternal = {text}\n"), &[], vec![]);
+    assert_eq!(external("true").expect("valid").settings.kubernetes.external, External::All(true));
+    let listed = External::Only(vec!["db.example.com:5432".to_owned(), "[2001:db8::1]:5433".to_owned()]);
+    let list = external("[\"db.example.com:5432\", \"[2001:db8::1]:5433\"]").expect("valid");
+    assert_eq!(list.settings.kubernetes.external, listed);
+    for text in ["[\"db.example.com\"]", "[\"db.example.com:0\"]", "[\":5432\"]", "\"maybe\"", "7"] {
+        let error = external(text).expect_err(text).to_string();
+        assert!(error.contains("external"), "{text}: {error}");
+    }
+    let variable = |text: &str| from("", &[("PGFERRY__KUBERNETES__EXTERNAL", text)], vec![]);
+    assert_eq!(variable("true").expect("valid").settings.kubernetes.external, External::All(true));
+    let list = variable("db.example.com:5432, [2001:db8::1]:5433").expect("valid");
+    assert_eq!(list.settings.kubernetes.external, listed);
+    assert_eq!(host_and_port("[2001:db8::1]:5433"), Some(("2001:db8::1", 5433)));
+}
+
+#[test]
+fn lists_of_names_in_a_variable() {
+    let variable = |text: &str| from("", &[("PGFERRY__KUBERNETES__EXTERNAL_NAMES", text)], vec![]);
+    let names = variable("db.prod, cache.other").expect("valid").settings.kubernetes.external_names;
+    assert_eq!(names, ["db.prod", "cache.other"]);
+    let error = variable("db").expect_err("no namespace").to_string();
+    assert!(error.contains("external_names") && error.contains("SERVICE.NAMESPACE"), "{error}");
+}
+
+#[test]
+fn an_alias_may_name_a_system() {
+    let text = "[names.aliases]\nplain = \"shop.prod/app\"\nlower = { target = \"shop.prod\", system = \"service\" }\n";
+    let aliases = from(text, &[], vec![]).expect("valid").settings.names.aliases;
+    assert_eq!(aliases.get("plain"), Some(&Alias::Target("shop.prod/app".to_owned())));
+    let lower = AliasOf { target: "shop.prod".to_owned(), system: "service".to_owned() };
+    assert_eq!(aliases.get("lower"), Some(&Alias::Of(lower)));
+    let error = from("[names.aliases]\nx = { target = \"shop\" }\n", &[], vec![]).expect_err("half").to_string();
+    assert!(error.contains("system = "), "{error}");
+}
+
+#[test]
+fn what_a_cluster_may_ask_for() {
+    let text = "[clusters.\"old.prod\"]\nauth = \"md5\"\nsecret = \"login\"\nscram_iterations = 200000\n";
+    let loaded = from(text, &[], vec![]).expect("valid");
+    let old = loaded.settings.clusters.get("old.prod").expect("the cluster");
+    assert_eq!(
+        (old.auth, old.secret.as_deref(), old.scram_iterations),
+        (Some(Auth::Md5), Some("login"), Some(200_000))
+    );
+    for (text, part) in [("auth = \"trust\"", "auth"), ("scram_iterations = 0", "scram_iterations")] {
+        let error = from(&format!("[clusters.x]\n{text}\n"), &[], vec![]).expect_err(text).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
