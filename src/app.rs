@@ -10,12 +10,16 @@ use crate::{
     auth::peer::AllowedUids,
     error::ClientFacing as _,
     k8s::{
-        contexts::{ClientParams, Contexts},
+        connection::ClientParams,
+        contexts::Contexts,
+        credentials::SecretCredentials,
         dial::{Dialer, Transport},
-        directory::{ClusterParams, DirectoryParams, External, Kubernetes, TlsOverride},
+        directory::{DirectoryParams, External, Kubernetes},
         forward::Liveness,
-        operators::{Layout, SystemsParams, ZalandoParams},
-        watches::WatchParams,
+        operators::{Layout, Systems, SystemsParams, ZalandoParams},
+        overrides::{ClusterParams, Overrides, TlsOverride},
+        recent::Recent,
+        reflector::WatchParams,
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{
@@ -48,8 +52,7 @@ impl Server {
     pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let bound = listeners(settings)?;
         let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
-        let contexts = Arc::new(Contexts::new(client_params(settings)));
-        let kubernetes = Arc::new(Kubernetes::new(Arc::clone(&contexts), directory_params(settings)));
+        let (contexts, directory, credentials) = kubernetes(settings);
         let dialer = Dialer::new(
             Arc::clone(&contexts),
             transport(settings),
@@ -58,8 +61,8 @@ impl Server {
         );
         let (phase, watched) = watch::channel(Phase::Serving);
         let sessions = Sessions::new(Parts {
-            directory: kubernetes.clone(),
-            credentials: kubernetes,
+            directory: Arc::new(directory),
+            credentials: Arc::new(credentials),
             dial: Arc::new(dialer),
             acceptor,
             allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
@@ -119,12 +122,11 @@ pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
 /// Where Kubernetes does not answer.
 pub async fn list(settings: &Settings) -> Result<Listing, Failure> {
     keep_secrets_in(settings);
-    let contexts = Arc::new(Contexts::new(client_params(settings)));
-    let kubernetes = Kubernetes::new(contexts, directory_params(settings));
+    let (_, directory, _) = kubernetes(settings);
     // The namespace in force narrows the list only where the person says so.
     let namespace = settings.kubernetes.namespace.clone();
     let ask = ListAsk { identity: Identity::Local, context: None, namespace, deadline: Instant::now() + LIST };
-    kubernetes.list(&ask).await
+    directory.list(&ask).await
 }
 
 /// Before the first Secret is read.
@@ -201,6 +203,17 @@ fn client_params(settings: &Settings) -> ClientParams {
     }
 }
 
+/// Kubernetes, as the seam sees it.
+fn kubernetes(settings: &Settings) -> (Arc<Contexts>, Kubernetes, SecretCredentials) {
+    let contexts = Arc::new(Contexts::new(client_params(settings)));
+    let systems = Arc::new(Systems::new(&systems_params(settings)));
+    let (recent, params) = (Arc::new(Recent::default()), directory_params(settings));
+    let clusters = Arc::clone(&params.clusters);
+    let directory = Kubernetes::new(Arc::clone(&contexts), Arc::clone(&systems), Arc::clone(&recent), params);
+    let credentials = SecretCredentials::new(Arc::clone(&contexts), systems, clusters, recent);
+    (contexts, directory, credentials)
+}
+
 fn directory_params(settings: &Settings) -> DirectoryParams {
     let clusters = settings.clusters.iter().map(|(name, cluster)| {
         let (ca_file, ca_config_map) = match cluster.authority() {
@@ -223,9 +236,8 @@ fn directory_params(settings: &Settings) -> DirectoryParams {
         (name.clone(), about)
     });
     DirectoryParams {
-        clusters: clusters.collect(),
+        clusters: Arc::new(Overrides(clusters.collect())),
         watches: WatchParams::default(),
-        systems: systems_params(settings),
         external: match &settings.kubernetes.external {
             settings::External::All(true) => External::Any,
             settings::External::All(false) => External::Only(Vec::new()),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     names::{Namespace, ObjectName},
-    operators::Resource,
+    resource::Resource,
 };
 
 /// What a call is about.
@@ -184,7 +184,7 @@ impl ListQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::k8s::operators::{PODS, STATEFUL_SETS};
+    use crate::k8s::resource::{PODS, STATEFUL_SETS};
 
     #[test]
     fn paths_are_made_of_names_and_encoded() {

@@ -24,11 +24,11 @@ use super::{
     K8sError,
     access::{Access, ListQuery},
     body,
+    connection::{Built, Shared},
     connector::impersonate,
-    contexts::{Built, Shared},
     names::{Namespace, ObjectName},
-    operators::{PODS, Resource},
     pool::Once,
+    resource::{PODS, Resource},
 };
 use crate::upstream::{Identity, PodId};
 

@@ -10,9 +10,15 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    directory::{Caller, Kubernetes, tidy},
+    K8sError,
+    contexts::Contexts,
     logins::{Logins, no_login},
-    names, reads,
+    names,
+    operators::Systems,
+    overrides::Overrides,
+    read,
+    readings::Readings,
+    recent::{Caller, Recent, tidy},
 };
 use crate::{
     error::{Report, SqlState},
@@ -27,7 +33,7 @@ type Refused = (Caller, ClusterId, String, String);
 
 /// Secrets whose passwords a server has refused, by their name and the role.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<HashMap<Refused, Refusal>>);
+struct Refusals(Mutex<HashMap<Refused, Refusal>>);
 
 #[derive(Clone, Debug)]
 struct Refusal {
@@ -66,8 +72,21 @@ impl Refusals {
     }
 }
 
+/// The logins that Secrets hold.
+#[derive(Debug)]
+pub struct SecretCredentials {
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    clusters: Arc<Overrides>,
+    recent: Arc<Recent>,
+    refusals: Refusals,
+    readings: Readings,
+    /// The last login that a server took, for the moment between a new Secret and the server that knows it.
+    worked: Mutex<HashMap<WorkedKey, Login>>,
+}
+
 #[async_trait]
-impl Credentials for Kubernetes {
+impl Credentials for SecretCredentials {
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone());
         let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
@@ -104,7 +123,7 @@ impl Credentials for Kubernetes {
 }
 
 /// Whose login, where, and from which Secret.
-pub(super) type WorkedKey = (Caller, ClusterId, String);
+type WorkedKey = (Caller, ClusterId, String);
 
 fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
     (caller(ask, upstream), upstream.cluster.clone(), login.source.clone())
@@ -115,28 +134,38 @@ fn caller(ask: &Ask, upstream: &Upstream) -> Caller {
     Caller { identity: ask.identity.clone(), meaning: upstream.meaning, credential: upstream.credential }
 }
 
-impl Kubernetes {
+impl SecretCredentials {
+    /// Over these contexts; `recent` is what resolving has read.
+    #[must_use]
+    pub fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, clusters: Arc<Overrides>, recent: Arc<Recent>) -> Self {
+        Self {
+            contexts,
+            systems,
+            clusters,
+            recent,
+            refusals: Refusals::default(),
+            readings: Readings::default(),
+            worked: Mutex::default(),
+        }
+    }
+
     fn worked(&self) -> MutexGuard<'_, HashMap<WorkedKey, Login>> {
         self.worked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn find_login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
-        let seen = {
-            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.get(&(Caller::of(&context), upstream.cluster.clone())).cloned()
-        };
-        let view = if let Some(view) = seen {
+        let view = if let Some(view) = self.recent.of(&context, &upstream.cluster) {
             view
         } else {
-            let (namespace, name) = names::place(&upstream.cluster)?;
+            let (namespace, name) = names::place(&upstream.cluster).map_err(K8sError::from)?;
             let place = (&namespace, &name);
             let view = match self.systems.named(&upstream.system) {
-                Some(system) => reads::view(&context, &self.systems, system, place, ask.deadline).await?,
+                Some(system) => read::view(&context, &self.systems, system, place, ask.deadline).await?,
                 None => None,
             };
             let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
-            Arc::new(self.with_configured_secret(ask, &context, view))
+            Arc::new(self.clusters.with_configured_secret(ask, &context, view))
         };
         let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
         match &ask.role {

@@ -5,11 +5,17 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     choose::View,
-    list::{Listed, places},
     names::{Namespace, ObjectName, Place},
     objects::{Owner, Pod},
     operators::{Facts, Rank, System},
 };
+
+/// A cluster, and what is known of its members.
+pub(super) struct Listed {
+    pub(super) view: View,
+    /// Where pods were not read: the ones that an endpoint names.
+    pub(super) endpoints: Option<Vec<Pod>>,
+}
 
 /// Without clusters that belong to another of them (Percona's operator makes one of Crunchy's, Tembo's one of
 /// CloudNativePG's), and without guesses about pods that another system's cluster has.
@@ -94,7 +100,7 @@ impl Known {
         let facts = &listed.view.facts;
         facts.owners.iter().any(|of| owner(facts, of).is_some_and(|owner| self.resources.contains(&owner)))
             || services(facts).any(|service| self.services.contains(&service))
-            || places(facts).iter().any(|service| self.services.contains(service))
+            || facts.places().iter().any(|service| self.services.contains(service))
             || listed.endpoints.iter().flatten().any(|found| self.has_pod(&place_of(found)))
     }
 

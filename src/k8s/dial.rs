@@ -17,7 +17,7 @@ use super::{
     contexts::Contexts,
     forward::{Liveness, Tunnel},
     names::{Namespace, ObjectName},
-    operators::PODS,
+    resource::PODS,
 };
 use crate::{
     error::{Report, SqlState},

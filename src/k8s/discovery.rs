@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -14,15 +13,10 @@ use super::{
     K8sError,
     access::Access,
     client::Context,
+    connection::{Discovered, Groups},
     names::{Namespace, ObjectName},
-    operators::Resource,
+    resource::Resource,
 };
-
-/// Groups and their versions.
-pub(super) type Groups = BTreeMap<String, Vec<String>>;
-
-/// What was found, and when.
-pub(super) type Discovered = Option<(Instant, Arc<Groups>)>;
 
 /// Operators are installed seldom; a name that nobody knows makes us look again anyway.
 const FRESH: Duration = Duration::from_mins(10);

@@ -23,14 +23,14 @@ use super::{
     contexts::Contexts,
     names::Place,
     objects::Pod,
-    operators::{PODS, System, Systems},
-    reads,
-    watches::REFUSED,
+    operators::{System, Systems},
+    read,
+    resource::PODS,
+    typed,
+    watch_state::{READ, REFUSED},
 };
 use crate::upstream::{Identity, Lost, Mode};
 
-/// One look.
-const READ: Duration = Duration::from_secs(10);
 /// Each is a connection; beyond this many, servers are left to the tunnel's own end.
 const MOST: usize = 64;
 
@@ -184,8 +184,8 @@ impl Task {
         }
         let deadline = Instant::now() + READ;
         let place = (&cluster.0, &cluster.1);
-        let view = reads::view(context, &self.systems, &self.system, place, deadline).await?;
-        let found = match reads::get_pod(context, (&pod.0, &pod.1), deadline).await {
+        let view = read::view(context, &self.systems, &self.system, place, deadline).await?;
+        let found = match typed::get_pod(context, (&pod.0, &pod.1), deadline).await {
             Ok(found) => found,
             // Who may not read pods sees what the Service says.
             Err(error) if error.is_forbidden() => {

@@ -11,8 +11,9 @@ use super::{
     client::Context,
     names::{Namespace, ObjectName},
     objects::{LeaderObject, Meta, Pod, SERVICE_NAME},
-    operators::{ENDPOINT_SLICES, Facts, Leader, LeaderSource, Operator, Resource, Word},
-    reads,
+    operators::{Facts, Leader, LeaderSource, Operator, Word},
+    resource::{ENDPOINT_SLICES, Resource},
+    typed,
 };
 
 /// Who leads a cluster, as the leader object says that was written last. One that may not be read says nothing; one
@@ -43,7 +44,7 @@ async fn look(
     deadline: Instant,
 ) -> Result<Word, K8sError> {
     let resource = source.resource();
-    match reads::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
+    match typed::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
         Ok(Some(object)) => Ok(source.word(object)),
         Ok(None) => Ok(Word::default()),
         Err(error) if error.is_absent() => Ok(Word::default()),
@@ -81,7 +82,7 @@ pub(super) async fn slices<K: serde::de::DeserializeOwned>(
     deadline: Instant,
 ) -> Result<Vec<K>, K8sError> {
     let query = slices_of([service]);
-    Ok(reads::list(context, &ENDPOINT_SLICES, Some(namespace), &query, deadline).await?.0)
+    Ok(typed::list(context, &ENDPOINT_SLICES, Some(namespace), &query, deadline).await?.0)
 }
 
 pub(super) fn slices_of<'a>(services: impl IntoIterator<Item = &'a ObjectName>) -> ListQuery {

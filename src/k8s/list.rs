@@ -11,24 +11,19 @@ use super::{
     access::ListQuery,
     choose::{Choice, Preference, View},
     client::Context,
-    dedup, leaders,
+    dedup::{self, Listed},
+    leaders,
     lookup::{clusters_of, merged, worth_reading},
     names::{Namespace, ObjectName, Place},
     objects::{LeaderObject, Object, Pod},
-    operators::{ENDPOINT_SLICES, Evidence, Facts, Leader, Members, Operator, PODS, Resource, System, Systems},
-    reads,
+    operated,
+    operators::{Evidence, Facts, Leader, Members, Operator, System, Systems},
+    resource::{ENDPOINT_SLICES, PODS, Resource},
 };
 use crate::{
     error::{ClientFacing, Report},
     upstream::{ClusterInfo, Listing, Mode},
 };
-
-/// A cluster, and what is known of its members.
-pub(super) struct Listed {
-    pub(super) view: View,
-    /// Where pods were not read: the ones that an endpoint names.
-    pub(super) endpoints: Option<Vec<Pod>>,
-}
 
 /// One system's part of a listing.
 #[derive(Default)]
@@ -78,7 +73,7 @@ impl Lister<'_> {
     /// The resources and the pods; the leader objects too, where labels leave a doubt.
     async fn operator(&self, system: &System) -> Result<Part, K8sError> {
         let resource = system.resource();
-        let Some(query) = reads::pods_of_all(&**system) else { return Ok(Part::default()) };
+        let Some(query) = operated::pods_of_all(&**system) else { return Ok(Part::default()) };
         let (keep, all) = (|object: Object| system.read(&object), ListQuery::default());
         let (resources, pods) =
             tokio::join!(self.widest(&resource, &all, keep), self.widest(&PODS, &query, Some::<Pod>),);
@@ -192,7 +187,7 @@ impl Lister<'_> {
         const MOST: usize = 100;
         let clusters = || parts.iter().flatten().flat_map(|part| &part.clusters);
         let services: BTreeSet<ObjectName> =
-            clusters().flat_map(|listed| places(&listed.view.facts)).map(|(_, service)| service.clone()).collect();
+            clusters().flat_map(|listed| listed.view.facts.places()).map(|(_, service)| service.clone()).collect();
         if services.is_empty() {
             return Ok(());
         }
@@ -204,7 +199,7 @@ impl Lister<'_> {
                 .then(|| ((slice.metadata.namespace.clone(), service), slice.pods().collect::<Vec<Pod>>()))
         };
         // In a list of one namespace a Service of another may be named.
-        let named = clusters().flat_map(|listed| places(&listed.view.facts)).map(|(namespace, _)| namespace.clone());
+        let named = clusters().flat_map(|listed| listed.view.facts.places()).map(|(namespace, _)| namespace.clone());
         let namespaces: BTreeSet<Option<Namespace>> = match self.namespace {
             Some(_) => named.map(Some).collect(),
             None => BTreeSet::from([None]),
@@ -223,7 +218,7 @@ impl Lister<'_> {
             return Ok(());
         }
         for listed in parts.iter_mut().flatten().flat_map(|part| &mut part.clusters) {
-            let places = places(&listed.view.facts);
+            let places = listed.view.facts.places();
             if !places.is_empty() {
                 listed.endpoints = Some(places.iter().find_map(|place| pods.get(place)).cloned().unwrap_or_default());
             }
@@ -254,14 +249,6 @@ impl Lister<'_> {
             }
         }
         Ok(Found { objects: None, refused })
-    }
-}
-
-/// The Services that a cluster's facts name.
-pub(super) fn places(facts: &Facts) -> &[Place] {
-    match &facts.members {
-        Members::Service { places, .. } => places,
-        _ => &[],
     }
 }
 

@@ -9,10 +9,9 @@ use super::{
     client::Context,
     names::{Namespace, ObjectName, Reference},
     objects::{ConfigMap, Data, Meta, Object},
-    operators::{
-        CONFIG_MAPS, Consent, Facts, KeyOf, Keys, LoginKind, LoginSource, POSTGRES, Part, SECRETS, connection, marked,
-    },
-    reads,
+    operators::{Consent, Facts, KeyOf, Keys, LoginKind, LoginSource, POSTGRES, Part, connection, marked},
+    resource::{CONFIG_MAPS, SECRETS},
+    typed,
 };
 use crate::{
     error::{Report, SqlState},
@@ -174,7 +173,7 @@ impl Logins<'_> {
         let namespace = Some(&facts.namespace);
         // An older operator has none, and a caller may not be allowed to look: then there are no more.
         let query = ListQuery::default();
-        let found = reads::list::<Object>(self.context, &resource, namespace, &query, self.deadline).await;
+        let found = typed::list::<Object>(self.context, &resource, namespace, &query, self.deadline).await;
         let objects = found.map(|(objects, _)| objects).unwrap_or_default();
         let sources = objects.iter().filter_map(|object| system.more_login(facts, object));
         sources.filter(|source| source.role.as_deref() == Some(role)).collect()
@@ -202,7 +201,7 @@ impl Logins<'_> {
     async fn list(&self, selector: String) -> Vec<Object> {
         let namespace = Some(&self.view.facts.namespace);
         let query = ListQuery::labels(selector);
-        let found = reads::list::<Object>(self.context, &SECRETS, namespace, &query, self.deadline).await;
+        let found = typed::list::<Object>(self.context, &SECRETS, namespace, &query, self.deadline).await;
         found.map(|(objects, _)| objects).unwrap_or_default()
     }
 
@@ -240,7 +239,7 @@ impl Logins<'_> {
         };
         let facts = &self.view.facts;
         let place = (source.namespace.as_ref().unwrap_or(&facts.namespace), self.name(secret)?);
-        let Some(secret) = reads::get_secret(self.context, place, self.deadline).await? else {
+        let Some(secret) = typed::get_secret(self.context, place, self.deadline).await? else {
             return Ok(None);
         };
         if source.consent == Consent::Asked && !marked::is_for(&secret.metadata, &facts.name) {
@@ -327,7 +326,7 @@ impl Logins<'_> {
                 }
                 KeyOf::Secret(secret, key) => {
                     let place = (namespace, self.name(secret)?);
-                    let found = reads::get_secret(self.context, place, self.deadline).await?;
+                    let found = typed::get_secret(self.context, place, self.deadline).await?;
                     let other = LoginSource { secret: Some(secret.clone()), ..about.source.clone() };
                     if let Some(found) = found.filter(|found| found.data.get(key).is_some()) {
                         version.push_str(&found.metadata.resource_version);
@@ -337,7 +336,7 @@ impl Logins<'_> {
                 }
                 KeyOf::ConfigMap(map, key) => {
                     let place = (namespace, self.name(map)?);
-                    let found = reads::get::<ConfigMap>(self.context, &CONFIG_MAPS, place, self.deadline).await?;
+                    let found = typed::get::<ConfigMap>(self.context, &CONFIG_MAPS, place, self.deadline).await?;
                     if let Some(text) = found.and_then(|mut found| found.data.remove(key)) {
                         return Ok(Some(SecretString::from(text)));
                     }

@@ -14,8 +14,11 @@ use super::{
     names::{Namespace, ObjectName, Place},
     nearest::nearest,
     objects::{Object, Pod},
-    operators::{Evidence, Facts, Operator, PODS, Rank, Resource, System, Systems},
-    reads,
+    operated,
+    operators::{Evidence, Facts, Operator, Rank, System, Systems},
+    plain, read,
+    resource::{PODS, Resource},
+    typed,
 };
 use crate::{
     error::{ClientFacing, Report, SqlState},
@@ -125,7 +128,7 @@ impl Lookup<'_> {
 
     async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
         let place = (&listed.facts.namespace, &listed.facts.name);
-        reads::view(self.context, self.systems, &listed.system, place, self.deadline).await
+        read::view(self.context, self.systems, &listed.system, place, self.deadline).await
     }
 
     /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
@@ -167,14 +170,14 @@ impl Lookup<'_> {
         system: &System,
         place: (&Namespace, &ObjectName),
     ) -> Result<Option<Result<View, K8sError>>, K8sError> {
-        let facts = match reads::plain_facts(self.context, system, place, self.deadline).await {
+        let facts = match plain::facts(self.context, system, place, self.deadline).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Ok(None),
             // What may not be looked at holds nothing.
             Err(error) if error.is_forbidden() || error.is_absent() => return Ok(None),
             Err(error) => return Err(error),
         };
-        match reads::with_members(self.context, self.systems, system, facts, self.deadline).await {
+        match plain::with_members(self.context, self.systems, system, facts, self.deadline).await {
             Err(error) if !error.is_forbidden() && !error.is_absent() => Err(error),
             view => Ok(Some(view)),
         }
@@ -191,7 +194,7 @@ impl Lookup<'_> {
         systems: &[System],
         place: (&Namespace, &ObjectName),
     ) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
-        let looks = systems.iter().map(|system| reads::view(self.context, self.systems, system, place, self.deadline));
+        let looks = systems.iter().map(|system| read::view(self.context, self.systems, system, place, self.deadline));
         let (mut found, mut refused) = (Vec::new(), None);
         for look in join_all(looks).await {
             match look {
@@ -247,8 +250,8 @@ impl Lookup<'_> {
         let query = worth_reading(&system.resource());
         match all_facts(self.context, &**system, &query, self.deadline).await {
             Err(error) if error.is_forbidden() => {
-                let Some(query) = reads::pods_of_all(&**system) else { return Err(error) };
-                let pods = reads::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
+                let Some(query) = operated::pods_of_all(&**system) else { return Err(error) };
+                let pods = typed::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
                 Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
             }
             found => found,

@@ -9,8 +9,10 @@ use super::{
     leaders::{self, Endpoints},
     names::{Namespace, ObjectName, Place},
     objects::{LeaderObject, Meta, Object, Pod, text},
-    operators::{ENDPOINTS, Kin, Leader, Members, Port, SERVICES, System, Systems, connection},
-    reads,
+    operated,
+    operators::{Kin, Leader, Members, Port, System, Systems, connection},
+    resource::{ENDPOINTS, SERVICES},
+    typed,
 };
 
 /// What was found.
@@ -55,7 +57,7 @@ pub(super) async fn read(
     match members {
         Members::Labelled => Ok(Found::pods(Vec::new())),
         Members::Selected(selector) => {
-            Ok(Found::pods(reads::list_pods(context, namespace, selector.clone(), deadline).await?))
+            Ok(Found::pods(typed::list_pods(context, namespace, selector.clone(), deadline).await?))
         }
         Members::Pod { namespace: place, pod, service: Some(service) } if place != namespace => {
             // Into another namespace only a Service leads.
@@ -66,7 +68,7 @@ pub(super) async fn read(
             Ok(Found { refused: found.refused, ..Found::pods(pods) })
         }
         Members::Pod { namespace, pod, .. } => {
-            let pod = reads::get_pod(context, (namespace, pod), deadline).await?;
+            let pod = typed::get_pod(context, (namespace, pod), deadline).await?;
             Ok(Found::pods(pod.into_iter().collect()))
         }
         Members::External { host, port } => {
@@ -103,7 +105,7 @@ async fn of_services(
 ) -> Result<Found, K8sError> {
     let mut refused = None;
     for (namespace, name) in by.places {
-        match reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await {
+        match typed::get::<Object>(context, &SERVICES, (namespace, name), deadline).await {
             Ok(Some(service)) => return of_service(context, systems, (&service, by), deadline).await,
             Ok(None) => {}
             Err(error) if error.is_forbidden() => {
@@ -137,7 +139,7 @@ async fn of_service(
     let (target, port_name) = target_port(service, by.port);
     let selector = service.selector("/selector");
     let listed = match &selector {
-        Some(selector) => match reads::list_pods(context, namespace, selector.clone(), deadline).await {
+        Some(selector) => match typed::list_pods(context, namespace, selector.clone(), deadline).await {
             Ok(pods) => Some(Found { port: Some(target), ..Found::pods(pods) }),
             Err(error) if error.is_forbidden() => None,
             Err(error) => return Err(error),
@@ -155,8 +157,8 @@ async fn of_service(
     if found.pods.is_empty() && selector.is_none() {
         // Its addresses are another Service's: the operator whose Service it is knows the pods.
         for (system, cluster) in claims {
-            if let Some(view) = Box::pin(reads::view(context, systems, system, (namespace, &cluster), deadline)).await?
-            {
+            let Some(labels) = system.pod_labels() else { continue };
+            if let Some(view) = operated::read(context, system, &labels, (namespace, &cluster), deadline).await? {
                 return Ok(Found {
                     leader: view.facts.leader.clone(),
                     claimed: Some(system.clone()),
@@ -195,7 +197,7 @@ async fn of_external_name(
     match connection::members(host, by.port, &meta.namespace) {
         Some(Members::Service { places, .. }) if host.contains(".svc") => {
             for (namespace, name) in &places {
-                if let Some(service) = reads::get::<Object>(context, &SERVICES, (namespace, name), deadline).await?
+                if let Some(service) = typed::get::<Object>(context, &SERVICES, (namespace, name), deadline).await?
                     && service.spec("/type") != Some("ExternalName")
                 {
                     return Box::pin(of_service(context, systems, (&service, by), deadline)).await;
@@ -217,7 +219,7 @@ async fn of_endpoints(
     let objects = match leaders::slices::<LeaderObject>(context, namespace, service, deadline).await {
         Ok(slices) => slices,
         Err(error) if error.is_forbidden() || error.is_absent() => {
-            let object = reads::get::<LeaderObject>(context, &ENDPOINTS, (namespace, service), deadline).await;
+            let object = typed::get::<LeaderObject>(context, &ENDPOINTS, (namespace, service), deadline).await;
             object.map_err(|_| error)?.into_iter().collect()
         }
         Err(error) => return Err(error),

@@ -6,7 +6,6 @@ use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::K8sError;
 use crate::{error::printable, upstream::ClusterId};
 
 /// `DNS1123SubdomainMaxLength`.
@@ -123,7 +122,7 @@ is_text!(ObjectName);
 pub(super) type Place = (Namespace, ObjectName);
 
 /// The parsed names of a cluster that was resolved.
-pub(super) fn place(id: &ClusterId) -> Result<Place, K8sError> {
+pub(super) fn place(id: &ClusterId) -> Result<Place, NotAName> {
     Ok((Namespace::parse(&id.namespace)?, ObjectName::parse(&id.name)?))
 }
 

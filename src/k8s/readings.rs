@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::directory::Caller;
+use super::recent::Caller;
 use crate::upstream::{ClusterId, Failure, Login, Role};
 
 /// Whose login, where, for which role.

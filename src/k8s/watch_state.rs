@@ -1,6 +1,9 @@
 //! What a watch knows, and which servers somebody relies on: no I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -13,6 +16,11 @@ use super::{
     operators::{Evidence, Facts, Members, System, Word},
 };
 use crate::upstream::{Lost, Mode};
+
+/// One list or get.
+pub(super) const READ: Duration = Duration::from_secs(10);
+/// Where the caller may not list pods, or has to log in: rights change seldom, and people are not to be asked by a task.
+pub(super) const REFUSED: Duration = Duration::from_secs(30);
 
 /// The servers that sessions rely on, and whether anybody still looks after them.
 #[derive(Debug, Default)]

@@ -241,6 +241,14 @@ impl Facts {
         }
     }
 
+    /// The Services that it names.
+    pub(in crate::k8s) fn places(&self) -> &[Place] {
+        match &self.members {
+            Members::Service { places, .. } => places,
+            _ => &[],
+        }
+    }
+
     /// Called so, by its own name or an alias.
     pub(in crate::k8s) fn is_called(&self, name: &str) -> bool {
         self.name == *name || self.aliases.iter().any(|alias| alias == name)
