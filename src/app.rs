@@ -296,6 +296,7 @@ fn auth_method(auth: Auth) -> AuthMethod {
         Auth::ScramSha256 => AuthMethod::ScramSha256,
         Auth::Md5 => AuthMethod::Md5,
         Auth::Password => AuthMethod::Password,
+        Auth::Trust => AuthMethod::Trust,
     }
 }
 

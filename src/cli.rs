@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn a_list_shows_what_others_wrote_without_obeying() {
         let wild = || "a\u{1b}[31mb\u{9b}0mc\u{7f}\r\nd".to_owned();
-        let id = crate::upstream::ClusterId { context: wild(), namespace: wild(), name: wild() };
+        let id = crate::upstream::ClusterId { context: wild(), namespace: wild(), name: wild(), system: "x".into() };
         let cluster = ClusterInfo {
             id,
             system: wild().into(),

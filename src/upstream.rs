@@ -143,6 +143,8 @@ pub struct ClusterId {
     pub namespace: String,
     /// The cluster's own name.
     pub name: String,
+    /// The system that runs it: two may have clusters of one name in a namespace.
+    pub system: Arc<str>,
 }
 
 impl fmt::Display for ClusterId {
@@ -249,6 +251,8 @@ pub enum AuthMethod {
     Md5,
     /// The password itself, inside TLS.
     Password,
+    /// Nothing at all, even for a superuser whose login is written in another namespace.
+    Trust,
 }
 
 /// What a server may ask for.

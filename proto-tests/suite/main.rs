@@ -29,6 +29,7 @@ mod names;
 mod protocol;
 mod requests;
 mod trust;
+mod trust_elsewhere;
 mod trust_everyday;
 mod trust_marks;
 mod trust_names;

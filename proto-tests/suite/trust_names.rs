@@ -26,14 +26,14 @@ const READINGS: [&str; 5] = ["cloudnative-pg", "statefulset", "service", "elasti
 /// The roles of the readings, in the same order.
 const ROLES: [&str; 5] = ["operator", "workload", "marked", "access", "secret"];
 
-struct Stage {
-    api: FakeKubernetes,
-    server: Arc<PostgresServer>,
-    password: String,
+pub(crate) struct Stage {
+    pub(crate) api: FakeKubernetes,
+    pub(crate) server: Arc<PostgresServer>,
+    pub(crate) password: String,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let password = secrets::make("any");
         let roles = ROLES.map(|role| (role, password.as_str()));
         let server = Arc::new(server(&roles).await);
@@ -47,22 +47,22 @@ impl Stage {
     }
 
     /// Nothing but the same server.
-    async fn anew(&self) -> Self {
+    pub(crate) async fn anew(&self) -> Self {
         Self::on(Arc::clone(&self.server), self.password.clone()).await
     }
 
-    fn login(&self, place: (&str, &str), role: &str, more: &[(&str, &str)]) -> Value {
+    pub(crate) fn login(&self, place: (&str, &str), role: &str, more: &[(&str, &str)]) -> Value {
         let mut pairs = vec![("username", role), ("password", self.password.as_str()), ("database", role)];
         pairs.extend(more);
         secret(place, &pairs)
     }
 
-    fn pod(&self, namespace: &str, name: &str, labels: &Value) {
+    pub(crate) fn pod(&self, namespace: &str, name: &str, labels: &Value) {
         pod(&self.api, (namespace, name), labels, self.server.address());
     }
 
     /// A connection Secret, and the Service and pod that it leads to.
-    fn connection(&self, (namespace, name): (&str, &str), role: &str) {
+    pub(crate) fn connection(&self, (namespace, name): (&str, &str), role: &str) {
         let plain = name.replace('.', "-");
         let host = format!("{plain}-{role}-db");
         let port = [("host", host.as_str()), ("port", "5432")];
@@ -72,14 +72,14 @@ impl Stage {
         self.pod(namespace, &format!("{host}-0"), &labels);
     }
 
-    fn operated(&self, (namespace, name): (&str, &str)) {
+    pub(crate) fn operated(&self, (namespace, name): (&str, &str)) {
         let spec = json!({"instances": 1, "bootstrap": {"initdb": {"database": "operator", "owner": "operator"}}});
         Cluster::with_spec(&self.api, (namespace, name), spec, &[self.server.address()]);
         self.api.put("secrets", self.login((namespace, &format!("{name}-app")), "operator", &[]));
     }
 
     /// Writes one reading of `set` in namespace `prod`.
-    fn write(&self, reading: &str) {
+    pub(crate) fn write(&self, reading: &str) {
         match reading {
             "cloudnative-pg" => self.operated(("prod", "set")),
             "statefulset" => {
@@ -120,12 +120,12 @@ impl Stage {
         }
     }
 
-    async fn pgferry(&self) -> Subject {
+    pub(crate) async fn pgferry(&self) -> Subject {
         serve(&self.api, "[sessions]\nprimary_wait = \"0s\"\n").await
     }
 }
 
-async fn means(pgferry: &Subject, database: &str, role: &str) {
+pub(crate) async fn means(pgferry: &Subject, database: &str, role: &str) {
     let wire = pgferry.connect("pgferry", database).await.unwrap_or_else(|error| panic!("{database}: {error:?}"));
     assert_eq!(who(wire).await, role, "{database}");
 }

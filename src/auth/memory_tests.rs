@@ -12,7 +12,12 @@ use crate::{
 
 fn upstream() -> Upstream {
     Upstream {
-        cluster: ClusterId { context: "fake".to_owned(), namespace: "prod".to_owned(), name: "shop".to_owned() },
+        cluster: ClusterId {
+            context: "fake".to_owned(),
+            namespace: "prod".to_owned(),
+            name: "shop".to_owned(),
+            system: "x".into(),
+        },
         meaning: 1,
         credential: 1,
         system: "cloudnative-pg".into(),

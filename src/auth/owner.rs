@@ -26,9 +26,10 @@ const LIVE: [u8; 2] = [TCP_ESTABLISHED, TCP_CLOSE_WAIT];
 /// Who owns the socket with this local and this remote address.
 pub(super) async fn of_peer(local: SocketAddr, remote: SocketAddr) -> Option<u32> {
     let uid = match ask(local, remote) {
-        Ok(Some(uid)) => Some(uid),
+        // A socket that the kernel does not know is closed already: whoever opens and closes many is not to cost more.
+        Ok(uid) => uid,
         // Not on a thread that other sessions need.
-        Ok(None) | Err(_) => tokio::task::spawn_blocking(move || from_tables(local, remote)).await.ok().flatten(),
+        Err(_) => tokio::task::spawn_blocking(move || from_tables(local, remote)).await.ok().flatten(),
     };
     uid.filter(|uid| !is_anybody(*uid))
 }

@@ -38,6 +38,17 @@ pub enum LoginError {
          of the configuration, or of the Secret that holds the password"
     )]
     CleartextUntrusted,
+    /// A server of another namespace lets a superuser in without any proof.
+    #[error(
+        "the server lets {user} in without asking for a password, so that {secret} proves nothing, and it is in another \
+         namespace"
+    )]
+    NothingAsked {
+        /// The login's Secret.
+        secret: String,
+        /// The login's user.
+        user: String,
+    },
     /// MD5 is wanted where the system is not known to use it.
     #[error("the server asks for the password as an MD5 hash, which is not given to it")]
     Md5Untrusted,
@@ -126,6 +137,10 @@ impl ClientFacing for LoginError {
             Self::CleartextNeedsTls | Self::CleartextUntrusted => refused(self.to_string()).hint(
                 "Write in the configuration: clusters.\"NAME\" = { sslmode = \"verify-full\", sslrootcert = \"FILE\" }, \
                  or clusters.\"NAME\".auth = \"password\" if the server is trusted",
+            ),
+            Self::NothingAsked { .. } => refused(self.to_string()).hint(
+                "Log in by a Secret in the server's own namespace; or write in the configuration: \
+                 clusters.\"NAME\".auth = \"trust\"",
             ),
             Self::Md5Untrusted => refused(self.to_string()).hint(format!(
                 "{SCRAM_INSTEAD}; or write in the configuration: clusters.\"NAME\".auth = \"md5\""

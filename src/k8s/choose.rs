@@ -242,6 +242,7 @@ impl View {
             context: context.to_owned(),
             namespace: self.facts.namespace.to_string(),
             name: self.facts.name.to_string(),
+            system: self.system.system().into(),
         }
     }
 }

@@ -290,12 +290,18 @@ impl Context {
     pub(super) async fn greet(&self) -> Result<(), K8sError> {
         let mut request = self.request("GET", &VERSION.path(&[]), Vec::new())?;
         request.extensions_mut().insert(Once);
-        let client = self.shared.fresh().unwrap_or_else(|| self.built.clone()).client;
+        let client = self.fresh().client;
         let deadline = Instant::now() + self.shared.params.request_timeout;
         match self.timely(deadline, client.request_text(request)).await? {
             Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
             Err(error) => Err(self.explain(&VERSION, error)),
         }
+    }
+
+    /// The context's client as it is now, while that is the same cluster's and reaches it as the same user.
+    fn fresh(&self) -> Built {
+        let same = |built: &Built| (built.meaning, built.credential) == (self.built.meaning, self.built.credential);
+        self.shared.fresh().filter(same).unwrap_or_else(|| self.built.clone())
     }
 
     async fn text(
@@ -322,7 +328,7 @@ impl Context {
         F: Future<Output = Result<T, kube::Error>> + Send,
     {
         let deadline = deadline.min(Instant::now() + self.shared.params.request_timeout);
-        let mut built = self.shared.fresh().unwrap_or_else(|| self.built.clone());
+        let mut built = self.fresh();
         let (mut renewed, mut waited) = (false, false);
         loop {
             let error = match self.timely(deadline, call(built.client.clone(), request.clone())).await? {
@@ -333,6 +339,9 @@ impl Context {
                 kube::Error::Api(status) if status.code == 401 && !renewed => {
                     renewed = true;
                     built = self.shared.renew(built.made).await?;
+                    if built.meaning != self.built.meaning {
+                        return Err(K8sError::OtherCluster { context: self.name().to_owned() });
+                    }
                 }
                 kube::Error::Api(status) if !waited => match polite_wait(status).map(|wait| Instant::now() + wait) {
                     // Waiting out the deadline would only hide what the server says.

@@ -1,8 +1,10 @@
 //! Which credential a context has, counted.
 
 use std::{
+    collections::BTreeMap,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};

@@ -21,8 +21,8 @@ use super::{
     recent::{Caller, Recent, tidy},
 };
 use crate::{
-    error::{Report, SqlState},
-    upstream::{Ask, ClusterId, Credentials, Failure, Login, Role, Upstream},
+    error::{ClientFacing as _, Report, SqlState},
+    upstream::{Ask, ClusterId, Credentials, Failure, Login, Retry, Role, Upstream},
 };
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
@@ -100,7 +100,9 @@ impl Credentials for SecretCredentials {
             return Ok(Some(login));
         }
         let before = self.worked().get(&worked_key(ask, upstream, &login)).cloned();
-        if let Some(before) = before.filter(|before| before.version != login.version) {
+        // Two roles may have their passwords in one Secret: nobody becomes the other.
+        let before = before.filter(|before| before.user == login.user && before.version != login.version);
+        if let Some(before) = before {
             return Ok(Some(before));
         }
         self.refusals.note(caller(ask, upstream), &upstream.cluster, refused);
@@ -123,10 +125,10 @@ impl Credentials for SecretCredentials {
 }
 
 /// Whose login, where, and from which Secret.
-type WorkedKey = (Caller, ClusterId, String);
+type WorkedKey = (Caller, ClusterId, String, Role);
 
 fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
-    (caller(ask, upstream), upstream.cluster.clone(), login.source.clone())
+    (caller(ask, upstream), upstream.cluster.clone(), login.source.clone(), ask.role.clone())
 }
 
 /// On whose behalf it was resolved.
@@ -155,6 +157,11 @@ impl SecretCredentials {
 
     async fn find_login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
+        if context.meaning() != upstream.meaning {
+            // A Secret of one cluster is for no server of another.
+            let report = K8sError::OtherCluster { context: context.name().to_owned() }.report();
+            return Err(Failure { report, retry: Retry::Resolve });
+        }
         let view = if let Some(view) = self.recent.of(&context, &upstream.cluster) {
             view
         } else {

@@ -71,6 +71,20 @@ pub(super) fn by_pods(mut views: Vec<View>) -> Vec<View> {
     views
 }
 
+/// The one that all readings lead to, from whatever namespaces: its pods are of its own namespace, and the others have no
+/// pods but those. Anybody may write what leads to another's pods, and to one of their own besides.
+pub(super) fn at_home(views: Vec<View>) -> Option<View> {
+    let pods = |view: &View| view.pods.iter().map(place_of).collect::<HashSet<Place>>();
+    let is_home = |view: &View| {
+        !view.pods.is_empty() && view.pods.iter().all(|pod| pod.metadata.namespace == view.facts.namespace)
+    };
+    let (mut home, away): (Vec<View>, Vec<View>) = views.into_iter().partition(is_home);
+    let one = home.pop().filter(|_| home.is_empty())?;
+    let own = pods(&one);
+    let leads_there = |view: &View| !view.pods.is_empty() && pods(view).is_subset(&own);
+    away.iter().all(leads_there).then_some(one)
+}
+
 /// What owns an object, in its own namespace.
 fn owner(facts: &Facts, of: &Owner) -> Option<(String, Place)> {
     Some((of.group().to_owned(), (facts.namespace.clone(), ObjectName::parse(&of.name).ok()?)))
@@ -91,7 +105,9 @@ impl Known {
     fn add(&mut self, listed: &Listed) {
         let facts = &listed.view.facts;
         self.services.extend(services(facts));
-        self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).map(place_of));
+        // Pods of another namespace are not its own to hide what leads to them.
+        let own = |pod: &&Pod| pod.metadata.namespace == facts.namespace;
+        self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).filter(own).map(place_of));
         self.prefixes.extend(facts.pod_prefix.clone().map(|prefix| (facts.namespace.clone(), prefix)));
         self.resources.insert((listed.view.system.resource().group.to_string(), place(facts)));
     }

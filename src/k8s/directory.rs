@@ -114,8 +114,13 @@ impl Kubernetes {
 
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
-        let (place, system, _) =
+        let (place, system, at) =
             self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
+        // A bare name that led elsewhere is looked for again now and then: it may be somebody's here since.
+        let is_sure = place.0 == *context.namespace() || ask.target.name.contains('.');
+        if !is_sure && at.elapsed() >= MOMENT {
+            return None;
+        }
         self.watches.view(&place, context, &system)
     }
 

@@ -64,6 +64,12 @@ pub enum K8sError {
         /// Kind and name.
         what: String,
     },
+    /// The kubeconfig was replaced, and the context's name means another cluster.
+    #[error("context \"{context}\" means another cluster now than a moment ago")]
+    OtherCluster {
+        /// The context.
+        context: String,
+    },
     /// A Service that points somewhere by name alone.
     #[error(
         "Service {namespace}/{name} is of type ExternalName, which leads anywhere, and pgferry is not to follow it"
@@ -224,6 +230,7 @@ impl K8sError {
                 format!("Log in again, and see that this works: kubectl --context '{context}' get namespaces")
             }
             Self::Forbidden { .. } => self.rule()?,
+            Self::OtherCluster { .. } => "The kubeconfig was replaced meanwhile: connect again".to_owned(),
             Self::ExternalName { namespace, name } => format!(
                 "To follow it say so in the configuration: kubernetes.external_names = [\"{name}.{namespace}\"] \
                  (PGFERRY__KUBERNETES__EXTERNAL_NAMES={name}.{namespace})"

@@ -42,6 +42,8 @@ struct Guarded {
     /// Which of the clusters that the context's name has meant: an endpoint need not tell a uid that would.
     meaning: u64,
     identity: Identity,
+    /// Which of the context's credentials sees it.
+    credential: u64,
     pod: Place,
     uid: String,
     mode: Mode,
@@ -77,6 +79,7 @@ impl Guarding {
             cluster,
             meaning: context.meaning(),
             identity: context.identity().clone(),
+            credential: context.credential(),
             pod: (meta.namespace.clone(), meta.name.clone()),
             uid: meta.uid.clone(),
             mode,

@@ -35,6 +35,14 @@ struct Listed {
     facts: Facts,
 }
 
+/// What a name is in one namespace.
+enum Here {
+    Cluster(Box<View>),
+    /// The caller may not look, so that it holds nothing for it.
+    Hidden(K8sError),
+    Nothing,
+}
+
 /// Looks for names in one context.
 pub(super) struct Lookup<'a> {
     pub(super) context: &'a Context,
@@ -69,30 +77,30 @@ impl Lookup<'_> {
         if let Some((cluster, namespace)) = target.name.rsplit_once('.')
             && let (Ok(namespace), Ok(cluster)) = (Namespace::parse(namespace), ObjectName::parse(cluster))
         {
-            match self.in_namespace((&namespace, &cluster), target).await {
-                Ok(None) => {}
-                // A namespace that the caller may not look into holds nothing for it.
-                Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => hidden = Some(failure),
-                found => return found,
+            match self.in_namespace((&namespace, &cluster), target).await? {
+                Here::Cluster(view) => return Ok(Some(*view)),
+                Here::Hidden(error) => hidden = Some(error),
+                Here::Nothing => {}
             }
         }
-        let Ok(name) = ObjectName::parse(&target.name) else { return hidden.map_or(Ok(None), Err) };
-        match self.bare(&name, target).await {
-            Ok(None) => hidden.map_or(Ok(None), Err),
-            found => found,
+        let Ok(name) = ObjectName::parse(&target.name) else { return nothing(hidden) };
+        if let Some(error) = hidden {
+            // What is called so here is the caller's own; what is elsewhere may be somebody's who counts on that.
+            return match self.in_namespace((&self.context.own_namespace()?, &name), target).await? {
+                Here::Cluster(view) => Ok(Some(*view)),
+                _ => nothing(Some(error)),
+            };
         }
+        self.bare(&name, target).await
     }
 
     /// A bare name: in the namespace in force, else wherever there is exactly one.
     async fn bare(&self, name: &ObjectName, target: &Target) -> Result<Option<View>, Failure> {
-        let mut hidden = None;
-        match self.in_namespace((&self.context.own_namespace()?, name), target).await {
-            Ok(Some(view)) => return Ok(Some(view)),
-            Ok(None) => {}
-            // As above; others may.
-            Err(failure) if failure.report.sqlstate == SqlState::INSUFFICIENT_PRIVILEGE => hidden = Some(failure),
-            Err(failure) => return Err(failure),
-        }
+        let hidden = match self.in_namespace((&self.context.own_namespace()?, name), target).await? {
+            Here::Cluster(view) => return Ok(Some(*view)),
+            Here::Hidden(error) => Some(error),
+            Here::Nothing => None,
+        };
         let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let plain = || self.systems.plain.iter().filter(meant);
         // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
@@ -102,28 +110,37 @@ impl Lookup<'_> {
         if !all.iter().any(|listed| listed.facts.is_called(name)) {
             all = self.everywhere(plain()).await?.0;
         }
-        let named: Vec<&Listed> = all.iter().filter(|listed| listed.facts.name == *name).collect();
-        let called = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
-        let matching = highest(if named.is_empty() { called() } else { named });
+        let matching = matching(&all, name);
         let namespaces: BTreeSet<&Namespace> = matching.iter().map(|listed| &listed.facts.namespace).collect();
         match (matching.as_slice(), namespaces.len()) {
             // What is not found may be where the caller may not look.
-            ([], _) => hidden.map_or(Ok(None), Err),
+            ([], _) => nothing(hidden),
+            ([one], 1) if one.facts.name == *name => {
+                match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+                    Here::Cluster(view) => Ok(Some(*view)),
+                    _ => Ok(self.view(one).await?),
+                }
+            }
             ([one], _) => Ok(self.view(one).await?),
-            ([one, ..], 1) => self.in_namespace((&one.facts.namespace, &one.facts.name), target).await,
+            ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+                Here::Cluster(view) => Ok(Some(*view)),
+                _ => Err(ambiguous(name, &matching, target).into()),
+            },
             (several, _) => self.the_same(name, several, target).await,
         }
     }
 
-    /// Of clusters of one name in several namespaces: the only one, where all lead to the same pods.
+    /// Of clusters of one name in several namespaces: the one whose own pods all the others lead to, and to nothing else.
+    /// What cannot be looked at is a cluster of its own.
     async fn the_same(&self, name: &ObjectName, several: &[&Listed], target: &Target) -> Result<Option<View>, Failure> {
         let views = join_all(several.iter().map(|listed| self.view(listed))).await;
-        // What cannot be looked at is a cluster of its own.
         let known: Vec<View> = views.into_iter().filter_map(|view| view.ok().flatten()).collect();
-        match dedup::by_pods(known).as_slice() {
-            [one] => Ok(Some(one.clone())),
-            _ => Err(ambiguous(name, several, target).into()),
+        if known.len() == several.len()
+            && let Some(one) = dedup::at_home(known)
+        {
+            return Ok(Some(one));
         }
+        Err(ambiguous(name, several, target).into())
     }
 
     async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
@@ -133,12 +150,12 @@ impl Lookup<'_> {
 
     /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
     /// write them. A lower one never takes the name of a higher.
-    async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Option<View>, Failure> {
+    async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Here, Failure> {
         let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let operators: Vec<System> = self.present().filter(meant).cloned().collect();
         let (found, forbidden) = self.among(&operators, place).await?;
         if let Some(view) = single(dedup::without_owned(found, |view| (&view.system, &view.facts)))? {
-            return Ok(Some(view));
+            return Ok(Here::Cluster(Box::new(view)));
         }
         let plain: Vec<&System> = self.systems.plain.iter().filter(meant).collect();
         let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
@@ -149,7 +166,7 @@ impl Lookup<'_> {
             by_rank.entry(system.rank()).or_default().extend(found);
         }
         let Some(looks) = by_rank.into_values().find(|looks| !looks.is_empty()) else {
-            return forbidden.map_or(Ok(None), |error| Err(error.into()));
+            return Ok(forbidden.map_or(Here::Nothing, Here::Hidden));
         };
         let (mut views, mut broken) = (Vec::new(), None);
         for look in looks {
@@ -159,8 +176,9 @@ impl Lookup<'_> {
             }
         }
         match (single(dedup::by_pods(views))?, broken) {
-            (Some(view), _) => Ok(Some(view)),
-            (None, broken) => broken.map_or(Ok(None), |error| Err(leads_nowhere(place.1, error))),
+            (Some(view), _) => Ok(Here::Cluster(Box::new(view))),
+            // What exists and leads nowhere is told: nothing else is meant instead.
+            (None, broken) => broken.map_or(Ok(Here::Nothing), |error| Err(leads_nowhere(place.1, error))),
         }
     }
 
@@ -323,15 +341,29 @@ fn leads_nowhere(name: &ObjectName, error: K8sError) -> Failure {
     report.hint("See what the Service's name in it should be").into()
 }
 
-/// Those of each namespace that no higher one there takes the name from.
-fn highest(all: Vec<&Listed>) -> Vec<&Listed> {
+fn nothing(hidden: Option<K8sError>) -> Result<Option<View>, Failure> {
+    hidden.map_or(Ok(None), |error| Err(error.into()))
+}
+
+/// What is meant in each namespace: the exact name there before a release's, the highest of several. Applications of Argo CD
+/// come behind every name: anybody may label a cluster so.
+fn matching<'a>(all: &'a [Listed], name: &ObjectName) -> Vec<&'a Listed> {
+    let exact: BTreeSet<&Namespace> =
+        all.iter().filter(|listed| listed.facts.name == *name).map(|listed| &listed.facts.namespace).collect();
+    let is_meant = |listed: &&Listed| {
+        let facts = &listed.facts;
+        facts.name == *name || (facts.is_named(name) && !exact.contains(&facts.namespace))
+    };
+    let named: Vec<&Listed> = all.iter().filter(is_meant).collect();
+    let applications = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
+    let meant = if named.is_empty() { applications() } else { named };
     let mut ranks: BTreeMap<&Namespace, Rank> = BTreeMap::new();
-    for listed in &all {
+    for listed in &meant {
         let rank = listed.system.rank();
         ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
     }
     let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&listed.system.rank());
-    all.into_iter().filter(is_highest).collect()
+    meant.into_iter().filter(is_highest).collect()
 }
 
 /// The only one; two of different systems are an error.
@@ -343,7 +375,7 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
         let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
         return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message)
             .hint(format!(
-                "Give the one that you mean a name in the configuration: [names.aliases] NAME = {{ target = \"{}\", \
+                "Give the one that you mean a name in the configuration: names.aliases.NAME = {{ target = \"{}\", \
                  system = \"{}\" }}",
                 one.facts.full(),
                 systems.first().copied().unwrap_or_default()

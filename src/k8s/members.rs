@@ -20,8 +20,8 @@ use super::{
 pub(super) struct Found {
     pub(super) pods: Vec<Pod>,
     pub(super) leader: Leader,
-    /// The operator whose pods these are.
-    pub(super) claimed: Option<System>,
+    /// The operator whose pods these are, and its cluster.
+    pub(super) claimed: Option<(System, Place)>,
     pub(super) port: Option<Port>,
     /// A host outside Kubernetes, and its port.
     pub(super) outside: Option<(String, u16)>,
@@ -136,7 +136,7 @@ async fn of_service(
     if service.spec("/type") == Some("ExternalName") {
         return of_external_name(context, systems, (service, by), deadline).await;
     }
-    let (target, port_name) = target_port(service, by.port);
+    let (target, port_name) = target_port(service, by.port)?;
     let selector = service.selector("/selector");
     let listed = match &selector {
         Some(selector) => match typed::list_pods(context, namespace, selector.clone(), deadline).await {
@@ -161,7 +161,7 @@ async fn of_service(
             if let Some(view) = operated::read(context, system, &labels, (namespace, &cluster), deadline).await? {
                 return Ok(Found {
                     leader: view.facts.leader.clone(),
-                    claimed: Some(system.clone()),
+                    claimed: Some((system.clone(), view.place())),
                     port: Some(view.facts.port.clone()),
                     ..Found::pods(view.pods)
                 });
@@ -177,7 +177,7 @@ async fn of_service(
     if found.pods.iter().filter(|pod| pod.serves()).count() > 1 {
         found.leader = leaders::of(context, &**system, (namespace, &cluster), deadline).await?;
     }
-    found.claimed = Some(system.clone());
+    found.claimed = Some((system.clone(), (namespace.clone(), cluster)));
     Ok(found)
 }
 
@@ -240,11 +240,15 @@ fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) ->
 }
 
 /// The pods' port behind a Service's, and what the Service calls it.
-fn target_port(service: &Object, port: u16) -> (Port, Option<String>) {
+fn target_port(service: &Object, port: u16) -> Result<(Port, Option<String>), K8sError> {
     let number = |entry: &Value| entry.get("port").and_then(Value::as_u64) == Some(port.into());
-    // A headless Service may name no port, and its hosts are dialled as they are.
     let Some(entry) = service.items("/ports").find(|entry| number(entry)) else {
-        return (Port::Number(port), None);
+        // A headless Service's hosts are dialled as they are, whatever ports it names; another publishes no other port.
+        if service.spec("/clusterIP") == Some("None") || service.items("/ports").next().is_none() {
+            return Ok((Port::Number(port), None));
+        }
+        let Meta { namespace, name, .. } = &service.metadata;
+        return Err(K8sError::NotFound { what: format!("port {port} of Service {namespace}/{name}") });
     };
     let name = text(entry, "/name").map(str::to_owned);
     let target = match entry.get("targetPort") {
@@ -254,5 +258,5 @@ fn target_port(service: &Object, port: u16) -> (Port, Option<String>) {
         }
         _ => Port::Number(port),
     };
-    (target, name)
+    Ok((target, name))
 }

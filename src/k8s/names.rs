@@ -182,6 +182,11 @@ impl fmt::Display for Misnamed<'_> {
     }
 }
 
+/// Whether a text can be a Service's name: a label, as its host's first part is one.
+pub(super) fn is_service_name(text: &str) -> bool {
+    Namespace::parse(text).is_ok()
+}
+
 /// Whether a text can be the value of a label, and so stand in a selector.
 pub(super) fn is_label_value(text: &str) -> bool {
     text.len() <= LONGEST_LABEL

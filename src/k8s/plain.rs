@@ -12,10 +12,10 @@ use super::{
     client::Context,
     leaders,
     members::{self, Found},
-    names::{Namespace, ObjectName, is_label_value},
+    names::{Namespace, ObjectName, Place, is_label_value},
     objects::Object,
     operators::{Facts, Leader, Members, System, Systems},
-    typed::{get, list},
+    typed::{get, get_if_allowed, list},
 };
 
 /// A cluster that built-in objects make up: its object first, for that says which pods are its members.
@@ -72,6 +72,17 @@ pub(super) async fn facts(
     Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
 }
 
+/// Whether an operator's cluster may keep passwords as MD5: its resource says so, for labels are written by anybody.
+async fn keeps_md5(
+    context: &Context,
+    system: &System,
+    (namespace, name): &Place,
+    deadline: Instant,
+) -> Result<bool, K8sError> {
+    let object = get_if_allowed::<Object>(context, &system.resource(), (namespace, name), deadline).await?;
+    Ok(object.and_then(|object| system.read(&object)).is_some_and(|facts| facts.md5))
+}
+
 /// Reads the members that the facts name.
 pub(super) async fn with_members(
     context: &Context,
@@ -95,11 +106,10 @@ pub(super) async fn with_members(
         facts.leader = Leader::Unsaid;
     }
     let mut view = View::new(system.clone(), leaders::decided(facts, leader), pods);
-    if let Some(claimed) = &claimed {
-        // What its own object tells of it, its pods' operator would, too.
-        view.facts.md5 |= claimed.guess(&view.facts.namespace, &view.facts.name).is_some_and(|facts| facts.md5);
+    if let Some((system, place)) = claimed {
+        view.facts.md5 |= keeps_md5(context, &system, &place, deadline).await?;
+        view.claimed = Some(system);
     }
-    view.claimed = claimed;
     view.refused = refused;
     if let Some(replicas) = view.facts.replicas.clone() {
         // Without replicas the primary serves all the same.

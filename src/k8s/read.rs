@@ -23,7 +23,8 @@ pub(super) async fn view(
     // Which version of a resource to ask for must be known; how old that knowledge is does not matter here.
     context.discover(Duration::MAX, deadline).await?;
     match system.pod_labels() {
-        Some(labels) => operated::read(context, system, &labels, place, deadline).await,
-        None => plain::read(context, systems, system, place, deadline).await,
+        // Large, and part of many other futures.
+        Some(labels) => Box::pin(operated::read(context, system, &labels, place, deadline)).await,
+        None => Box::pin(plain::read(context, systems, system, place, deadline)).await,
     }
 }

@@ -85,7 +85,12 @@ mod tests {
     };
 
     fn key() -> ReadingKey {
-        let id = ClusterId { context: "c".to_owned(), namespace: "n".to_owned(), name: "shop".to_owned() };
+        let id = ClusterId {
+            context: "c".to_owned(),
+            namespace: "n".to_owned(),
+            name: "shop".to_owned(),
+            system: "x".into(),
+        };
         (Caller { identity: Identity::Local, meaning: 0, credential: 0 }, id, Role::Default)
     }
 

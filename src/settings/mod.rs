@@ -205,6 +205,8 @@ pub enum Auth {
     Md5,
     /// Cleartext as well.
     Password,
+    /// Nothing, too.
+    Trust,
 }
 
 impl Cluster {

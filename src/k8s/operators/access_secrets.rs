@@ -7,7 +7,7 @@ use super::{
     connection_secrets::facts_of,
 };
 
-use crate::k8s::names::Place;
+use crate::k8s::names::{Place, is_service_name};
 
 #[derive(Debug)]
 pub(super) struct AccessSecrets;
@@ -26,6 +26,9 @@ fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<O
     }
     let prefix = ["svc/", "service/", "services/"].iter().find_map(|prefix| access.strip_prefix(prefix));
     let service = name(prefix.unwrap_or(access))?;
+    if !is_service_name(&service) {
+        return Err(Broken { key: "USER_ACCESS".to_owned(), why: "is no Service's name" });
+    }
     // The host's namespace is where the database is, as the Secret's author says. The documented command has none: a
     // Service of its own, which others may write too, is for those who may not look there.
     let mut places: Vec<Place> = Vec::new();

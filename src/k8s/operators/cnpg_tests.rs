@@ -78,7 +78,7 @@ fn managed_roles_with_a_password_have_logins() {
             ("postgres", "admin", LoginKind::Superuser),
         ]
     );
-    assert_eq!(facts.aliases, ["webshop"]);
+    assert_eq!(facts.applications, ["webshop"]);
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc};
 use secrecy::SecretString;
 
 use super::{Kin, Members, Namespace, ObjectName};
-use crate::{k8s::objects::Data, upstream::TlsMode};
+use crate::{
+    k8s::{names::is_service_name, objects::Data},
+    upstream::TlsMode,
+};
 
 /// The longest value of a key that is not a certificate or a password; hosts have 253 characters, names 63.
 const LONGEST: usize = 4096;
@@ -294,7 +297,8 @@ pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &Namespace) -> O
         return Some(outside());
     }
     let place = |namespace: &str, service: &str| {
-        Some(vec![(Namespace::parse(namespace).ok()?, ObjectName::parse(service).ok()?)])
+        let service = ObjectName::parse(service).ok().filter(|service| is_service_name(service))?;
+        Some(vec![(Namespace::parse(namespace).ok()?, service)])
     };
     let inside = |places| Members::Service { places, port, outside: None, kin: Kin::Operator };
     let labels: Vec<&str> = name.split('.').collect();
@@ -309,7 +313,10 @@ pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &Namespace) -> O
         },
         // `db.prod` may be a Service in `prod`, and a host as well.
         [service, namespace] => {
-            let places = place(namespace, service)?;
+            // It may be a host outside that is called as no Service can be.
+            let Some(places) = place(namespace, service) else {
+                return labels.iter().all(|label| is_host_label(label)).then(outside);
+            };
             Members::Service { places, port, outside: Some(name.clone()), kin: Kin::Operator }
         }
         // Hosts outside may have an underscore, and a resolver takes no more than that.

@@ -157,8 +157,10 @@ pub(in crate::k8s) struct Facts {
     pub(in crate::k8s) first_pod: Option<String>,
     /// How the names of a StatefulSet's pods begin.
     pub(in crate::k8s) pod_prefix: Option<String>,
-    /// Other names that lead here if they lead to nothing else: Argo CD's applications, Helm's releases.
+    /// Other names that lead here: a Helm release's, a Secret's whole name.
     pub(in crate::k8s) aliases: Vec<String>,
+    /// Argo CD's applications that it is a part of; they lead here if nothing is called so.
+    pub(in crate::k8s) applications: Vec<String>,
     /// What the object belongs to.
     pub(in crate::k8s) owners: Vec<Owner>,
     /// The Services that lead here.
@@ -193,6 +195,7 @@ impl Facts {
             first_pod: None,
             pod_prefix: None,
             aliases: Vec::new(),
+            applications: Vec::new(),
             owners: Vec::new(),
             services: Vec::new(),
         }
@@ -203,11 +206,11 @@ impl Facts {
         let meta = &object.metadata;
         let going = Halt {
             state: "being deleted",
-            hint: format!("See what holds it up: kubectl get {} -n {} -o yaml", meta.name, meta.namespace),
+            hint: format!("See what holds it up: kubectl get all,events -n {} | grep {}", meta.namespace, meta.name),
         };
         Self {
             halt: meta.deleting().then_some(going),
-            aliases: argo_applications(object),
+            applications: argo_applications(object),
             owners: meta.owner_references.clone(),
             object: meta.name.clone(),
             ..Self::new(&meta.namespace, name, members)
@@ -249,9 +252,14 @@ impl Facts {
         }
     }
 
-    /// Called so, by its own name or an alias.
-    pub(in crate::k8s) fn is_called(&self, name: &str) -> bool {
+    /// Named so, by its own name or an alias.
+    pub(in crate::k8s) fn is_named(&self, name: &str) -> bool {
         self.name == *name || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// The same, or a part of an application that is.
+    pub(in crate::k8s) fn is_called(&self, name: &str) -> bool {
+        self.is_named(name) || self.applications.iter().any(|application| application == name)
     }
 
     /// The cluster's object could not be read.

@@ -390,8 +390,7 @@ impl Operator for Workload {
         let facts = Facts::of(object, name, Members::Selected(selector));
         let fixed = self.resource == STATEFUL_SETS && (replicated || instances == 1);
         let is_reader = object.metadata.label("app.kubernetes.io/component") == Some("read");
-        let mut aliases = facts.aliases.clone();
-        aliases.extend(chart.as_ref().and_then(|chart| chart.release.clone()));
+        let aliases = chart.as_ref().and_then(|chart| chart.release.clone()).into_iter().collect();
         Some(Facts {
             flavor: chart.as_ref().map(|chart| chart.flavor),
             port: Port::Number(server.port()),
