@@ -6,7 +6,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pgferry::{
-    k8s::tunnel::{Demultiplexer, data},
+    k8s::dial::frames::{Demultiplexer, data},
     pg::{encode, frame::next_frame, startup, walk::Walker},
 };
 use proto_tests::wire;

@@ -10,16 +10,19 @@ use crate::{
     auth::peer::AllowedUids,
     error::ClientFacing as _,
     k8s::{
-        connection::ClientParams,
-        contexts::Contexts,
-        credentials::SecretCredentials,
-        dial::{Dialer, Transport},
-        directory::{DirectoryParams, External, Kubernetes},
-        forward::Liveness,
+        api::{connection::ClientParams, contexts::Contexts},
+        cluster::{
+            overrides::{ClusterParams, Overrides, TlsOverride},
+            recent::Recent,
+            reflector::WatchParams,
+        },
+        credentials::secrets::SecretCredentials,
+        dial::{
+            dialer::{Dialer, Transport},
+            tunnel::Liveness,
+        },
+        directory::resolve::{DirectoryParams, External, Kubernetes},
         operators::{Layout, Systems, SystemsParams, ZalandoParams},
-        overrides::{ClusterParams, Overrides, TlsOverride},
-        recent::Recent,
-        reflector::WatchParams,
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| pgferry::k8s::tunnel::fuzz(bytes));
+fuzz_target!(|bytes: &[u8]| pgferry::k8s::dial::frames::fuzz(bytes));

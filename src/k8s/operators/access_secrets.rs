@@ -7,7 +7,7 @@ use super::{
     connection_secrets::facts_of,
 };
 
-use crate::k8s::names::{Place, is_service_name};
+use crate::k8s::api::names::{Place, is_service_name};
 
 #[derive(Debug)]
 pub(super) struct AccessSecrets;

@@ -9,7 +9,7 @@ use super::{
     CaSource, CertificateName, Facts, Halt, Leader, LoginKind, LoginSource, Member, Members, Namespace, Object,
     ObjectName, Operator, Pod, PodLabels, Reference, Resource, Tls,
 };
-use crate::k8s::objects::text;
+use crate::k8s::api::objects::text;
 
 /// CloudNativePG.
 pub(super) const CLOUDNATIVE_PG: Cnpg = Cnpg {

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use super::{Kin, Members, Namespace, ObjectName};
 use crate::{
-    k8s::{names::is_service_name, objects::Data},
+    k8s::api::{names::is_service_name, objects::Data},
     upstream::TlsMode,
 };
 

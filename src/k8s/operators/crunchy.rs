@@ -5,7 +5,7 @@ use super::{
     CaSource, CertificateName, Facts, Halt, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace,
     Object, ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Reference, Resource, Tls, by_role,
 };
-use crate::{k8s::objects::text, upstream::TlsMode};
+use crate::{k8s::api::objects::text, upstream::TlsMode};
 
 /// PGO. v6 serves v1 too; v1beta1 works with both.
 pub(super) const CRUNCHY: Crunchy = Crunchy {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Leader, LoginSource, Member, Operator, PORT, Resource};
 use crate::{
-    k8s::{
+    k8s::api::{
         names::{Namespace, ObjectName, Place, Reference},
         objects::{Object, Owner, Pod},
     },

@@ -4,7 +4,7 @@ use super::{
     Facts, Halt, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Pod,
     PodLabels, Reference, Resource, by_role,
 };
-use crate::k8s::{names::is_label_value, objects::text};
+use crate::k8s::api::{names::is_label_value, objects::text};
 
 #[derive(Debug)]
 pub(super) struct KubeBlocks;

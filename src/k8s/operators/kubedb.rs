@@ -6,7 +6,7 @@ use super::{
     CaSource, CertificateName, Facts, Halt, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object,
     ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
 };
-use crate::{k8s::objects::text, upstream::TlsMode};
+use crate::{k8s::api::objects::text, upstream::TlsMode};
 
 const GROUP: &str = "kubedb.com";
 const APP_BINDINGS: Resource = Resource::with_versions("appcatalog.appscode.com", "v1alpha1", &[], "appbindings");

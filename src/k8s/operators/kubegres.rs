@@ -5,7 +5,7 @@ use super::{
     Facts, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Part, Pod,
     PodLabels, Port, Reference, Resource, by_role,
 };
-use crate::k8s::objects::text;
+use crate::k8s::api::objects::text;
 
 #[derive(Debug)]
 pub(super) struct Kubegres;

@@ -1,7 +1,7 @@
 //! Who leads a cluster, and which objects say so.
 
 use super::{CONFIG_MAPS, ENDPOINTS, Operator as _, Resource, cnpg, patroni};
-use crate::k8s::{
+use crate::k8s::api::{
     names::ObjectName,
     objects::{LeaderObject, Meta, Object},
 };

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::k8s::names::{Namespace, Reference};
+use crate::k8s::api::names::{Namespace, Reference};
 
 /// Which logins exist for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

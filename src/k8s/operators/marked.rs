@@ -5,7 +5,7 @@ use super::{
     Pod, PodLabels, Port, Rank, Reference, Resource, SERVICES,
 };
 
-use crate::k8s::objects::Meta;
+use crate::k8s::api::objects::Meta;
 
 /// The cluster's name; on a Service, or on a Secret with a login for it.
 pub(in crate::k8s) const CLUSTER: &str = "pgferry.dev/cluster";

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::{
+use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
     objects::{Meta, Object, Pod},
     resource::{CONFIG_MAPS, DEPLOYMENTS, ENDPOINTS, Resource, SECRETS, SERVICES, STATEFUL_SETS},

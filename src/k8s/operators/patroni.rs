@@ -1,7 +1,7 @@
 //! What Patroni leaves in Kubernetes (<https://github.com/patroni/patroni>, `patroni/dcs/kubernetes.py`).
 
 use super::{Leader, Pod, Word};
-use crate::k8s::objects::LeaderObject;
+use crate::k8s::api::objects::LeaderObject;
 
 /// The annotations that only Patroni writes.
 const TRACES: [&str; 4] = ["ttl", "renewTime", "transitions", "acquireTime"];
@@ -40,7 +40,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::k8s::names::ObjectName;
+    use crate::k8s::api::names::ObjectName;
 
     fn of(mut object: serde_json::Value) -> Leader {
         object["metadata"]["name"] = "shop".into();

@@ -5,7 +5,7 @@ use super::{
     CaSource, Facts, Keys, Leader, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace, Object,
     ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
 };
-use crate::k8s::objects::text;
+use crate::k8s::api::objects::text;
 
 #[derive(Debug)]
 pub(super) struct StackGres;

@@ -8,7 +8,7 @@ use super::{
     CaSource, DEPLOYMENTS, Facts, Hidden, KeyOf, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
     ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Rank, Reference, Resource, STATEFUL_SETS, Tls,
 };
-use crate::k8s::{names::is_label_value, objects::text};
+use crate::k8s::api::{names::is_label_value, objects::text};
 
 pub(super) fn stateful_sets() -> Workload {
     Workload { system: "statefulset", resource: STATEFUL_SETS.clone() }

@@ -1,0 +1,432 @@
+//! Single calls to an API server: each with a deadline, one renewed login, one polite retry, and an error that says
+//! what is missing.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, Request, header::RETRY_AFTER};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kube::{
+    Client,
+    client::Body,
+    core::{Status, WatchEvent, response::StatusDetails},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    k8s::api::{
+        access::{Access, ListQuery},
+        body,
+        connection::{Built, Shared},
+        error::K8sError,
+        hedge::Once,
+        http::impersonate,
+        names::{Namespace, ObjectName},
+        resource::{PODS, Resource},
+    },
+    upstream::{Identity, PodId},
+};
+
+/// client-go's page size: small enough for an API server's memory, large enough for few round trips.
+const PAGE: u32 = 500;
+/// The longest wait that an API server may ask for before it is asked once more.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// What API Priority and Fairness asks for at the least, where its header is not to be seen.
+const USUAL_WAIT: u32 = 1;
+/// kube's own mark of a body that was no Status.
+pub(in crate::k8s) const FOREIGN: &str = "Failed to parse error data";
+/// An idle session must stay small; the API server sends 32 KiB at a time.
+const READ_BUFFER: usize = 32 * 1024;
+/// How long a watch runs before it is opened anew: below the minutes after which load balancers forget it silently.
+const WATCH_SECONDS: u32 = 200;
+/// How much later than that the end may come: what has not ended by then leads nowhere, and will never say so.
+const WATCH_OVERDUE: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Page<K> {
+    metadata: PageMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<K>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMeta {
+    resource_version: String,
+    r#continue: Option<String>,
+}
+
+/// Where the API server tells its version.
+const VERSION: Access<'static> = Access::to("version");
+
+static REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
+
+/// The raw stream of a port-forward.
+pub(in crate::k8s) type Raw = WebSocketStream<TokioIo<Upgraded>>;
+
+/// A context, on behalf of an identity.
+#[derive(Clone, Debug)]
+pub struct Context {
+    shared: Arc<Shared>,
+    built: Built,
+    identity: Identity,
+}
+
+impl Context {
+    pub(in crate::k8s) fn new(shared: Arc<Shared>, built: Built, identity: Identity) -> Self {
+        Self { shared, built, identity }
+    }
+
+    pub(in crate::k8s) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether the kubeconfig was replaced, and the context's name means another cluster than this one.
+    pub(in crate::k8s) fn is_left(&self) -> bool {
+        self.shared.has_left(&self.built)
+    }
+
+    /// Waits until [`Self::is_left`].
+    pub(in crate::k8s) async fn left(&self) {
+        // An error would be the end of what `self` holds.
+        let _ = self.shared.meanings.subscribe().wait_for(|meaning| *meaning != self.built.meaning).await;
+    }
+
+    /// Which of the clusters that the context's name has meant this is.
+    pub(in crate::k8s) fn meaning(&self) -> u64 {
+        self.built.meaning
+    }
+
+    /// Which of the Kubernetes credentials that the context has had this is: what was read with one is not another's to
+    /// see. A token that its plugin renews is the same credential.
+    #[must_use]
+    pub fn credential(&self) -> u64 {
+        self.built.credential
+    }
+
+    /// As the person writes it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.shown
+    }
+
+    /// The namespace in force.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.built.namespace
+    }
+
+    /// The same, parsed.
+    pub(in crate::k8s) fn own_namespace(&self) -> Result<Namespace, K8sError> {
+        Namespace::parse(&self.built.namespace)
+            .map_err(|error| K8sError::Kubeconfig(format!("the namespace of context {}: {error}", self.name())))
+    }
+
+    /// The API server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.built.server
+    }
+
+    /// On whose behalf.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// One object; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// Where RBAC refuses, the API has no such resource, or the server does not answer.
+    pub async fn get_object<K: DeserializeOwned>(
+        &self,
+        access: &Access<'_>,
+        deadline: Instant,
+    ) -> Result<Option<K>, K8sError> {
+        match self.text(access, &access.path(&[]), None, deadline).await {
+            Ok(body) => self.parse(access, &body).map(Some),
+            Err(K8sError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of a list, page by page, and the version to watch from.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`].
+    pub async fn list_objects<K: DeserializeOwned>(
+        &self,
+        access: &Access<'_>,
+        query: &ListQuery,
+        deadline: Instant,
+    ) -> Result<(Vec<K>, String), K8sError> {
+        self.filter_objects(access, query, deadline, Some).await
+    }
+
+    /// As [`Self::list_objects`], but each page is cut down to what `keep` makes of its objects before the next is
+    /// fetched: what is not kept takes no memory.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`].
+    pub async fn filter_objects<K: DeserializeOwned, T>(
+        &self,
+        access: &Access<'_>,
+        query: &ListQuery,
+        deadline: Instant,
+        keep: impl Fn(K) -> Option<T>,
+    ) -> Result<(Vec<T>, String), K8sError> {
+        let mut all = Vec::new();
+        let mut from: Option<String> = None;
+        let mut restarted = false;
+        loop {
+            let mut parameters = vec![("limit", PAGE.to_string())];
+            query.write(&mut parameters);
+            parameters.extend(from.clone().map(|token| ("continue", token)));
+            let page: Page<K> = match self.text(access, &access.path(&parameters), None, deadline).await {
+                Ok(body) => self.parse(access, &body)?,
+                // The list took longer than the server remembers it: once more from the beginning.
+                Err(K8sError::Gone) if from.is_some() && !restarted => {
+                    restarted = true;
+                    from = None;
+                    all.clear();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            all.extend(page.items.into_iter().filter_map(&keep));
+            from = page.metadata.r#continue.filter(|token| !token.is_empty());
+            if from.is_none() {
+                return Ok((all, page.metadata.resource_version));
+            }
+        }
+    }
+
+    /// Changes since a version, until the server ends the watch after some minutes.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`], at the beginning and in the stream.
+    pub async fn watch_objects<K>(
+        &self,
+        access: &Access<'_>,
+        query: &ListQuery,
+        version: &str,
+    ) -> Result<impl Stream<Item = Result<WatchEvent<K>, K8sError>> + Send + use<K>, K8sError>
+    where
+        K: DeserializeOwned + Clone + Send + 'static,
+    {
+        let mut parameters = vec![
+            ("watch", "true".to_owned()),
+            ("allowWatchBookmarks", "true".to_owned()),
+            ("resourceVersion", version.to_owned()),
+            ("timeoutSeconds", WATCH_SECONDS.to_string()),
+        ];
+        query.write(&mut parameters);
+        let path = access.path(&parameters);
+        let deadline = Instant::now() + self.shared.params.request_timeout;
+        let request = self.request("GET", &path, Vec::new())?;
+        let ask = |client: Client, request| async move { client.request_events::<K>(request).await };
+        let events = self.retrying(access, deadline, &request, ask).await?;
+        let (context, access) = (self.clone(), access.owned());
+        let events =
+            events.take_until(sleep_until(Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
+        Ok(events.map(move |event| event.map_err(|error| context.explain(&access.borrow(), error))))
+    }
+
+    /// Whether RBAC allows a call, as `kubectl auth can-i` asks.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn can_i(&self, access: &Access<'_>, deadline: Instant) -> Result<bool, K8sError> {
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": {
+                "verb": access.verb, "group": access.group, "resource": access.resource,
+                "subresource": access.subresource.unwrap_or_default(),
+                "namespace": access.namespace.map(|namespace| &**namespace), "name": access.name.map(|name| &**name),
+            } },
+        });
+        let path = self.access("create", &REVIEWS, None, None).path(&[]);
+        let text = self.text(access, &path, Some(review.to_string().into_bytes()), deadline).await?;
+        let answer: serde_json::Value = self.parse(access, &text)?;
+        Ok(answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool).unwrap_or_default())
+    }
+
+    /// Opens a port-forward to one port of a pod.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`]; that the port answers shows later, in the stream.
+    pub(in crate::k8s) async fn upgrade(&self, pod: &PodId, port: u16, deadline: Instant) -> Result<Raw, K8sError> {
+        let (namespace, name) = (Namespace::parse(&pod.namespace)?, ObjectName::parse(&pod.name)?);
+        let pod = self.access("create", &PODS, Some(&namespace), Some(&name));
+        let access = Access { subresource: Some("portforward"), ..pod };
+        let path = access.path(&[("ports", port.to_string())]);
+        let request = self.request("GET", &path, Vec::new())?;
+        let ask = |client: Client, request| async move { client.connect(request).await };
+        let connection = self.retrying(&access, deadline, &request, ask).await?;
+        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
+        // Nothing has been read yet, so nothing is lost by taking the stream out of kube's larger buffers.
+        let io = connection.into_stream().into_inner();
+        Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
+    }
+
+    /// The API server's version, such as `v1.35.2`: the cheapest question there is.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn version(&self, deadline: Instant) -> Result<String, K8sError> {
+        let text = self.text(&VERSION, &VERSION.path(&[]), None, deadline).await?;
+        let version: serde_json::Value = self.parse(&VERSION, &text)?;
+        Ok(version.get("gitVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Asks for the version once, whatever the answer: nobody waits for it, so that no login is renewed for it, which may
+    /// open a browser, and it takes no room from what people wait for.
+    pub(in crate::k8s) async fn greet(&self) -> Result<(), K8sError> {
+        let mut request = self.request("GET", &VERSION.path(&[]), Vec::new())?;
+        request.extensions_mut().insert(Once);
+        let client = self.fresh().client;
+        let deadline = Instant::now() + self.shared.params.request_timeout;
+        match self.timely(deadline, client.request_text(request)).await? {
+            Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
+            Err(error) => Err(self.explain(&VERSION, error)),
+        }
+    }
+
+    /// The context's client as it is now, while that is the same cluster's and reaches it as the same user.
+    fn fresh(&self) -> Built {
+        let same = |built: &Built| (built.meaning, built.credential) == (self.built.meaning, self.built.credential);
+        self.shared.fresh().filter(same).unwrap_or_else(|| self.built.clone())
+    }
+
+    async fn text(
+        &self,
+        access: &Access<'_>,
+        path: &str,
+        body: Option<Vec<u8>>,
+        deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, K8sError> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let request = self.request(method, path, body.unwrap_or_default())?;
+        self.retrying(access, deadline, &request, |client, request| async move { answer(&client, request).await }).await
+    }
+
+    /// A call with its deadline; once more after 401 with a new login, and once more where the server asks for it.
+    async fn retrying<T, F>(
+        &self,
+        access: &Access<'_>,
+        deadline: Instant,
+        request: &Request<Vec<u8>>,
+        call: impl Fn(Client, Request<Vec<u8>>) -> F + Send + Sync,
+    ) -> Result<T, K8sError>
+    where
+        F: Future<Output = Result<T, kube::Error>> + Send,
+    {
+        let deadline = deadline.min(Instant::now() + self.shared.params.request_timeout);
+        let mut built = self.fresh();
+        let (mut renewed, mut waited) = (false, false);
+        loop {
+            let error = match self.timely(deadline, call(built.client.clone(), request.clone())).await? {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            match &error {
+                kube::Error::Api(status) if status.code == 401 && !renewed => {
+                    renewed = true;
+                    built = self.shared.renew(built.made).await?;
+                    if built.meaning != self.built.meaning {
+                        return Err(K8sError::OtherCluster { context: self.name().to_owned() });
+                    }
+                }
+                kube::Error::Api(status) if !waited => match polite_wait(status).map(|wait| Instant::now() + wait) {
+                    // Waiting out the deadline would only hide what the server says.
+                    Some(until) if until < deadline => {
+                        waited = true;
+                        sleep_until(until).await;
+                    }
+                    _ => return Err(self.explain(access, error)),
+                },
+                _ => return Err(self.explain(access, error)),
+            }
+        }
+    }
+
+    async fn timely<T>(&self, deadline: Instant, call: impl Future<Output = T> + Send) -> Result<T, K8sError> {
+        let started = Instant::now();
+        timeout_at(deadline, call).await.map_err(|_| K8sError::Timeout {
+            server: self.server().to_owned(),
+            // To the nearest: a deadline of three seconds is told as three.
+            seconds: (started.elapsed() + Duration::from_millis(500)).as_secs(),
+        })
+    }
+
+    fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
+        if let Identity::Impersonated { user, groups } = &self.identity {
+            impersonate(&mut request, user, groups)?;
+        }
+        Ok(request)
+    }
+
+    /// Parses an object. Nothing of it is quoted in an error: it may be a Secret.
+    fn parse<K: DeserializeOwned>(&self, access: &Access<'_>, body: &[u8]) -> Result<K, K8sError> {
+        // A login page may well come with 200.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(K8sError::NotKubernetes { server: self.server().to_owned(), code: 200 });
+        }
+        serde_json::from_slice(body).map_err(|error| K8sError::Malformed {
+            what: access.to_string(),
+            why: format!("line {}, column {}", error.line(), error.column()),
+        })
+    }
+}
+
+/// An answer's body. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
+/// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
+async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, kube::Error> {
+    let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
+    let body = Box::pin(body::read(body)).await?;
+    if head.status.is_success() {
+        return Ok(body);
+    }
+    let known: Option<Status> = serde_json::from_slice(&body).ok();
+    let said = || String::from_utf8_lossy(body.trim_ascii()).into_owned();
+    let mut status = known.unwrap_or_else(|| Status::failure(&said(), FOREIGN)).with_code(head.status.as_u16());
+    if let Some(seconds) = retry_after(&head.headers) {
+        let none = String::new;
+        status.details = Some(StatusDetails {
+            name: none(),
+            group: none(),
+            kind: none(),
+            uid: none(),
+            causes: Vec::new(),
+            retry_after_seconds: seconds,
+        });
+    }
+    Err(kube::Error::Api(status.boxed()))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<u32> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+}
+
+/// How long the server asks to wait, where it asks and that is bearable.
+fn polite_wait(status: &Status) -> Option<Duration> {
+    let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    // kube's upgrade drops the header, and nobody is throttled without one.
+    let seconds = if status.code == 429 && asked == 0 { USUAL_WAIT } else { asked };
+    let wait = Duration::from_secs(seconds.into());
+    (matches!(status.code, 429 | 503) && wait <= LONGEST_WAIT).then_some(wait)
+}

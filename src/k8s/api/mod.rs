@@ -1,0 +1,25 @@
+//! One API server: its contexts, a client stack of our own, calls with errors that say what is missing, and names that are
+//! parsed before they become a part of a path.
+
+pub mod access;
+mod body;
+pub mod client;
+pub mod connection;
+pub mod contexts;
+mod discovery;
+pub mod error;
+mod exec;
+mod fingerprint;
+mod hedge;
+pub(in crate::k8s) mod http;
+mod kubeconfig;
+pub(in crate::k8s) mod names;
+mod no_proxy;
+pub(in crate::k8s) mod objects;
+mod plugin;
+mod prewarm;
+pub(in crate::k8s) mod resource;
+mod status;
+pub(in crate::k8s) mod suggest;
+pub(in crate::k8s) mod suspend;
+pub(in crate::k8s) mod typed;

@@ -1,0 +1,14 @@
+//! One cluster as it is now: read, watched, and its primary chosen.
+
+pub(in crate::k8s) mod cache;
+pub(in crate::k8s) mod leader_objects;
+pub(in crate::k8s) mod members;
+pub(in crate::k8s) mod operated;
+pub mod overrides;
+pub(in crate::k8s) mod plain;
+pub(in crate::k8s) mod pod_watch;
+pub(in crate::k8s) mod read;
+pub mod recent;
+pub mod reflector;
+pub(in crate::k8s) mod snapshot;
+pub(in crate::k8s) mod watches;

@@ -1,0 +1,80 @@
+//! A cluster that an operator made, as it is now.
+
+use tokio::time::Instant;
+
+use crate::k8s::{
+    api::{
+        access::ListQuery,
+        client::Context,
+        error::K8sError,
+        names::{Namespace, ObjectName, is_label_value},
+        objects::Object,
+        typed::{get, get_pod, list_pods},
+    },
+    cluster::{leader_objects, snapshot::View},
+    operators::{Evidence, Facts, Leader, Members, Operator, PodLabels, System},
+};
+
+/// The resource, its pods and its leader object, read at the same time. A caller who may not read the resource sees
+/// what the pods tell.
+pub(in crate::k8s) async fn read(
+    context: &Context,
+    system: &System,
+    labels: &PodLabels,
+    (namespace, name): (&Namespace, &ObjectName),
+    deadline: Instant,
+) -> Result<Option<View>, K8sError> {
+    // A name that is no label's value is none of an operator's.
+    if !is_label_value(name) {
+        return Ok(None);
+    }
+    let resource = system.resource();
+    let (object, pods, leader) = tokio::join!(
+        get::<Object>(context, &resource, (namespace, name), deadline),
+        list_pods(context, namespace, labels.selector_of([name]), deadline),
+        leader_objects::of(context, &**system, (namespace, name), deadline),
+    );
+    let facts = match object {
+        // An object of this name that is none of PostgreSQL.
+        Ok(Some(object)) => match system.read(&object) {
+            Some(facts) => Some(facts),
+            None => return Ok(None),
+        },
+        Err(error) if error.is_forbidden() => None,
+        // A deleted cluster's pods linger for a while: they are not it.
+        Ok(None) => return Ok(None),
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let leader = leader?;
+    let leads = match (&leader, facts.as_ref().map(|facts| &facts.leader)) {
+        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
+        _ => None,
+    };
+    let mut pods = match (pods, leads) {
+        (Ok(pods), _) => pods,
+        // Who may not list pods may still read the one that leads.
+        (Err(error), Some(leads)) if error.is_forbidden() => {
+            let pod = get_pod(context, (namespace, &leads), deadline).await;
+            pod.map_err(|_| error)?.into_iter().collect()
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let facts = match facts {
+        Some(facts) => facts,
+        None if pods.is_empty() => return Ok(None),
+        None => match system.guess(namespace, name) {
+            Some(facts) => Facts { evidence: Evidence::Guessed, ..facts },
+            None => return Ok(None),
+        },
+    };
+    if let Members::Selected(selector) = &facts.members {
+        pods = list_pods(context, namespace, selector.clone(), deadline).await?;
+    }
+    Ok(Some(View::new(system.clone(), leader_objects::decided(facts, leader), pods)))
+}
+
+/// The pods of all clusters of a system.
+pub(in crate::k8s) fn pods_of_all(operator: &dyn Operator) -> Option<ListQuery> {
+    operator.pod_labels().map(|labels| ListQuery::labels(labels.selector()))
+}

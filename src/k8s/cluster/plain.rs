@@ -1,0 +1,133 @@
+//! A cluster that built-in objects make up, as it is now.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::k8s::{
+    api::{
+        access::ListQuery,
+        client::Context,
+        error::K8sError,
+        names::{Namespace, ObjectName, Place, is_label_value},
+        objects::Object,
+        typed::{get, get_if_allowed, list},
+    },
+    cluster::{
+        leader_objects,
+        members::{self, Found},
+        snapshot::View,
+    },
+    operators::{Facts, Leader, Members, System, Systems},
+};
+
+/// A cluster that built-in objects make up: its object first, for that says which pods are its members.
+pub(in crate::k8s) async fn read(
+    context: &Context,
+    systems: &Systems,
+    system: &System,
+    (namespace, name): (&Namespace, &ObjectName),
+    deadline: Instant,
+) -> Result<Option<View>, K8sError> {
+    let Some(facts) = facts(context, system, (namespace, name), deadline).await? else {
+        return Ok(None);
+    };
+    with_members(context, systems, system, facts, deadline).await.map(Some)
+}
+
+/// The objects that may be called so, and those that a label says are the cluster's.
+pub(in crate::k8s) async fn facts(
+    context: &Context,
+    system: &System,
+    (namespace, name): (&Namespace, &ObjectName),
+    deadline: Instant,
+) -> Result<Option<Facts>, K8sError> {
+    let resource = system.resource();
+    let names = system.object_names(name);
+    let gets = names.iter().map(|name| get::<Object>(context, &resource, (namespace, name), deadline));
+    let labelled = async {
+        // A name that is no label's value is on no object. Services are small, and an annotation may name them too.
+        let label = system.name_label().filter(|_| is_label_value(name))?;
+        let query = match &*resource.plural {
+            "services" => ListQuery::default(),
+            _ => ListQuery::labels(format!("{label}={name}")),
+        };
+        Some(list::<Object>(context, &resource, Some(namespace), &query, deadline).await)
+    };
+    let (gets, labelled) = tokio::join!(join_all(gets), labelled);
+    let mut objects: Vec<Object> = Vec::new();
+    for found in gets {
+        objects.extend(found?);
+    }
+    match labelled {
+        Some(Ok((found, _))) => objects.extend(found),
+        // Who may not list still has what is found by name.
+        Some(Err(error)) if !error.is_forbidden() && !error.is_absent() => return Err(error),
+        _ => {}
+    }
+    let mut seen = BTreeSet::new();
+    objects.retain(|object| seen.insert(object.metadata.name.clone()));
+    let facts = objects.iter().filter_map(|object| system.read(object));
+    // The exact name first; a release's name where nothing is called so.
+    let (exact, aliased): (Vec<Facts>, Vec<Facts>) =
+        facts.filter(|facts| facts.is_called(name)).partition(|facts| facts.name == *name);
+    let aliased = aliased.into_iter().filter(|_| exact.is_empty()).collect::<Vec<_>>();
+    Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
+}
+
+/// Whether an operator's cluster may keep passwords as MD5: its resource says so, for labels are written by anybody.
+async fn keeps_md5(
+    context: &Context,
+    system: &System,
+    (namespace, name): &Place,
+    deadline: Instant,
+) -> Result<bool, K8sError> {
+    let object = get_if_allowed::<Object>(context, &system.resource(), (namespace, name), deadline).await?;
+    Ok(object.and_then(|object| system.read(&object)).is_some_and(|facts| facts.md5))
+}
+
+/// Reads the members that the facts name.
+pub(in crate::k8s) async fn with_members(
+    context: &Context,
+    systems: &Systems,
+    system: &System,
+    mut facts: Facts,
+    deadline: Instant,
+) -> Result<View, K8sError> {
+    if facts.broken.is_some() {
+        return Ok(View::new(system.clone(), facts, Vec::new()));
+    }
+    let Found { pods, leader, claimed, port, outside, pooled, refused } =
+        members::read(context, systems, &facts.namespace, &facts.members, deadline).await?;
+    if let Some((host, port)) = outside {
+        facts.members = Members::External { host, port };
+    }
+    facts.port = port.unwrap_or(facts.port);
+    facts.pooled |= pooled;
+    if claimed.is_some() {
+        // An operator's pods: what its leader object does not say, its labels do, and no server is asked.
+        facts.leader = Leader::Unsaid;
+    }
+    let mut view = View::new(system.clone(), leader_objects::decided(facts, leader), pods);
+    if let Some((system, place)) = claimed {
+        view.facts.md5 |= keeps_md5(context, &system, &place, deadline).await?;
+        view.claimed = Some(system);
+    }
+    view.refused = refused;
+    if let Some(replicas) = view.facts.replicas.clone() {
+        // Without replicas the primary serves all the same.
+        let found = match members::read(context, systems, &view.facts.namespace, &replicas, deadline).await {
+            Ok(found) => found.pods,
+            Err(error) if error.is_forbidden() || error.is_absent() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let known: BTreeSet<ObjectName> = view.pods.iter().map(|pod| pod.metadata.name.clone()).collect();
+        let others = found.into_iter().filter(|pod| !known.contains(&pod.metadata.name));
+        for pod in others {
+            view.standbys.insert(pod.metadata.name.clone());
+            view.pods.push(pod);
+        }
+    }
+    Ok(view)
+}

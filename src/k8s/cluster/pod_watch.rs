@@ -1,0 +1,225 @@
+//! Whether the servers of clusters that no operator made are still the ones that sessions asked for: a Service that
+//! leads elsewhere, a StatefulSet's pod that is deleted. Each pod in use is watched by itself, and its cluster looked at
+//! every few seconds while sessions rely on it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use kube::core::WatchEvent;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::debug;
+
+use crate::{
+    k8s::{
+        api::{
+            access::ListQuery, client::Context, contexts::Contexts, error::K8sError, names::Place, objects::Pod,
+            resource::PODS, typed,
+        },
+        cluster::{
+            cache::{READ, REFUSED},
+            read,
+        },
+        operators::{System, Systems},
+    },
+    upstream::{Identity, Lost, Mode},
+};
+
+/// Each is a connection; beyond this many, servers are left to the tunnel's own end.
+const MOST: usize = 64;
+
+/// A server that sessions rely on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Guarded {
+    context: String,
+    cluster: Place,
+    /// Which of the clusters that the context's name has meant: an endpoint need not tell a uid that would.
+    meaning: u64,
+    identity: Identity,
+    /// Which of the context's credentials sees it.
+    credential: u64,
+    pod: Place,
+    uid: String,
+    mode: Mode,
+}
+
+type All = Arc<Mutex<HashMap<Guarded, watch::Sender<Option<Lost>>>>>;
+
+/// All servers that are looked after.
+#[derive(Debug)]
+pub(in crate::k8s) struct Guarding {
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    pause: Duration,
+    all: All,
+}
+
+impl Guarding {
+    pub(in crate::k8s) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, pause: Duration) -> Self {
+        Self { contexts, systems, pause, all: All::default() }
+    }
+
+    /// The receiver that says when this server is lost.
+    pub(in crate::k8s) fn guard(
+        &self,
+        cluster: Place,
+        context: &Context,
+        system: &System,
+        (pod, mode): (&Pod, Mode),
+    ) -> watch::Receiver<Option<Lost>> {
+        let meta = &pod.metadata;
+        let guarded = Guarded {
+            context: context.name().to_owned(),
+            cluster,
+            meaning: context.meaning(),
+            identity: context.identity().clone(),
+            credential: context.credential(),
+            pod: (meta.namespace.clone(), meta.name.clone()),
+            uid: meta.uid.clone(),
+            mode,
+        };
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = all.get(&guarded).filter(|sender| sender.borrow().is_none()) {
+            return sender.subscribe();
+        }
+        let (sender, receiver) = watch::channel(None);
+        if all.len() >= MOST {
+            return receiver;
+        }
+        all.insert(guarded.clone(), sender);
+        drop(all);
+        let task = Task {
+            guarded,
+            contexts: Arc::clone(&self.contexts),
+            systems: Arc::clone(&self.systems),
+            system: system.clone(),
+            pause: self.pause,
+            all: Arc::clone(&self.all),
+        };
+        tokio::spawn(task.run());
+        receiver
+    }
+}
+
+/// Looks after one server.
+struct Task {
+    guarded: Guarded,
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    system: System,
+    pause: Duration,
+    all: All,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut events = None;
+        loop {
+            self.wait(&mut events).await;
+            if self.forget_if_unused() {
+                return;
+            }
+            let looked = match self.contexts.get(Some(&self.guarded.context), &self.guarded.identity, None).await {
+                // The server is not lost: it is where nobody can look any more.
+                Ok(context) if context.meaning() != self.guarded.meaning => {
+                    self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
+                    return;
+                }
+                // What was read may be of the next cluster already.
+                Ok(context) => self.look(&context, &mut events).await.map(|lost| lost.filter(|_| !context.is_left())),
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(Some(lost)) => return self.announce(lost),
+                Ok(None) => {}
+                Err(error) => {
+                    debug!(pod = %self.guarded.pod.1, %error, "whether the server is lost could not be read");
+                    if error.is_lasting() {
+                        sleep(REFUSED).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until the pod changes, or some seconds have passed.
+    async fn wait(&self, events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>) {
+        let changed = async {
+            match events {
+                Some(stream) => stream.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = changed => {
+                if !matches!(event, Some(Ok(_))) {
+                    *events = None;
+                }
+            }
+            () = sleep(self.pause) => {}
+        }
+    }
+
+    /// Nobody relies on it any more: checked and removed in one step, so that nobody subscribes in between.
+    fn forget_if_unused(&self) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = all.get(&self.guarded).is_none_or(|sender| sender.receiver_count() == 0);
+        if unused {
+            all.remove(&self.guarded);
+        }
+        unused
+    }
+
+    async fn look(
+        &self,
+        context: &Context,
+        events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
+    ) -> Result<Option<Lost>, K8sError> {
+        let Guarded { cluster, pod, uid, mode, .. } = &self.guarded;
+        if events.is_none() {
+            *events = self.open_watch(context).await;
+        }
+        let deadline = Instant::now() + READ;
+        let place = (&cluster.0, &cluster.1);
+        let view = read::view(context, &self.systems, &self.system, place, deadline).await?;
+        let found = match typed::get_pod(context, (&pod.0, &pod.1), deadline).await {
+            Ok(found) => found,
+            // Who may not read pods sees what the Service says.
+            Err(error) if error.is_forbidden() => {
+                let pods = view.map(|view| view.pods).unwrap_or_default();
+                let elsewhere = !pods.is_empty() && !pods.iter().any(|found| found.metadata.name == pod.1);
+                return Ok(elsewhere.then_some(Lost::Demoted));
+            }
+            Err(error) => return Err(error),
+        };
+        // An endpoint need not tell the uid.
+        let same = |found: &Pod| uid.is_empty() || found.metadata.uid == *uid;
+        match found.filter(|found| same(found) && !found.metadata.deleting()) {
+            Some(found) => Ok(view.and_then(|view| view.lost(&found, *mode))),
+            None => Ok(Some(Lost::Deleted)),
+        }
+    }
+
+    /// A watch on the one pod; none where that is not allowed.
+    async fn open_watch(&self, context: &Context) -> Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>> {
+        let (namespace, pod) = &self.guarded.pod;
+        let query = ListQuery::fields(format!("metadata.name={pod}"));
+        let access = context.access("watch", &PODS, Some(namespace), None);
+        // From any version on: the first event is the pod as it is.
+        let stream = context.watch_objects(&access, &query, "0").await;
+        stream.ok().map(futures_util::StreamExt::boxed)
+    }
+
+    fn announce(&self, lost: Lost) {
+        debug!(pod = %self.guarded.pod.1, "a server in use {}", lost.as_str());
+        if let Some(sender) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
+            sender.send_replace(Some(lost));
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! One watch: a namespace's clusters of one system, listed and then followed, and read once more before a session is told
+//! that its server is lost.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use kube::core::WatchEvent;
+use serde_json::Value;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::debug;
+
+use crate::{
+    k8s::{
+        api::{
+            access::ListQuery,
+            client::Context,
+            contexts::Contexts,
+            error::K8sError,
+            names::{Namespace, ObjectName},
+            objects::{Object, Pod},
+            resource::{ENDPOINTS, PODS, Resource},
+            typed,
+        },
+        cluster::{
+            cache::{Guarded, Guards, READ, REFUSED, Said, State},
+            leader_objects::{self, Source},
+            read,
+        },
+        operators::{Facts, Leader, System, Systems, Word},
+    },
+    upstream::{Identity, Lost},
+};
+
+/// How often changes are looked at: a blocked failover of CloudNativePG changes its resource ten times a second.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Between two tries to open a watch that failed.
+const BACKOFF: Duration = Duration::from_secs(2);
+
+/// The settings of watches.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchParams {
+    /// Silence after which a watch ends.
+    pub idle: Duration,
+    /// How often is looked where `watch` is not allowed.
+    pub poll: Duration,
+}
+
+impl Default for WatchParams {
+    fn default() -> Self {
+        Self { idle: Duration::from_mins(10), poll: Duration::from_secs(5) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::k8s) struct Key {
+    pub(in crate::k8s) context: String,
+    /// Which of the clusters that the context's name has meant: a watch on one that it means no more may take long to
+    /// notice, and is nobody's who connects now.
+    pub(in crate::k8s) meaning: u64,
+    pub(in crate::k8s) identity: Identity,
+    /// Which of the context's credentials filled it.
+    pub(in crate::k8s) credential: u64,
+    pub(in crate::k8s) namespace: Namespace,
+    pub(in crate::k8s) system: String,
+}
+
+/// One namespace's clusters of one system.
+#[derive(Debug)]
+pub(in crate::k8s) struct Watched {
+    key: Key,
+    system: System,
+    systems: Arc<Systems>,
+    params: WatchParams,
+    pub(in crate::k8s) wanted: watch::Sender<BTreeSet<ObjectName>>,
+    pub(in crate::k8s) state: watch::Sender<State>,
+    used: Mutex<Instant>,
+    guards: Mutex<Guards>,
+}
+
+impl Watched {
+    pub(in crate::k8s) fn new(key: Key, system: System, systems: Arc<Systems>, params: WatchParams) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            system,
+            systems,
+            params,
+            wanted: watch::Sender::new(BTreeSet::new()),
+            state: watch::Sender::new(State::default()),
+            used: Mutex::new(Instant::now()),
+            guards: Mutex::default(),
+        })
+    }
+
+    pub(in crate::k8s) fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(in crate::k8s) fn guards(&self) -> MutexGuard<'_, Guards> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The receiver for a server; `None` where this watch has ended.
+    pub(in crate::k8s) fn guard(&self, guarded: Guarded) -> Option<watch::Receiver<Option<Lost>>> {
+        self.touch();
+        let mut guards = self.guards();
+        if guards.ended {
+            return None;
+        }
+        let sender = guards.tidy().entry(guarded).or_insert_with(|| watch::Sender::new(None));
+        // One that has fired is spent: the same pod may be the primary again.
+        if sender.borrow().is_some() {
+            *sender = watch::Sender::new(None);
+        }
+        Some(sender.subscribe())
+    }
+
+    /// Nobody has connected for a while, and no session relies on it.
+    fn unused(&self) -> bool {
+        let idle = self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= self.params.idle;
+        idle && !self.relied_on()
+    }
+
+    fn relied_on(&self) -> bool {
+        !self.guards().tidy().is_empty()
+    }
+
+    /// Ends for good, if nobody needs it: checked and marked in one step, so that no guard is added in between.
+    fn retire(&self) -> bool {
+        let unused = self.unused();
+        let mut guards = self.guards();
+        guards.ended = unused && guards.tidy().is_empty();
+        guards.ended
+    }
+
+    pub(in crate::k8s) async fn run(&self, contexts: &Contexts) {
+        while !self.retire() {
+            let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
+            let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
+                // Its servers are not lost: they are where nobody can look any more.
+                Ok(context) if context.meaning() != self.key.meaning => {
+                    self.guards().ended = true;
+                    return;
+                }
+                Ok(context) => Box::pin(self.follow(&context)).await,
+                Err(error) => Err(error),
+            };
+            self.distrust();
+            match ended {
+                Err(error) => {
+                    debug!(namespace = %self.key.namespace, %error, "the watch is interrupted");
+                    sleep(if error.is_lasting() { REFUSED } else { BACKOFF }).await;
+                }
+                // Something that ends every watch at once is not to be asked at full speed.
+                Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,
+                Ok(()) => {}
+            }
+        }
+    }
+
+    fn distrust(&self) {
+        self.state.send_modify(|state| state.covers.clear());
+    }
+
+    /// Lists, then watches until a watch ends, another cluster joins, or nobody needs it any more.
+    async fn follow(&self, context: &Context) -> Result<(), K8sError> {
+        let mut joined = self.wanted.subscribe();
+        let mut breaks = context.shared().clock.breaks();
+        let wanted = joined.borrow_and_update().clone();
+        let query = self.pods_of(&wanted);
+        let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
+        self.look(context).await;
+        if !watchable {
+            return self.poll(&mut joined).await;
+        }
+        let opened = async {
+            let pods = self.open_watch::<Pod>(context, &PODS, &query, &pods).await?;
+            let resources = match resources {
+                Some(version) => {
+                    let all = ListQuery::default();
+                    self.open_watch::<Object>(context, &self.system.resource(), &all, &version).await?
+                }
+                None => futures_util::stream::pending().boxed(),
+            };
+            let mut objects = Vec::new();
+            for (source, version) in leaders {
+                let stream = self.open_watch::<Value>(context, &source.resource, &source.query, &version).await?;
+                objects.push(stream.map(move |event| (source.resource.clone(), event)).boxed());
+            }
+            Ok((pods, resources, futures_util::stream::select_all(objects)))
+        };
+        let (mut pods, mut resources, mut objects) = match opened.await {
+            Ok(opened) => opened,
+            Err(K8sError::Forbidden { .. }) => return self.poll(&mut joined).await,
+            Err(error) => return Err(error),
+        };
+        let no_objects = objects.is_empty();
+        // When it is looked whether servers are lost: soon after a change, and after what else comes with it.
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                event = pods.next() => match event {
+                    Some(event) => self.pod(event?)?,
+                    None => return Ok(()),
+                },
+                event = resources.next() => match event {
+                    Some(event) => self.resource(event?)?,
+                    None => return Ok(()),
+                },
+                event = objects.next(), if !no_objects => match event {
+                    Some((resource, event)) => self.leader(&wanted, &resource, event?)?,
+                    None => return Ok(()),
+                },
+                _ = joined.changed() => return Ok(()),
+                // The streams may be dead, and never say so.
+                _ = breaks.changed() => return Ok(()),
+                // The kubeconfig was replaced: this cluster is nobody's who connects now.
+                () = context.left() => return Ok(()),
+                () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
+                    if due.take().is_some() {
+                        self.look(context).await;
+                    } else if self.unused() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            due.get_or_insert_with(|| Instant::now() + SETTLE);
+        }
+    }
+
+    fn pods_of(&self, wanted: &BTreeSet<ObjectName>) -> ListQuery {
+        let labels = self.system.pod_labels();
+        ListQuery::labels(labels.map(|labels| labels.selector_of(wanted)).unwrap_or_default())
+    }
+
+    /// Where `watch` is not allowed: a list every few seconds, while sessions rely on it. Connections read for
+    /// themselves.
+    async fn poll(&self, joined: &mut watch::Receiver<BTreeSet<ObjectName>>) -> Result<(), K8sError> {
+        self.distrust();
+        loop {
+            tokio::select! {
+                () = sleep(self.params.poll) => {}
+                _ = joined.changed() => return Ok(()),
+            }
+            if self.relied_on() || self.unused() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        context: &Context,
+        query: &ListQuery,
+        wanted: &BTreeSet<ObjectName>,
+    ) -> Result<Versions, K8sError> {
+        let namespace = Some(&self.key.namespace);
+        let deadline = Instant::now() + READ;
+        let (resource, all) = (self.system.resource(), ListQuery::default());
+        let (pods, resources, objects) = tokio::join!(
+            typed::list::<Pod>(context, &PODS, namespace, query, deadline),
+            typed::list::<Object>(context, &resource, namespace, &all, deadline),
+            self.leader_objects(context, wanted, deadline),
+        );
+        let (pods, pods_version) = pods?;
+        let (resources, resources_version) = match resources {
+            Ok((resources, version)) => (Some(resources), Some(version)),
+            Err(error) if error.is_forbidden() => (self.each(context, wanted, deadline).await?, None),
+            Err(error) => return Err(error),
+        };
+        // Who may get a resource and not list it, cannot watch it either.
+        let watchable = resources.is_none() || resources_version.is_some();
+        let mut versions =
+            Versions { pods: pods_version, resources: resources_version, leaders: Vec::new(), watchable };
+        let mut leaders = Said::new();
+        for (source, said, version) in objects? {
+            // What says nothing now is not watched: labels decide there, and it is looked at again in some minutes.
+            if said.iter().any(|(_, _, word)| word.leader != Leader::Unsaid) {
+                versions.leaders.push((source, version));
+            }
+            for (cluster, position, word) in said {
+                leaders.entry(cluster).or_default().insert(position, word);
+            }
+        }
+        for cluster in wanted {
+            let has_sources = !self.system.leader_sources(cluster).is_empty();
+            if has_sources && !leaders.contains_key(cluster) {
+                // Where no list shows its object, it may be one without labels: then the watch would miss it, too.
+                let place = (&self.key.namespace, cluster);
+                versions.watchable &=
+                    leader_objects::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
+            }
+        }
+        self.state.send_modify(|state| {
+            state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
+            state.resources =
+                resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
+            state.leaders = leaders;
+            state.covers.clone_from(wanted);
+            state.mark = Some(context.shared().clock.mark());
+        });
+        Ok(versions)
+    }
+
+    /// The wanted resources one by one; `None` where the caller may not read them at all.
+    async fn each(
+        &self,
+        context: &Context,
+        wanted: &BTreeSet<ObjectName>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Object>>, K8sError> {
+        let resource = self.system.resource();
+        let mut all = Vec::new();
+        for name in wanted {
+            match typed::get::<Object>(context, &resource, (&self.key.namespace, name), deadline).await {
+                Ok(object) => all.extend(object),
+                Err(error) if error.is_forbidden() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(all))
+    }
+
+    fn facts(&self, object: &Object) -> Option<(ObjectName, Facts)> {
+        Some((object.metadata.name.clone(), self.system.read(object)?))
+    }
+
+    /// What the leader objects of the wanted clusters say, and from when; those that may be read.
+    async fn leader_objects(
+        &self,
+        context: &Context,
+        wanted: &BTreeSet<ObjectName>,
+        deadline: Instant,
+    ) -> Result<Vec<(Source, Vec<(ObjectName, usize, Word)>, String)>, K8sError> {
+        let mut sources = leader_objects::sources(&*self.system, wanted);
+        let mut all = Vec::new();
+        while let Some(source) = sources.pop() {
+            let namespace = Some(&self.key.namespace);
+            match typed::list::<Value>(context, &source.resource, namespace, &source.query, deadline).await {
+                Ok((objects, version)) => {
+                    let said =
+                        |object| leader_objects::said(&*self.system, wanted.iter().cloned(), &source.resource, object);
+                    let said = objects.iter().filter_map(said).collect();
+                    all.push((source, said, version));
+                }
+                Err(error) if error.is_forbidden() && source.resource == ENDPOINTS => {
+                    sources.extend(leader_objects::sliced(&*self.system, wanted));
+                }
+                Err(error) if error.is_forbidden() || error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn open_watch<K: serde::de::DeserializeOwned + Clone + Send + 'static>(
+        &self,
+        context: &Context,
+        resource: &Resource,
+        query: &ListQuery,
+        version: &str,
+    ) -> Result<BoxStream<'static, Result<WatchEvent<K>, K8sError>>, K8sError> {
+        let namespace = Some(&self.key.namespace);
+        let access = context.access("watch", resource, namespace, None);
+        let events = context.watch_objects(&access, query, version).await?;
+        Ok(events.boxed())
+    }
+
+    fn leader(
+        &self,
+        wanted: &BTreeSet<ObjectName>,
+        resource: &Resource,
+        event: WatchEvent<Value>,
+    ) -> Result<(), K8sError> {
+        let (object, deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(_) => return Ok(()),
+            WatchEvent::Error(_) => return Err(K8sError::Gone),
+        };
+        if let Some((cluster, position, word)) =
+            leader_objects::said(&*self.system, wanted.iter().cloned(), resource, &object)
+        {
+            let word = if deleted { Word::default() } else { word };
+            self.state.send_modify(|state| {
+                state.leaders.entry(cluster).or_default().insert(position, word);
+            });
+        }
+        Ok(())
+    }
+
+    fn pod(&self, event: WatchEvent<Pod>) -> Result<(), K8sError> {
+        match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => self.state.send_modify(|state| {
+                state.pods.insert(pod.metadata.name.clone(), pod);
+            }),
+            WatchEvent::Deleted(pod) => self.state.send_modify(|state| {
+                state.pods.remove(&pod.metadata.name);
+            }),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(_) => return Err(K8sError::Gone),
+        }
+        Ok(())
+    }
+
+    fn resource(&self, event: WatchEvent<Object>) -> Result<(), K8sError> {
+        let (object, deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(_) => return Ok(()),
+            WatchEvent::Error(_) => return Err(K8sError::Gone),
+        };
+        self.state.send_modify(|state| {
+            let Some(resources) = &mut state.resources else { return };
+            match self.facts(&object).filter(|_| !deleted) {
+                Some((name, facts)) => resources.insert(name, facts),
+                None => resources.remove(&object.metadata.name),
+            };
+        });
+        Ok(())
+    }
+
+    /// Looks whether servers that sessions rely on are lost. What seems so is read once more before it is said.
+    async fn look(&self, context: &Context) {
+        let guarded: Vec<Guarded> = {
+            let mut guards = self.guards();
+            let unsaid = guards.tidy().iter().filter(|(_, sender)| sender.borrow().is_none());
+            unsaid.map(|(guarded, _)| guarded.clone()).collect()
+        };
+        for guarded in guarded {
+            let seems = {
+                let state = self.state.borrow();
+                let view = state.view(&self.system, (&self.key.namespace, &guarded.cluster));
+                guarded.judge(view.as_ref(), state.pods.get(&guarded.pod))
+            };
+            if seems.is_none() {
+                continue;
+            }
+            match self.confirm(context, &guarded).await {
+                Ok(Some(lost)) if !context.is_left() => self.announce(&guarded, lost),
+                Ok(_) => {}
+                Err(error) => debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read"),
+            }
+        }
+    }
+
+    async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
+        let place = (&self.key.namespace, &guarded.cluster);
+        let deadline = Instant::now() + READ;
+        let (pod, view) = tokio::join!(
+            typed::get_pod(context, (place.0, &guarded.pod), deadline),
+            read::view(context, &self.systems, &self.system, place, deadline),
+        );
+        Ok(guarded.judge(view?.as_ref(), pod?.as_ref()))
+    }
+
+    fn announce(&self, guarded: &Guarded, lost: Lost) {
+        debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
+        if let Some(sender) = self.guards().all.get(guarded) {
+            sender.send_replace(Some(lost));
+        }
+    }
+}
+
+/// Where watches begin.
+struct Versions {
+    pods: String,
+    resources: Option<String>,
+    leaders: Vec<(Source, String)>,
+    /// Whether all of it can be watched.
+    watchable: bool,
+}

@@ -1,0 +1,185 @@
+//! Logins from Secrets: the seam's `Credentials`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::{
+    error::{ClientFacing as _, Report, SqlState},
+    k8s::{
+        api::{contexts::Contexts, error::K8sError, names},
+        cluster::{
+            overrides::Overrides,
+            read,
+            recent::{Caller, Recent, tidy},
+        },
+        credentials::{
+            read_login::{Logins, no_login},
+            single_flight::Readings,
+        },
+        operators::Systems,
+    },
+    upstream::{Ask, ClusterId, Credentials, Failure, Login, Retry, Role, Upstream},
+};
+
+/// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
+const LEFT_ALONE: Duration = Duration::from_secs(30);
+
+/// A login, as a key of what is remembered: on whose behalf, cluster, source and role.
+type Refused = (Caller, ClusterId, String, String);
+
+/// Secrets whose passwords a server has refused, by their name and the role.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<HashMap<Refused, Refusal>>);
+
+#[derive(Clone, Debug)]
+struct Refusal {
+    version: String,
+    at: Instant,
+    times: u32,
+}
+
+impl Refusals {
+    /// Notes that the login was refused, and its Secret has not changed.
+    fn note(&self, caller: Caller, cluster: &ClusterId, login: &Login) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, refusal| refusal.at.elapsed() < LEFT_ALONE);
+        let key = (caller, cluster.clone(), login.source.clone(), login.user.clone());
+        let before =
+            all.get(&key).filter(|refusal| refusal.version == login.version).map_or(0, |refusal| refusal.times);
+        all.insert(key, Refusal { version: login.version.clone(), at: Instant::now(), times: before + 1 });
+    }
+
+    /// Refuses a login that was refused twice a moment ago.
+    fn check(&self, caller: Caller, cluster: &ClusterId, login: &Login) -> Result<(), Report> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(refusal) = all.get(&(caller, cluster.clone(), login.source.clone(), login.user.clone())) else {
+            return Ok(());
+        };
+        let rest = LEFT_ALONE.saturating_sub(refusal.at.elapsed());
+        if refusal.version != login.version || rest.is_zero() || refusal.times < 2 {
+            return Ok(());
+        }
+        Err(Report::fatal(
+            SqlState::INVALID_PASSWORD,
+            format!("the server refused the password of {} in {}", login.user, login.source),
+        )
+        .detail(format!("It is not tried again for {} s, or until the Secret changes.", rest.as_secs() + 1))
+        .hint("If the role's password was changed in the database, change it in the Secret too"))
+    }
+}
+
+/// The logins that Secrets hold.
+#[derive(Debug)]
+pub struct SecretCredentials {
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    clusters: Arc<Overrides>,
+    recent: Arc<Recent>,
+    refusals: Refusals,
+    readings: Readings,
+    /// The last login that a server took, for the moment between a new Secret and the server that knows it.
+    worked: Mutex<HashMap<WorkedKey, Login>>,
+}
+
+#[async_trait]
+impl Credentials for SecretCredentials {
+    async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
+        let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone());
+        let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
+        self.refusals.check(caller(ask, upstream), &upstream.cluster, &login)?;
+        Ok(login)
+    }
+
+    async fn fresh_login(&self, ask: &Ask, upstream: &Upstream, refused: &Login) -> Result<Option<Login>, Failure> {
+        let login = self.find_login(ask, upstream).await?;
+        if login.source != refused.source || login.version != refused.version {
+            return Ok(Some(login));
+        }
+        let before = self.worked().get(&worked_key(ask, upstream, &login)).cloned();
+        // Two roles may have their passwords in one Secret: nobody becomes the other.
+        let before = before.filter(|before| before.user == login.user && before.version != login.version);
+        if let Some(before) = before {
+            return Ok(Some(before));
+        }
+        self.refusals.note(caller(ask, upstream), &upstream.cluster, refused);
+        Ok(None)
+    }
+
+    fn accepted(&self, ask: &Ask, upstream: &Upstream, login: &Login) {
+        let key = worked_key(ask, upstream, login);
+        let mut worked = self.worked();
+        if worked.get(&key).is_none_or(|before| before.version != login.version) {
+            tidy(&mut worked);
+            worked.insert(key, login.clone());
+        }
+    }
+
+    fn refused(&self, ask: &Ask, upstream: &Upstream, login: &Login) {
+        // What worked once does not any more: the next refusal of what the Secret says counts.
+        self.worked().remove(&worked_key(ask, upstream, login));
+    }
+}
+
+/// Whose login, where, and from which Secret.
+type WorkedKey = (Caller, ClusterId, String, Role);
+
+fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
+    (caller(ask, upstream), upstream.cluster.clone(), login.source.clone(), ask.role.clone())
+}
+
+/// On whose behalf it was resolved.
+fn caller(ask: &Ask, upstream: &Upstream) -> Caller {
+    Caller { identity: ask.identity.clone(), meaning: upstream.meaning, credential: upstream.credential }
+}
+
+impl SecretCredentials {
+    /// Over these contexts; `recent` is what resolving has read.
+    #[must_use]
+    pub fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, clusters: Arc<Overrides>, recent: Arc<Recent>) -> Self {
+        Self {
+            contexts,
+            systems,
+            clusters,
+            recent,
+            refusals: Refusals::default(),
+            readings: Readings::default(),
+            worked: Mutex::default(),
+        }
+    }
+
+    fn worked(&self) -> MutexGuard<'_, HashMap<WorkedKey, Login>> {
+        self.worked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn find_login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
+        let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
+        if context.meaning() != upstream.meaning {
+            // A Secret of one cluster is for no server of another.
+            let report = K8sError::OtherCluster { context: context.name().to_owned() }.report();
+            return Err(Failure { report, retry: Retry::Resolve });
+        }
+        let view = if let Some(view) = self.recent.of(&context, &upstream.cluster) {
+            view
+        } else {
+            let (namespace, name) = names::place(&upstream.cluster).map_err(K8sError::from)?;
+            let place = (&namespace, &name);
+            let view = match self.systems.named(&upstream.system) {
+                Some(system) => read::view(&context, &self.systems, system, place, ask.deadline).await?,
+                None => None,
+            };
+            let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
+            Arc::new(self.clusters.with_configured_secret(ask, &context, view))
+        };
+        let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
+        match &ask.role {
+            Role::Default => logins.default().await,
+            Role::Named(role) => logins.named(role).await,
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A port-forward as a byte stream. One WebSocket carries one connection, so a stalled reader holds up nobody else.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::{Sink, Stream};
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as WsError, Message,
+        error::ProtocolError,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+use crate::{
+    error::{Report, SqlState},
+    k8s::dial::frames::{Demultiplexer, Received, data, keepalive},
+    upstream::{Failure, PodId, Retry},
+};
+
+/// The most that one message carries: beyond 64 KiB nothing is gained, and the node holds a message whole.
+const MAX_PAYLOAD: usize = 64 * 1024 - 1;
+
+/// Bytes behind which the node still reads a ping when its server reads nothing: the server's own socket takes as many.
+/// Where more are on the way, a ping may wait as long as they do.
+const TAKEN: usize = 64 * 1024;
+
+/// A message of the server's may have been under way for as long: it says nothing of what was written since.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// When a silent tunnel is looked after.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// Silence before a ping: below what NATs and load balancers forget.
+    pub ping_after: Duration,
+    /// Silence after which the link is dead, counted only while little of ours is on the way: a COPY that waits for a
+    /// lock cannot answer a ping, because the node does not read on. Whether such a link is dead is left to TCP, which
+    /// gives up after some 15 minutes of retransmissions, as with any server.
+    pub dead_after: Duration,
+    /// Silence of data before the node is reminded of the stream, which it ends after four hours.
+    pub remind_after: Duration,
+}
+
+/// Bytes of ours of which nobody has said that they arrived.
+struct OnTheWay {
+    bytes: usize,
+    /// What was written since `turned`, and in the time before that.
+    latest: [usize; 2],
+    turned: Instant,
+}
+
+impl OnTheWay {
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, latest: [0; 2], turned: now }
+    }
+
+    fn written(&mut self, bytes: usize, now: Instant) {
+        self.turn(now);
+        let [latest, _] = &mut self.latest;
+        *latest = latest.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// The node reads on: all has arrived but for the latest.
+    fn heard(&mut self, now: Instant) {
+        self.turn(now);
+        let [latest, before] = self.latest;
+        self.bytes = latest.saturating_add(before);
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let age = now.duration_since(self.turned);
+        if age >= UNDER_WAY {
+            let [latest, _] = self.latest;
+            self.latest = [0, if age < UNDER_WAY * 2 { latest } else { 0 }];
+            self.turned = now;
+        }
+    }
+}
+
+/// A byte stream through a WebSocket to one port of a pod.
+pub(in crate::k8s) struct Tunnel<S> {
+    ws: WebSocketStream<S>,
+    pod: PodId,
+    demultiplexer: Demultiplexer,
+    payload: Bytes,
+    ended: bool,
+    on_the_way: OnTheWay,
+    liveness: Liveness,
+    heard: Instant,
+    pinged: bool,
+    data_at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
+    pub(in crate::k8s) fn new(ws: WebSocketStream<S>, pod: PodId, port: u16, liveness: Liveness) -> Self {
+        let now = Instant::now();
+        Self {
+            ws,
+            pod,
+            demultiplexer: Demultiplexer::new(port),
+            payload: Bytes::new(),
+            ended: false,
+            on_the_way: OnTheWay::new(now),
+            liveness,
+            heard: now,
+            pinged: false,
+            data_at: now,
+            timer: Box::pin(sleep_until(now + liveness.ping_after)),
+        }
+    }
+
+    fn lost(&self, why: &str) -> io::Error {
+        io::Error::other(Failure {
+            report: Report::fatal(
+                SqlState::CONNECTION_FAILURE,
+                format!("the tunnel to pod {} was lost: {why}", self.pod.name),
+            )
+            .hint("Connect again"),
+            retry: Retry::Resolve,
+        })
+    }
+
+    /// Takes the next message in, if there is one.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let message = match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
+            Some(Ok(message)) => message,
+            // The socket's end after a close.
+            None => {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            Some(Err(error)) => {
+                self.ended = true;
+                return Poll::Ready(Err(self.lost(&why(&error))));
+            }
+        };
+        self.heard = Instant::now();
+        self.pinged = false;
+        self.on_the_way.heard(self.heard);
+        match message {
+            Message::Binary(bytes) => match self.demultiplexer.receive(bytes) {
+                Ok(Received::Nothing) => {}
+                Ok(Received::Data(bytes)) => {
+                    self.data_at = self.heard;
+                    self.payload = bytes;
+                }
+                Ok(Received::Error(text)) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(io::Error::other(node_says(&self.pod, &text))));
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(self.lost(&error.to_string())));
+                }
+            },
+            Message::Close(frame) => {
+                self.ended = true;
+                // Nodes close with 1000 when the server has; any other code is somebody else's end.
+                if let Some(frame) = frame.filter(|frame| frame.code != CloseCode::Normal) {
+                    return Poll::Ready(Err(self.lost(&closed(&frame))));
+                }
+            }
+            Message::Text(_) => {
+                self.ended = true;
+                return Poll::Ready(Err(self.lost("a text message came, where all are binary")));
+            }
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Pings and reminders, while nothing arrives. Registers the timer.
+    fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let now = Instant::now();
+            let silent = now.duration_since(self.heard);
+            if self.pinged && self.on_the_way.bytes <= TAKEN && silent >= self.liveness.dead_after {
+                self.ended = true;
+                return Poll::Ready(self.lost(&format!("nothing was heard for {} s", silent.as_secs())));
+            }
+            if !self.pinged && silent >= self.liveness.ping_after && self.send_now(cx, Message::Ping(Bytes::new())) {
+                self.pinged = true;
+            }
+            if now.duration_since(self.data_at) >= self.liveness.remind_after
+                && self.send_now(cx, Message::Binary(keepalive()))
+            {
+                self.data_at = now;
+            }
+            let next = if self.pinged { self.liveness.dead_after } else { self.liveness.ping_after };
+            let due = (self.heard + next).min(self.data_at + self.liveness.remind_after);
+            // What is due and cannot be sent waits for the socket; look again in a while.
+            let due = if due <= now { now + self.liveness.ping_after } else { due };
+            if self.timer.deadline() != due {
+                self.timer.as_mut().reset(due);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+    }
+
+    /// Queues a message of our own, if the socket takes it now.
+    fn send_now(&mut self, cx: &mut Context<'_>, message: Message) -> bool {
+        if !matches!(Pin::new(&mut self.ws).poll_ready(cx), Poll::Ready(Ok(()))) {
+            return false;
+        }
+        let sent = Pin::new(&mut self.ws).start_send(message).is_ok();
+        // What does not leave at once leaves with the next flush; an error shows up in reading.
+        let _ = Pin::new(&mut self.ws).poll_flush(cx);
+        sent
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Tunnel<S> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.payload.is_empty() && !this.ended {
+            match this.poll_message(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return Poll::Ready(Err(ready!(this.poll_liveness(cx)))),
+            }
+        }
+        Poll::Ready(Ok(&this.payload))
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        self.get_mut().payload.advance(amount);
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let available = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let take = available.len().min(buf.remaining());
+        buf.put_slice(available.get(..take).unwrap_or_default());
+        self.consume(take);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Err(error) = ready!(Pin::new(&mut this.ws).poll_ready(cx)) {
+            return Poll::Ready(Err(this.lost(&why(&error))));
+        }
+        let take = buf.len().min(MAX_PAYLOAD);
+        let message = Message::Binary(data(buf.get(..take).unwrap_or_default()));
+        if let Err(error) = Pin::new(&mut this.ws).start_send(message) {
+            return Poll::Ready(Err(this.lost(&why(&error))));
+        }
+        this.data_at = Instant::now();
+        this.on_the_way.written(take, this.data_at);
+        Poll::Ready(Ok(take))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        Pin::new(&mut this.ws).poll_flush(cx).map_err(|error| this.lost(&why(&error)))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        Pin::new(&mut this.ws).poll_close(cx).map_err(|error| this.lost(&why(&error)))
+    }
+}
+
+/// A Close that is not the server's end, in a few words.
+fn closed(frame: &CloseFrame) -> String {
+    let code = u16::from(frame.code);
+    match frame.reason.as_str() {
+        "" => format!("it was closed with {code}"),
+        reason => format!("it was closed with {code}: {reason}"),
+    }
+}
+
+/// A WebSocket's end in a few words.
+fn why(error: &WsError) -> String {
+    let cut = || "the API server's connection ended without a close".to_owned();
+    match error {
+        // TLS says so where its own close is missing too.
+        WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => cut(),
+        WsError::Io(error) => error.kind().to_string(),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => cut(),
+        WsError::Protocol(error) => format!("the WebSocket protocol was broken: {error}"),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => "it is closed".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// What the node's runtime wrote on the error channel, for a person.
+fn node_says(pod: &PodId, text: &str) -> Failure {
+    let name = &pod.name;
+    let logs = || format!("See what the server logged: kubectl logs -n {} {name}", pod.namespace);
+    let report = if text.contains("connection refused") {
+        Report::fatal(
+            SqlState::UNABLE_TO_CONNECT,
+            format!("nothing listens on the port in pod {name} (connection refused)"),
+        )
+        .hint(format!("{}. In pods of gVisor or Kata containers a port-forward cannot reach the server", logs()))
+    } else if text.contains("reset by peer") || text.contains("broken pipe") {
+        Report::fatal(SqlState::CONNECTION_FAILURE, format!("the server in pod {name} broke the connection off"))
+            .hint(logs())
+    } else if text.contains("network namespace") || text.contains("sandbox") || text.contains("not running") {
+        Report::fatal(SqlState::CONNECTION_FAILURE, format!("pod {name} is gone")).hint("Connect again")
+    } else {
+        Report::fatal(SqlState::CONNECTION_FAILURE, format!("the port-forward to pod {name} failed"))
+            .detail(text.to_owned())
+            .hint(logs())
+    };
+    Failure { report, retry: Retry::Resolve }
+}
+
+#[cfg(test)]
+#[path = "tunnel_tests.rs"]
+mod tests;

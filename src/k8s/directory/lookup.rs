@@ -1,0 +1,455 @@
+//! From a name to a cluster: computed names first, lists last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+use tokio::time::{Duration, Instant};
+
+use crate::{
+    error::{ClientFacing, Report, SqlState},
+    k8s::{
+        api::{
+            access::ListQuery,
+            client::Context,
+            error::K8sError,
+            names::{Namespace, ObjectName, Place},
+            objects::{Object, Pod},
+            resource::{PODS, Resource},
+            suggest::nearest,
+            typed,
+        },
+        cluster::{operated, plain, read, snapshot::View},
+        directory::dedup,
+        operators::{Evidence, Facts, Operator, Rank, System, Systems},
+    },
+    upstream::{Failure, Target},
+};
+
+/// What is older is looked at again before a name is called unknown: the operator may be new.
+const RECENT: Duration = Duration::from_secs(5);
+
+/// A cluster that a list showed.
+#[derive(Clone)]
+struct Listed {
+    system: System,
+    facts: Facts,
+}
+
+/// What a name is in one namespace.
+enum Here {
+    Cluster(Box<View>),
+    /// The caller may not look, so that it holds nothing for it.
+    Hidden(K8sError),
+    Nothing,
+}
+
+/// Looks for names in one context.
+pub(in crate::k8s) struct Lookup<'a> {
+    pub(in crate::k8s) context: &'a Context,
+    pub(in crate::k8s) systems: &'a Systems,
+    pub(in crate::k8s) deadline: Instant,
+}
+
+impl Lookup<'_> {
+    /// Finds the cluster that a name means: `cluster.namespace`, else the whole as a cluster's name.
+    pub(in crate::k8s) async fn find(&self, target: &Target) -> Result<View, Failure> {
+        if let Some(system) = &target.system
+            && !self.systems.all().any(|known| is_meant(system, known))
+        {
+            return Err(no_such_system(self.systems, system).into());
+        }
+        self.context.discover_once(self.deadline).await?;
+        if let Some(view) = self.find_known(target).await? {
+            return Ok(view);
+        }
+        // An operator may have been installed since.
+        if self.context.discover(RECENT, self.deadline).await?
+            && let Some(view) = self.find_known(target).await?
+        {
+            return Ok(view);
+        }
+        Err(self.unknown(target).await.into())
+    }
+
+    /// Whoever may write Secrets here cannot take the name of a cluster elsewhere: a namespace that is named comes first.
+    async fn find_known(&self, target: &Target) -> Result<Option<View>, Failure> {
+        let mut hidden = None;
+        if let Some((cluster, namespace)) = target.name.rsplit_once('.')
+            && let (Ok(namespace), Ok(cluster)) = (Namespace::parse(namespace), ObjectName::parse(cluster))
+        {
+            match self.in_namespace((&namespace, &cluster), target).await? {
+                Here::Cluster(view) => return Ok(Some(*view)),
+                Here::Hidden(error) => hidden = Some(error),
+                Here::Nothing => {}
+            }
+        }
+        let Ok(name) = ObjectName::parse(&target.name) else { return nothing(hidden) };
+        if let Some(error) = hidden {
+            // What is called so here is the caller's own; what is elsewhere may be somebody's who counts on that.
+            return match self.in_namespace((&self.context.own_namespace()?, &name), target).await? {
+                Here::Cluster(view) => Ok(Some(*view)),
+                _ => nothing(Some(error)),
+            };
+        }
+        self.bare(&name, target).await
+    }
+
+    /// A bare name: in the namespace in force, else wherever there is exactly one.
+    async fn bare(&self, name: &ObjectName, target: &Target) -> Result<Option<View>, Failure> {
+        let hidden = match self.in_namespace((&self.context.own_namespace()?, name), target).await? {
+            Here::Cluster(view) => return Ok(Some(*view)),
+            Here::Hidden(error) => Some(error),
+            Here::Nothing => None,
+        };
+        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let plain = || self.systems.plain.iter().filter(meant);
+        // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
+        let (operators, called) =
+            tokio::join!(self.everywhere(self.present().filter(meant)), self.called(plain(), name));
+        let mut all = dedup::without_owned([operators?.0, called?].concat(), |listed| (&listed.system, &listed.facts));
+        if !all.iter().any(|listed| listed.facts.is_called(name)) {
+            all = self.everywhere(plain()).await?.0;
+        }
+        let matching = matching(&all, name);
+        let namespaces: BTreeSet<&Namespace> = matching.iter().map(|listed| &listed.facts.namespace).collect();
+        match (matching.as_slice(), namespaces.len()) {
+            // What is not found may be where the caller may not look.
+            ([], _) => nothing(hidden),
+            ([one], 1) if one.facts.name == *name => {
+                match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+                    Here::Cluster(view) => Ok(Some(*view)),
+                    _ => Ok(self.view(one).await?),
+                }
+            }
+            ([one], _) => Ok(self.view(one).await?),
+            ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+                Here::Cluster(view) => Ok(Some(*view)),
+                _ => Err(ambiguous(name, &matching, target).into()),
+            },
+            (several, _) => self.the_same(name, several, target).await,
+        }
+    }
+
+    /// Of clusters of one name in several namespaces: the one whose own pods all the others lead to, and to nothing else.
+    /// What cannot be looked at is a cluster of its own.
+    async fn the_same(&self, name: &ObjectName, several: &[&Listed], target: &Target) -> Result<Option<View>, Failure> {
+        let views = join_all(several.iter().map(|listed| self.view(listed))).await;
+        let known: Vec<View> = views.into_iter().filter_map(|view| view.ok().flatten()).collect();
+        if known.len() == several.len()
+            && let Some(one) = dedup::at_home(known)
+        {
+            return Ok(Some(one));
+        }
+        Err(ambiguous(name, several, target).into())
+    }
+
+    async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
+        let place = (&listed.facts.namespace, &listed.facts.name);
+        read::view(self.context, self.systems, &listed.system, place, self.deadline).await
+    }
+
+    /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
+    /// write them. A lower one never takes the name of a higher.
+    async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Here, Failure> {
+        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let operators: Vec<System> = self.present().filter(meant).cloned().collect();
+        let (found, forbidden) = self.among(&operators, place).await?;
+        if let Some(view) = single(dedup::without_owned(found, |view| (&view.system, &view.facts)))? {
+            return Ok(Here::Cluster(Box::new(view)));
+        }
+        let plain: Vec<&System> = self.systems.plain.iter().filter(meant).collect();
+        let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
+        let mut by_rank: BTreeMap<Rank, Vec<Result<View, K8sError>>> = BTreeMap::new();
+        for (system, look) in plain.into_iter().zip(looks) {
+            let flavored = |view: &View| target.system.as_ref().is_none_or(|wanted| is_of(wanted, view));
+            let found = look?.filter(|look| look.as_ref().map_or(true, flavored));
+            by_rank.entry(system.rank()).or_default().extend(found);
+        }
+        let Some(looks) = by_rank.into_values().find(|looks| !looks.is_empty()) else {
+            return Ok(forbidden.map_or(Here::Nothing, Here::Hidden));
+        };
+        let (mut views, mut broken) = (Vec::new(), None);
+        for look in looks {
+            match look {
+                Ok(view) => views.push(view),
+                Err(error) => broken = broken.or(Some(error)),
+            }
+        }
+        match (single(dedup::by_pods(views))?, broken) {
+            (Some(view), _) => Ok(Here::Cluster(Box::new(view))),
+            // What exists and leads nowhere is told: nothing else is meant instead.
+            (None, broken) => broken.map_or(Ok(Here::Nothing), |error| Err(leads_nowhere(place.1, error))),
+        }
+    }
+
+    /// What built-in objects of one kind make up: nothing, a cluster, or one whose members could not be seen.
+    async fn plain(
+        &self,
+        system: &System,
+        place: (&Namespace, &ObjectName),
+    ) -> Result<Option<Result<View, K8sError>>, K8sError> {
+        let facts = match plain::facts(self.context, system, place, self.deadline).await {
+            Ok(Some(facts)) => facts,
+            Ok(None) => return Ok(None),
+            // What may not be looked at holds nothing.
+            Err(error) if error.is_forbidden() || error.is_absent() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match plain::with_members(self.context, self.systems, system, facts, self.deadline).await {
+            Err(error) if !error.is_forbidden() && !error.is_absent() => Err(error),
+            view => Ok(Some(view)),
+        }
+    }
+
+    /// The systems whose resource the server has.
+    fn present(&self) -> impl Iterator<Item = &System> {
+        self.systems.operators.iter().filter(|system| self.context.has(&system.resource()))
+    }
+
+    /// One namespace, several systems at once: what was found, and what may not be looked at.
+    async fn among(
+        &self,
+        systems: &[System],
+        place: (&Namespace, &ObjectName),
+    ) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
+        let looks = systems.iter().map(|system| read::view(self.context, self.systems, system, place, self.deadline));
+        let (mut found, mut refused) = (Vec::new(), None);
+        for look in join_all(looks).await {
+            match look {
+                Ok(view) => found.extend(view),
+                Err(error) if error.is_forbidden() => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((found, refused))
+    }
+
+    /// What built-in objects of this name make up anywhere: only these are asked for, so that few come.
+    async fn called(&self, systems: impl Iterator<Item = &System>, name: &ObjectName) -> Result<Vec<Listed>, K8sError> {
+        let looks = systems.flat_map(|system| {
+            let names = system.object_names(name).into_iter();
+            names.map(move |object| async move {
+                let query = ListQuery::fields(format!("metadata.name={object}"));
+                (system, all_facts(self.context, &**system, &query, self.deadline).await)
+            })
+        });
+        let mut all = Vec::new();
+        for (system, found) in join_all(looks).await {
+            match found {
+                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
+                // What may not be looked at holds nothing.
+                Err(error) if error.is_forbidden() || error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// All clusters that the caller may list, and what it may not.
+    async fn everywhere(
+        &self,
+        systems: impl Iterator<Item = &System>,
+    ) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
+        let lists = systems.map(|system| async move { (system, self.list(system).await) });
+        let (mut all, mut refused) = (Vec::new(), Vec::new());
+        for (system, listed) in join_all(lists).await {
+            match listed {
+                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
+                Err(error) if error.is_forbidden() => refused.push(error),
+                Err(error) if error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((dedup::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
+    }
+
+    /// One system's clusters: its resources, else what the labels of pods tell.
+    async fn list(&self, system: &System) -> Result<Vec<Facts>, K8sError> {
+        let query = worth_reading(&system.resource());
+        match all_facts(self.context, &**system, &query, self.deadline).await {
+            Err(error) if error.is_forbidden() => {
+                let Some(query) = operated::pods_of_all(&**system) else { return Err(error) };
+                let pods = typed::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
+                Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
+            }
+            found => found,
+        }
+    }
+
+    /// No cluster is called so: which are nearly, and what could not be looked at.
+    async fn unknown(&self, target: &Target) -> Report {
+        let name = target.name.as_str();
+        let (all, refused) = match self.everywhere(self.present().chain(&self.systems.plain)).await {
+            Ok(found) => found,
+            Err(error) => return error.report(),
+        };
+        let message = match name.rsplit_once('.') {
+            Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
+            None => format!("no cluster is called \"{name}\""),
+        };
+        let message = match &target.system {
+            Some(system) => format!("{message} that is of {system}"),
+            None => message,
+        };
+        let context = self.context;
+        let mut report = Report::fatal(
+            SqlState::UNKNOWN_TARGET,
+            format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
+        );
+        if let Some(refused) = refused.first() {
+            let rule = refused.report().hint.unwrap_or_default();
+            report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
+        }
+        let mut names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let short = name.split('.').next().unwrap_or(name);
+        let shorts = all.iter().map(|listed| &*listed.facts.name);
+        let near: Vec<&String> = nearest(short, shorts)
+            .into_iter()
+            .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
+            .collect();
+        let near: Vec<&str> = near.into_iter().map(String::as_str).collect();
+        report.hint(match near.as_slice() {
+            [] => "For the list of clusters type: pgferry list".to_owned(),
+            near => format!("Did you mean {}? For the list of clusters type: pgferry list", near.join(" or ")),
+        })
+    }
+}
+
+/// Whether the configuration's word for a system means this one. Some share theirs: `bitnami` is a StatefulSet.
+fn is_meant(wanted: &str, system: &System) -> bool {
+    wanted == system.system() || system.flavors().contains(&wanted)
+}
+
+/// The same, of a cluster that was found.
+fn is_of(wanted: &str, view: &View) -> bool {
+    wanted == view.system.system() || view.facts.flavor == Some(wanted)
+}
+
+fn no_such_system(systems: &Systems, system: &str) -> Report {
+    let names: Vec<&str> = systems.all().map(|system| system.system()).collect();
+    Report::fatal(SqlState::UNKNOWN_TARGET, format!("no system is called \"{system}\""))
+        .hint(format!("Correct the alias in the configuration: system is one of {}", names.join(", ")))
+}
+
+fn leads_nowhere(name: &ObjectName, error: K8sError) -> Failure {
+    if !error.is_absent() {
+        return error.into();
+    }
+    let report = Report::fatal(SqlState::UNKNOWN_TARGET, format!("\"{name}\" leads nowhere: {error}"));
+    report.hint("See what the Service's name in it should be").into()
+}
+
+fn nothing(hidden: Option<K8sError>) -> Result<Option<View>, Failure> {
+    hidden.map_or(Ok(None), |error| Err(error.into()))
+}
+
+/// What is meant in each namespace: the exact name there before a release's, the highest of several. Applications of Argo CD
+/// come behind every name: anybody may label a cluster so.
+fn matching<'a>(all: &'a [Listed], name: &ObjectName) -> Vec<&'a Listed> {
+    let exact: BTreeSet<&Namespace> =
+        all.iter().filter(|listed| listed.facts.name == *name).map(|listed| &listed.facts.namespace).collect();
+    let is_meant = |listed: &&Listed| {
+        let facts = &listed.facts;
+        facts.name == *name || (facts.is_named(name) && !exact.contains(&facts.namespace))
+    };
+    let named: Vec<&Listed> = all.iter().filter(is_meant).collect();
+    let applications = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
+    let meant = if named.is_empty() { applications() } else { named };
+    let mut ranks: BTreeMap<&Namespace, Rank> = BTreeMap::new();
+    for listed in &meant {
+        let rank = listed.system.rank();
+        ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
+    }
+    let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&listed.system.rank());
+    meant.into_iter().filter(is_highest).collect()
+}
+
+/// The only one; two of different systems are an error.
+fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
+    if let [one, _, ..] = found.as_slice() {
+        let systems: Vec<&str> =
+            found.iter().map(|view| view.facts.flavor.unwrap_or_else(|| view.system.system())).collect();
+        let (name, namespace) = (&one.facts.name, &one.facts.namespace);
+        let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
+        return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message)
+            .hint(format!(
+                "Give the one that you mean a name in the configuration: names.aliases.NAME = {{ target = \"{}\", \
+                 system = \"{}\" }}",
+                one.facts.full(),
+                systems.first().copied().unwrap_or_default()
+            ))
+            .into());
+    }
+    Ok(found.pop())
+}
+
+/// The facts of objects of a system; those of one cluster merged.
+pub(in crate::k8s) async fn all_facts(
+    context: &Context,
+    system: &dyn Operator,
+    query: &ListQuery,
+    deadline: Instant,
+) -> Result<Vec<Facts>, K8sError> {
+    let resource = system.resource();
+    let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
+    let access = context.access("list", &resource, None, None);
+    let (facts, _) = context.filter_objects(&access, query, deadline, read).await?;
+    Ok(merged(facts))
+}
+
+/// Secrets of certificates, Helm's releases and the like hold no logins, and some are a megabyte.
+pub(in crate::k8s) fn worth_reading(resource: &Resource) -> ListQuery {
+    const OTHERS: [&str; 7] = [
+        "helm.sh/release.v1",
+        "kubernetes.io/tls",
+        "kubernetes.io/service-account-token",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+        "kubernetes.io/ssh-auth",
+        "bootstrap.kubernetes.io/token",
+    ];
+    if resource.group.is_empty() && resource.plural == "secrets" {
+        ListQuery::fields(OTHERS.map(|kind| format!("type!={kind}")).join(","))
+    } else {
+        ListQuery::default()
+    }
+}
+
+/// One cluster may have several objects.
+pub(in crate::k8s) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
+    let mut all: BTreeMap<Place, Facts> = BTreeMap::new();
+    for facts in facts {
+        let key = (facts.namespace.clone(), facts.name.clone());
+        let known = all.remove(&key);
+        all.insert(
+            key,
+            match known {
+                Some(known) => known.merge(facts),
+                None => facts,
+            },
+        );
+    }
+    all.into_values().collect()
+}
+
+/// The clusters that pods belong to.
+pub(in crate::k8s) fn clusters_of(system: &dyn Operator, pods: &[Pod]) -> Vec<Facts> {
+    let Some(labels) = system.pod_labels() else { return Vec::new() };
+    let name = |pod: &Pod| ObjectName::parse(pod.metadata.label(&labels.cluster)?).ok();
+    let names: BTreeSet<Place> =
+        pods.iter().filter_map(|pod| Some((pod.metadata.namespace.clone(), name(pod)?))).collect();
+    names.iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
+}
+
+fn ambiguous(name: &ObjectName, several: &[&Listed], target: &Target) -> Report {
+    let context = target.context.as_ref().map(|context| format!("@{context}")).unwrap_or_default();
+    let mut names: Vec<String> = several.iter().map(|listed| format!("{}{context}", listed.facts.full())).collect();
+    names.sort_unstable();
+    Report::fatal(
+        SqlState::UNKNOWN_TARGET,
+        format!("\"{name}\" names {} clusters: {}", names.len(), names.join(" and ")),
+    )
+    .hint(format!("Write which one, such as: psql -h localhost {}", names.first().map_or("", String::as_str)))
+}

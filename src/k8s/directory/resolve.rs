@@ -1,0 +1,341 @@
+//! Finding clusters by name, and the pod of one that serves: the seam's `Directory`.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    error::{Report, SqlState},
+    k8s::{
+        api::{
+            client::Context,
+            contexts::Contexts,
+            error::K8sError,
+            names::{self, Namespace, Place},
+            objects::Meta,
+        },
+        cluster::{
+            overrides::Overrides,
+            read,
+            recent::{Caller, Recent, tidy},
+            reflector::WatchParams,
+            snapshot::{Choice, Preference, View},
+            watches::Watches,
+        },
+        directory::{lookup::Lookup, tls::TlsReader},
+        operators::{CertificateName, Facts, Members, System, Systems},
+    },
+    upstream::{
+        Ask, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry, Server, TlsFacts,
+        TlsMode, Upstream,
+    },
+};
+
+/// Between two looks at a cluster without a primary, where no watch tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Which servers outside Kubernetes may be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// Any that a connection Secret names.
+    Any,
+    /// These hosts and ports.
+    Only(Vec<(String, u16)>),
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
+/// The settings of the directory.
+#[derive(Clone, Debug, Default)]
+pub struct DirectoryParams {
+    /// What the configuration says about single clusters.
+    pub clusters: Arc<Overrides>,
+    /// How clusters in use are watched.
+    pub watches: WatchParams,
+    /// Which servers outside Kubernetes may be dialled.
+    pub external: External,
+    /// Whether pods are dialled at their addresses, so that nothing but the server's own TLS encrypts.
+    pub direct: bool,
+}
+
+/// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
+type Known = HashMap<KnownKey, (Place, System, Instant)>;
+
+/// Who asked, in which context, for which name, and of which system.
+type KnownKey = (Caller, String, String, Option<String>);
+
+fn known_key(ask: &Ask, context: &Context) -> KnownKey {
+    (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
+}
+
+/// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
+const MOMENT: Duration = Duration::from_secs(30);
+
+/// Kubernetes, as the seam sees it.
+#[derive(Debug)]
+pub struct Kubernetes {
+    contexts: Arc<Contexts>,
+    systems: Arc<Systems>,
+    watches: Watches,
+    params: DirectoryParams,
+    known: Mutex<Known>,
+    recent: Arc<Recent>,
+    turn: AtomicUsize,
+    /// Which pod was the primary the last time, of clusters where only the servers know.
+    asked: Mutex<HashMap<(Caller, ClusterId), String>>,
+    warmed: Mutex<Option<Instant>>,
+}
+
+impl Kubernetes {
+    /// Over these contexts.
+    #[must_use]
+    pub fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, recent: Arc<Recent>, params: DirectoryParams) -> Self {
+        Self {
+            watches: Watches::new(Arc::clone(&contexts), Arc::clone(&systems), params.watches),
+            systems,
+            contexts,
+            params,
+            known: Mutex::default(),
+            recent,
+            turn: AtomicUsize::new(0),
+            asked: Mutex::default(),
+            warmed: Mutex::default(),
+        }
+    }
+
+    /// The cluster that a name means, as a running watch knows it: no request.
+    fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
+        let (place, system, at) =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
+        // A bare name that led elsewhere is looked for again now and then: it may be somebody's here since.
+        let is_sure = place.0 == *context.namespace() || ask.target.name.contains('.');
+        if !is_sure && at.elapsed() >= MOMENT {
+            return None;
+        }
+        self.watches.view(&place, context, &system)
+    }
+
+    /// The same, of a cluster that is not watched: its own objects, and nobody else's.
+    async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned();
+        let known = known
+            .filter(|(place, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(place, context, system));
+        let Some((place, system, _)) = known else {
+            return Ok(None);
+        };
+        match read::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline).await {
+            // Whatever has changed, the name is looked up anew.
+            Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
+            view => Ok(view?),
+        }
+    }
+
+    fn remember(&self, ask: &Ask, context: &Context, view: &View) {
+        let value = (view.place(), view.system.clone(), Instant::now());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        tidy(&mut known);
+        known.insert(known_key(ask, context), value);
+    }
+
+    /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
+    /// not the one.
+    async fn settle(&self, ask: &Ask, context: &Context, view: View, stale: Option<&str>) -> Result<Upstream, Failure> {
+        let (id, place) = (view.id(context.name()), view.place());
+        let system = view.system.clone();
+        let mode = ask.target.mode;
+        let asked_key = (Caller::of(context), id.clone());
+        let mut view = view;
+        loop {
+            if let Members::External { host, port } = &view.facts.members
+                && view.facts.broken.is_none()
+            {
+                return self.external(ask, context, &view, (host, *port)).await;
+            }
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
+            let report = match view.choose(mode, Preference { turn, last: before.as_deref(), avoid: stale }) {
+                Choice::Pod(pod) => {
+                    let pod = pod.clone();
+                    if mode == Mode::Rw && stale.is_some() {
+                        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                        tidy(&mut asked);
+                        asked.insert(asked_key, pod.metadata.name.to_string());
+                    }
+                    let lost = self.watches.guard(context, &view, (&pod, mode));
+                    let tls =
+                        self.tls(context, &view.facts, ask.deadline).read(&view.facts, &pod.metadata.name).await?;
+                    let port = view.port(&pod);
+                    let Meta { namespace, name, uid, .. } = pod.metadata;
+                    let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
+                    return Ok(self.upstream((ask, context), view, (Server::Pod(pod), port), (tls, lost)));
+                }
+                Choice::Never(report) => return Err(report.into()),
+                Choice::Wait(report) => report,
+            };
+            if Instant::now() >= ask.wait_until {
+                return Err(report.into());
+            }
+            let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
+            ask.progress.waiting_for(format!("{what} of {id}"));
+            let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
+            self.watches.changed(&place, context, &system, longest).await;
+            view = match self.watches.view(&place, context, &system) {
+                Some(view) => view,
+                None => read::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline)
+                    .await?
+                    .ok_or_else(|| Failure::from(vanished(&id)))?,
+            };
+        }
+    }
+
+    /// A server that was chosen; what is known of its cluster is kept for the login.
+    fn upstream(
+        &self,
+        (ask, context): (&Ask, &Context),
+        view: View,
+        (server, port): (Server, u16),
+        (tls, lost): (TlsFacts, watch::Receiver<Option<Lost>>),
+    ) -> Upstream {
+        let id = view.id(context.name());
+        let upstream = Upstream {
+            cluster: id.clone(),
+            meaning: context.meaning(),
+            credential: context.credential(),
+            system: view.system.system().into(),
+            server,
+            port,
+            mode: ask.target.mode,
+            standby_cluster: view.is_standby(),
+            pooled: view.facts.pooled,
+            tls,
+            auth: self.params.clusters.auth(ask, context, &view.facts),
+            lost,
+        };
+        self.recent.keep(context, id, self.params.clusters.with_configured_secret(ask, context, view));
+        upstream
+    }
+
+    fn tls<'a>(&'a self, context: &'a Context, facts: &Facts, deadline: Instant) -> TlsReader<'a> {
+        let configured = self.params.clusters.configured(facts).map(|configured| &configured.tls);
+        TlsReader { context, configured, direct: self.params.direct, deadline }
+    }
+
+    /// A server outside Kubernetes.
+    async fn external(
+        &self,
+        ask: &Ask,
+        context: &Context,
+        view: &View,
+        (host, port): (&str, u16),
+    ) -> Result<Upstream, Failure> {
+        let id = view.id(context.name());
+        let allowed = match &self.params.external {
+            External::Any => true,
+            External::Only(servers) => servers.iter().any(|(name, at)| name.eq_ignore_ascii_case(host) && *at == port),
+        };
+        if !allowed {
+            return Err(Report::fatal(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("{id} is outside Kubernetes, at {host}:{port}, and pgferry is not to connect there"),
+            )
+            .hint(format!(
+                "To let it connect there directly: kubernetes.external = [\"{host}:{port}\"] \
+                 (PGFERRY__KUBERNETES__EXTERNAL={host}:{port}), or true for any server that a Secret names"
+            ))
+            .into());
+        }
+        // The way leads through the open: never plaintext unless the Secret says so, and verified where that can be.
+        let mut facts = view.facts.clone();
+        facts.tls.name = Some(CertificateName::Cluster(host.to_owned()));
+        if facts.tls.mode == TlsMode::Allow {
+            facts.tls.mode = if facts.tls.ca.is_empty() { TlsMode::Require } else { TlsMode::VerifyCa };
+        }
+        let tls = self.tls(context, &facts, ask.deadline).read(&facts, host).await?;
+        let server = Server::External { host: host.to_owned() };
+        let never = watch::Sender::new(None).subscribe();
+        Ok(self.upstream((ask, context), view.clone(), (server, port), (tls, never)))
+    }
+}
+
+fn vanished(id: &ClusterId) -> Report {
+    Report::fatal(SqlState::UNKNOWN_TARGET, format!("cluster {id} has been deleted")).hint("Type: pgferry list")
+}
+
+#[async_trait]
+impl Directory for Kubernetes {
+    fn knows_context(&self, name: &str) -> bool {
+        self.contexts.knows(name)
+    }
+
+    async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
+        let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
+        // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
+        let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
+        let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
+            view
+        } else if let Some(view) = self.read_again(ask, &context).await?.filter(serves) {
+            view
+        } else {
+            let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };
+            let view = lookup.find(&ask.target).await?;
+            self.remember(ask, &context, &view);
+            view
+        };
+        self.settle(ask, &context, view, None).await
+    }
+
+    async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure> {
+        let id = &stale.cluster;
+        let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
+        let Some(system) = self.systems.named(&stale.system) else {
+            return Err(vanished(id).into());
+        };
+        let (namespace, name) = names::place(id).map_err(K8sError::from)?;
+        let view = read::view(&context, &self.systems, system, (&namespace, &name), ask.deadline).await?;
+        let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
+        // In another cluster a server of the same name is not the one that was found wrong.
+        let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
+        self.settle(ask, &context, view, stale).await
+    }
+
+    fn is_current(&self, upstream: &Upstream) -> bool {
+        self.contexts.still_holds(&upstream.cluster.context, upstream.meaning, upstream.credential)
+    }
+
+    async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
+        let context = self.contexts.get(ask.context.as_deref(), &ask.identity, None).await?;
+        let namespace = ask.namespace.as_deref().map(Namespace::parse).transpose().map_err(K8sError::from)?;
+        Ok(crate::k8s::directory::list::list(&context, &self.systems, namespace.as_ref(), ask.deadline).await?)
+    }
+
+    fn warm(&self) {
+        /// An idle connection lives longer than this.
+        const ENOUGH: Duration = Duration::from_secs(30);
+        let mut warmed = self.warmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if warmed.is_some_and(|at| at.elapsed() < ENOUGH) {
+            return;
+        }
+        *warmed = Some(Instant::now());
+        drop(warmed);
+        let contexts = Arc::clone(&self.contexts);
+        tokio::spawn(async move {
+            // A failure is told to the client that needs the connection.
+            if let Ok(context) = contexts.get(None, &Identity::Local, None).await {
+                let known = context.discover_once(Instant::now() + ENOUGH);
+                let (_, ()) = tokio::join!(known, context.touch());
+            }
+        });
+    }
+}

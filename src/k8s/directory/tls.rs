@@ -1,0 +1,151 @@
+//! What is known about TLS on a server, out of the system's facts and what the configuration says.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use crate::{
+    error::{Report, SqlState},
+    k8s::{
+        api::{
+            client::Context,
+            names::{ObjectName, Reference},
+            objects::{ConfigMap, Object, Secret},
+            resource::{CONFIG_MAPS, SECRETS},
+            typed,
+        },
+        cluster::overrides::TlsOverride,
+        operators::{CaSource, CertificateName, Facts},
+    },
+    upstream::{CaBy, ClientIdentity, Failure, TlsFacts, TlsMode},
+};
+
+/// Reads what is needed for TLS to one cluster.
+pub(in crate::k8s) struct TlsReader<'a> {
+    pub(in crate::k8s) context: &'a Context,
+    pub(in crate::k8s) configured: Option<&'a TlsOverride>,
+    /// Whether nothing but the server's own TLS encrypts.
+    pub(in crate::k8s) direct: bool,
+    pub(in crate::k8s) deadline: Instant,
+}
+
+impl TlsReader<'_> {
+    /// How TLS is done to a cluster's server of this name.
+    pub(in crate::k8s) async fn read(&self, facts: &Facts, server: &str) -> Result<TlsFacts, Failure> {
+        let Self { context, configured, deadline, .. } = *self;
+        let full = facts.full();
+        let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
+        let mode = if self.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
+        let server_name = configured.and_then(|configured| configured.server_name.clone());
+        let server_name = server_name.or_else(|| match &facts.tls.name {
+            Some(CertificateName::Cluster(name)) => Some(name.clone()),
+            Some(CertificateName::Pod(suffix)) => Some(format!("{server}{suffix}")),
+            None => None,
+        });
+        let mut tls = TlsFacts { mode, server_name, ca_pem: None, ca_by: CaBy::Cluster, client_identity: None };
+        if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
+            tls.client_identity = Some(client_identity(context, facts, secret, deadline).await?);
+        }
+        let verified = matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+        if mode == TlsMode::Disable {
+            return Ok(tls);
+        }
+        if let Some(file) = configured.and_then(|configured| configured.ca_file.as_ref()) {
+            let pem = tokio::fs::read(file).await.map_err(|error| {
+                Failure::from(
+                    Report::fatal(
+                        SqlState::CONFIG_FILE_ERROR,
+                        format!("the CA file {} cannot be read: {}", file.display(), error.kind()),
+                    )
+                    .hint(format!("Correct clusters.\"{full}\".sslrootcert in the configuration")),
+                )
+            })?;
+            (tls.ca_pem, tls.ca_by) = (Some(pem.into()), CaBy::Configuration);
+            return Ok(tls);
+        }
+        let named = configured.and_then(|configured| configured.ca_config_map.clone());
+        let named = named.map(|(name, key)| {
+            let field = format!("clusters.\"{full}\".sslrootcert");
+            // Named by the configuration, and written by whoever may write ConfigMaps there.
+            (CaSource::ConfigMap(Reference::new(&name, field), key), CaBy::Cluster)
+        });
+        let known = facts.tls.ca.iter().map(|source| {
+            let by = match source {
+                CaSource::Own { source, .. } => CaBy::Secret(source.clone()),
+                _ => CaBy::Cluster,
+            };
+            (source.clone(), by)
+        });
+        // A CA that only the cluster speaks for is of no use where nobody asked for it.
+        let worth = named.into_iter().chain(known).filter(|(_, by)| verified || *by != CaBy::Cluster);
+        for (source, by) in worth {
+            if let Some(pem) = authority(context, facts, &source, deadline).await? {
+                (tls.ca_pem, tls.ca_by) = (Some(pem), by);
+                break;
+            }
+        }
+        Ok(tls)
+    }
+}
+
+/// A CA, where it is to be had: one that may not be read is looked for elsewhere.
+async fn authority(
+    context: &Context,
+    facts: &Facts,
+    source: &CaSource,
+    deadline: Instant,
+) -> Result<Option<Arc<[u8]>>, Failure> {
+    let namespace = &facts.namespace;
+    Ok(match source {
+        CaSource::Own { pem, .. } => Some(Arc::clone(pem)),
+        CaSource::Secret(name, key) => {
+            let name = named(facts, name)?;
+            let secret = typed::get_if_allowed::<Secret>(context, &SECRETS, (namespace, name), deadline).await?;
+            secret.and_then(|secret| secret.data.get(key).map(Arc::from))
+        }
+        CaSource::ConfigMap(name, key) => {
+            let name = named(facts, name)?;
+            let map = typed::get_if_allowed::<ConfigMap>(context, &CONFIG_MAPS, (namespace, name), deadline).await?;
+            map.and_then(|mut map| map.data.remove(key)).map(|pem| Arc::from(pem.into_bytes()))
+        }
+        CaSource::Object(resource, name, pointer) => {
+            let object = typed::get_if_allowed::<Object>(context, resource, (namespace, name), deadline).await?;
+            let encoded = object.as_ref().and_then(|object| object.spec.pointer(pointer)).cloned().unwrap_or_default();
+            let pem = serde_json::from_value::<k8s_openapi::ByteString>(encoded).ok();
+            pem.map(|pem| pem.0).filter(|pem| !pem.is_empty()).map(Arc::from)
+        }
+    })
+}
+
+/// The name of an object about TLS; what is none leads nowhere.
+fn named<'r>(facts: &Facts, reference: &'r Reference) -> Result<&'r ObjectName, Failure> {
+    reference.name().map_err(|why| {
+        let message = format!("the certificates of {}/{} cannot be looked for: {why}", facts.namespace, facts.object);
+        let report = Report::fatal(SqlState::INVALID_AUTHORIZATION, message);
+        report.hint("Whoever may write that object wrote this: correct it, and connect again").into()
+    })
+}
+
+/// The certificate that a server wants of its clients.
+async fn client_identity(
+    context: &Context,
+    facts: &Facts,
+    secret: &Reference,
+    deadline: Instant,
+) -> Result<ClientIdentity, Failure> {
+    let secret = named(facts, secret)?;
+    let found = typed::get_secret(context, (&facts.namespace, secret), deadline).await?;
+    let missing = |what: &str| {
+        let place = format!("Secret {}/{secret}", facts.namespace);
+        Report::fatal(
+            SqlState::INVALID_AUTHORIZATION,
+            format!("{place}, with the certificate that cluster {} wants of its clients, {what}", facts.full()),
+        )
+        .hint(format!("See which there are: kubectl get secrets -n {}", facts.namespace))
+    };
+    let found = found.ok_or_else(|| missing("does not exist"))?;
+    let part = |key: &str| found.data.get(key).ok_or_else(|| missing(&format!("has no key \"{key}\"")));
+    let key = std::str::from_utf8(part("tls.key")?).map_err(|_| missing("has a \"tls.key\" that is no text"))?;
+    Ok(ClientIdentity { certificate_pem: Arc::from(part("tls.crt")?), key_pem: SecretString::from(key) })
+}
