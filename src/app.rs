@@ -22,7 +22,11 @@ use crate::{
             tunnel::Liveness,
         },
         directory::resolve::{DirectoryParams, External, Kubernetes},
-        operators::{Layout, Systems, SystemsParams, ZalandoParams},
+        operators::{
+            configured::Layout,
+            registry::{Systems, SystemsParams},
+            zalando::ZalandoParams,
+        },
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{

@@ -15,7 +15,11 @@ use crate::{
             suspend::Mark,
         },
         cluster::{leader_objects, snapshot::View},
-        operators::{Evidence, Facts, Members, System, Word},
+        operators::{
+            facts::{Evidence, Facts, Members},
+            leader::Word,
+            system::SystemRef,
+        },
     },
     upstream::{Lost, Mode},
 };
@@ -65,7 +69,11 @@ pub(in crate::k8s) struct State {
 }
 
 impl State {
-    pub(in crate::k8s) fn view(&self, system: &System, (namespace, name): (&Namespace, &ObjectName)) -> Option<View> {
+    pub(in crate::k8s) fn view(
+        &self,
+        system: &SystemRef,
+        (namespace, name): (&Namespace, &ObjectName),
+    ) -> Option<View> {
         if !self.covers.contains(name) || self.mark.as_ref().is_none_or(Mark::jumped) {
             return None;
         }

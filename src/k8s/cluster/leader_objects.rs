@@ -15,14 +15,18 @@ use crate::k8s::{
         resource::{ENDPOINT_SLICES, Resource},
         typed,
     },
-    operators::{Facts, Leader, LeaderSource, Operator, Word},
+    operators::{
+        facts::Facts,
+        leader::{Leader, LeaderSource, Word},
+        system::System,
+    },
 };
 
 /// Who leads a cluster, as the leader object says that was written last. One that may not be read says nothing; one
 /// that could not be read is an error, for then nobody knows.
 pub(in crate::k8s) async fn of(
     context: &Context,
-    operator: &dyn Operator,
+    operator: &dyn System,
     (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Leader, K8sError> {
@@ -109,7 +113,7 @@ pub(in crate::k8s) struct Source {
 
 /// Where the leader objects of these clusters are, each resource once.
 pub(in crate::k8s) fn sources<'a>(
-    operator: &dyn Operator,
+    operator: &dyn System,
     clusters: impl IntoIterator<Item = &'a ObjectName>,
 ) -> Vec<Source> {
     let mut all: Vec<(Resource, Vec<ObjectName>)> = Vec::new();
@@ -132,7 +136,7 @@ pub(in crate::k8s) fn sources<'a>(
 
 /// The same, for a caller who may read EndpointSlices and not Endpoints.
 pub(in crate::k8s) fn sliced<'a>(
-    operator: &dyn Operator,
+    operator: &dyn System,
     clusters: impl IntoIterator<Item = &'a ObjectName>,
 ) -> Option<Source> {
     let sources = clusters.into_iter().flat_map(|cluster| operator.leader_sources(cluster));
@@ -147,7 +151,7 @@ pub(in crate::k8s) fn sliced<'a>(
 
 /// Which of these clusters an object is the leader object of, and what it says; the position tells its objects apart.
 pub(in crate::k8s) fn said(
-    operator: &dyn Operator,
+    operator: &dyn System,
     clusters: impl IntoIterator<Item = ObjectName>,
     resource: &Resource,
     object: &Value,

@@ -16,7 +16,13 @@ use crate::k8s::{
         leader_objects::{self, Endpoints},
         operated,
     },
-    operators::{Kin, Leader, Members, Port, System, Systems, connection},
+    operators::{
+        connection,
+        facts::{Kin, Members, Port},
+        leader::Leader,
+        registry::Systems,
+        system::SystemRef,
+    },
 };
 
 /// What was found.
@@ -25,7 +31,7 @@ pub(in crate::k8s) struct Found {
     pub(in crate::k8s) pods: Vec<Pod>,
     pub(in crate::k8s) leader: Leader,
     /// The operator whose pods these are, and its cluster.
-    pub(in crate::k8s) claimed: Option<(System, Place)>,
+    pub(in crate::k8s) claimed: Option<(SystemRef, Place)>,
     pub(in crate::k8s) port: Option<Port>,
     /// A host outside Kubernetes, and its port.
     pub(in crate::k8s) outside: Option<(String, u16)>,
@@ -66,7 +72,7 @@ pub(in crate::k8s) async fn read(
         Members::Pod { namespace: place, pod, service: Some(service) } if place != namespace => {
             // Into another namespace only a Service leads.
             let places = [(place.clone(), service.clone())];
-            let service = ByService { places: &places, port: crate::k8s::operators::PORT, kin: Kin::Alone };
+            let service = ByService { places: &places, port: crate::k8s::operators::system::PORT, kin: Kin::Alone };
             let found = of_services(context, systems, service, deadline).await?;
             let pods = found.pods.into_iter().filter(|found| found.metadata.name == *pod).collect();
             Ok(Found { refused: found.refused, ..Found::pods(pods) })
@@ -233,7 +239,7 @@ async fn of_endpoints(
 }
 
 /// The operators that may have made a Service, and the cluster it is for: two may label it alike.
-fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Vec<(&'a System, ObjectName)> {
+fn claiming_service<'a>(context: &Context, systems: &'a Systems, meta: &Meta) -> Vec<(&'a SystemRef, ObjectName)> {
     let present = systems.operators.iter().filter(|system| context.has(&system.resource()));
     let claims = present.filter_map(|system| {
         let cluster = ObjectName::parse(meta.label(&system.pod_labels()?.cluster)?).ok()?;

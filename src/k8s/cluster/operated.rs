@@ -12,14 +12,18 @@ use crate::k8s::{
         typed::{get, get_pod, list_pods},
     },
     cluster::{leader_objects, snapshot::View},
-    operators::{Evidence, Facts, Leader, Members, Operator, PodLabels, System},
+    operators::{
+        facts::{Evidence, Facts, Members},
+        leader::Leader,
+        system::{PodLabels, System, SystemRef},
+    },
 };
 
 /// The resource, its pods and its leader object, read at the same time. A caller who may not read the resource sees
 /// what the pods tell.
 pub(in crate::k8s) async fn read(
     context: &Context,
-    system: &System,
+    system: &SystemRef,
     labels: &PodLabels,
     (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
@@ -75,6 +79,6 @@ pub(in crate::k8s) async fn read(
 }
 
 /// The pods of all clusters of a system.
-pub(in crate::k8s) fn pods_of_all(operator: &dyn Operator) -> Option<ListQuery> {
+pub(in crate::k8s) fn pods_of_all(operator: &dyn System) -> Option<ListQuery> {
     operator.pod_labels().map(|labels| ListQuery::labels(labels.selector()))
 }

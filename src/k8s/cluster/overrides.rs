@@ -6,7 +6,11 @@ use crate::{
     k8s::{
         api::{client::Context, names::Reference},
         cluster::snapshot::View,
-        operators::{Facts, Keys, LoginKind, LoginSource, POSTGRES},
+        operators::{
+            facts::Facts,
+            login::{Keys, LoginKind, LoginSource},
+            system::POSTGRES,
+        },
     },
     upstream::{Ask, AuthFacts, AuthMethod, TlsMode},
 };

@@ -19,14 +19,19 @@ use crate::k8s::{
         members::{self, Found},
         snapshot::View,
     },
-    operators::{Facts, Leader, Members, System, Systems},
+    operators::{
+        facts::{Facts, Members},
+        leader::Leader,
+        registry::Systems,
+        system::SystemRef,
+    },
 };
 
 /// A cluster that built-in objects make up: its object first, for that says which pods are its members.
 pub(in crate::k8s) async fn read(
     context: &Context,
     systems: &Systems,
-    system: &System,
+    system: &SystemRef,
     (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
@@ -39,7 +44,7 @@ pub(in crate::k8s) async fn read(
 /// The objects that may be called so, and those that a label says are the cluster's.
 pub(in crate::k8s) async fn facts(
     context: &Context,
-    system: &System,
+    system: &SystemRef,
     (namespace, name): (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<Facts>, K8sError> {
@@ -79,7 +84,7 @@ pub(in crate::k8s) async fn facts(
 /// Whether an operator's cluster may keep passwords as MD5: its resource says so, for labels are written by anybody.
 async fn keeps_md5(
     context: &Context,
-    system: &System,
+    system: &SystemRef,
     (namespace, name): &Place,
     deadline: Instant,
 ) -> Result<bool, K8sError> {
@@ -91,7 +96,7 @@ async fn keeps_md5(
 pub(in crate::k8s) async fn with_members(
     context: &Context,
     systems: &Systems,
-    system: &System,
+    system: &SystemRef,
     mut facts: Facts,
     deadline: Instant,
 ) -> Result<View, K8sError> {

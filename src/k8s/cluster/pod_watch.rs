@@ -26,7 +26,7 @@ use crate::{
             cache::{READ, REFUSED},
             read,
         },
-        operators::{System, Systems},
+        operators::{registry::Systems, system::SystemRef},
     },
     upstream::{Identity, Lost, Mode},
 };
@@ -70,7 +70,7 @@ impl Guarding {
         &self,
         cluster: Place,
         context: &Context,
-        system: &System,
+        system: &SystemRef,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
         let meta = &pod.metadata;
@@ -112,7 +112,7 @@ struct Task {
     guarded: Guarded,
     contexts: Arc<Contexts>,
     systems: Arc<Systems>,
-    system: System,
+    system: SystemRef,
     pause: Duration,
     all: All,
 }

@@ -9,14 +9,14 @@ use crate::k8s::{
         names::{Namespace, ObjectName},
     },
     cluster::{operated, plain, snapshot::View},
-    operators::{System, Systems},
+    operators::{registry::Systems, system::SystemRef},
 };
 
 /// A cluster as it is now. `None` where there is none of this name.
 pub(in crate::k8s) async fn view(
     context: &Context,
     systems: &Systems,
-    system: &System,
+    system: &SystemRef,
     place: (&Namespace, &ObjectName),
     deadline: Instant,
 ) -> Result<Option<View>, K8sError> {

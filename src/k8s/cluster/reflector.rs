@@ -33,7 +33,12 @@ use crate::{
             leader_objects::{self, Source},
             read,
         },
-        operators::{Facts, Leader, System, Systems, Word},
+        operators::{
+            facts::Facts,
+            leader::{Leader, Word},
+            registry::Systems,
+            system::SystemRef,
+        },
     },
     upstream::{Identity, Lost},
 };
@@ -75,7 +80,7 @@ pub(in crate::k8s) struct Key {
 #[derive(Debug)]
 pub(in crate::k8s) struct Watched {
     key: Key,
-    system: System,
+    system: SystemRef,
     systems: Arc<Systems>,
     params: WatchParams,
     pub(in crate::k8s) wanted: watch::Sender<BTreeSet<ObjectName>>,
@@ -85,7 +90,7 @@ pub(in crate::k8s) struct Watched {
 }
 
 impl Watched {
-    pub(in crate::k8s) fn new(key: Key, system: System, systems: Arc<Systems>, params: WatchParams) -> Arc<Self> {
+    pub(in crate::k8s) fn new(key: Key, system: SystemRef, systems: Arc<Systems>, params: WatchParams) -> Arc<Self> {
         Arc::new(Self {
             key,
             system,

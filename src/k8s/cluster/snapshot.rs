@@ -9,7 +9,12 @@ use crate::{
             names::{ObjectName, Place},
             objects::Pod,
         },
-        operators::{Facts, Halt, Leader, Member, Members, PORT, Port, System, leads_a_standby},
+        operators::{
+            facts::{Facts, Halt, Members, Port},
+            leader::Leader,
+            patroni::leads_a_standby,
+            system::{Member, PORT, SystemRef},
+        },
     },
     upstream::{ClusterId, Lost, Mode},
 };
@@ -17,13 +22,13 @@ use crate::{
 /// A cluster at one moment.
 #[derive(Clone, Debug)]
 pub(in crate::k8s) struct View {
-    pub(in crate::k8s) system: System,
+    pub(in crate::k8s) system: SystemRef,
     pub(in crate::k8s) facts: Facts,
     pub(in crate::k8s) pods: Vec<Pod>,
     /// Pods that are replicas, whatever their labels say.
     pub(in crate::k8s) standbys: BTreeSet<ObjectName>,
     /// The operator whose pods these are, where the cluster was found by something else.
-    pub(in crate::k8s) claimed: Option<System>,
+    pub(in crate::k8s) claimed: Option<SystemRef>,
     /// Why something that should lead to a pod does not.
     pub(in crate::k8s) refused: Option<String>,
 }
@@ -51,7 +56,7 @@ pub(in crate::k8s) enum Choice<'a> {
 }
 
 impl View {
-    pub(in crate::k8s) fn new(system: System, facts: Facts, pods: Vec<Pod>) -> Self {
+    pub(in crate::k8s) fn new(system: SystemRef, facts: Facts, pods: Vec<Pod>) -> Self {
         Self { system, facts, pods, standbys: BTreeSet::new(), claimed: None, refused: None }
     }
 
@@ -244,7 +249,7 @@ impl View {
             context: context.to_owned(),
             namespace: self.facts.namespace.to_string(),
             name: self.facts.name.to_string(),
-            system: self.system.system().into(),
+            system: self.system.name().into(),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
             reflector::{Key, WatchParams, Watched},
             snapshot::View,
         },
-        operators::{System, Systems},
+        operators::{registry::Systems, system::SystemRef},
     },
     upstream::{Lost, Mode},
 };
@@ -48,7 +48,7 @@ impl Watches {
     }
 
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
-    pub(in crate::k8s) fn view(&self, place: &Place, context: &Context, system: &System) -> Option<View> {
+    pub(in crate::k8s) fn view(&self, place: &Place, context: &Context, system: &SystemRef) -> Option<View> {
         let watched = self.find(place, context, system)?;
         watched.touch();
         let state = watched.state.borrow();
@@ -56,12 +56,18 @@ impl Watches {
     }
 
     /// Whether a watch on the cluster's system and namespace runs, believed now or not.
-    pub(in crate::k8s) fn is_watched(&self, place: &Place, context: &Context, system: &System) -> bool {
+    pub(in crate::k8s) fn is_watched(&self, place: &Place, context: &Context, system: &SystemRef) -> bool {
         self.find(place, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
-    pub(in crate::k8s) async fn changed(&self, place: &Place, context: &Context, system: &System, longest: Duration) {
+    pub(in crate::k8s) async fn changed(
+        &self,
+        place: &Place,
+        context: &Context,
+        system: &SystemRef,
+        longest: Duration,
+    ) {
         let Some(watched) = self.find(place, context, system) else {
             return sleep(longest).await;
         };
@@ -97,24 +103,24 @@ impl Watches {
         }
     }
 
-    fn key((namespace, _): &Place, context: &Context, system: &System) -> Key {
+    fn key((namespace, _): &Place, context: &Context, system: &SystemRef) -> Key {
         Key {
             context: context.name().to_owned(),
             meaning: context.meaning(),
             identity: context.identity().clone(),
             credential: context.credential(),
             namespace: namespace.clone(),
-            system: system.system().to_owned(),
+            system: system.name().to_owned(),
         }
     }
 
-    fn find(&self, place: &Place, context: &Context, system: &System) -> Option<Arc<Watched>> {
+    fn find(&self, place: &Place, context: &Context, system: &SystemRef) -> Option<Arc<Watched>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&Self::key(place, context, system)).cloned()
     }
 
     /// The watch for a cluster, begun if need be; `None` where there are too many.
-    fn open(&self, place: &Place, context: &Context, system: &System) -> Option<Arc<Watched>> {
+    fn open(&self, place: &Place, context: &Context, system: &SystemRef) -> Option<Arc<Watched>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, watched| !watched.guards().ended);
         let key = Self::key(place, context, system);

@@ -15,7 +15,13 @@ use crate::{
             typed,
         },
         cluster::snapshot::View,
-        operators::{Consent, Facts, KeyOf, Keys, LoginKind, LoginSource, POSTGRES, Part, connection, marked},
+        operators::{
+            connection,
+            facts::Facts,
+            login::{Consent, KeyOf, Keys, LoginKind, LoginSource, Part},
+            marked,
+            system::POSTGRES,
+        },
     },
     upstream::{Failure, Login},
 };

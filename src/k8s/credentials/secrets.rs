@@ -22,7 +22,7 @@ use crate::{
             read_login::{Logins, no_login},
             single_flight::Readings,
         },
-        operators::Systems,
+        operators::registry::Systems,
     },
     upstream::{Ask, ClusterId, Credentials, Failure, Login, Retry, Role, Upstream},
 };

@@ -9,7 +9,10 @@ use crate::k8s::{
         objects::{Owner, Pod},
     },
     cluster::snapshot::View,
-    operators::{Facts, Rank, System},
+    operators::{
+        facts::Facts,
+        system::{Rank, SystemRef},
+    },
 };
 
 /// A cluster, and what is known of its members.
@@ -21,7 +24,7 @@ pub(in crate::k8s) struct Listed {
 
 /// Without clusters that belong to another of them (Percona's operator makes one of Crunchy's, Tembo's one of
 /// CloudNativePG's), and without guesses about pods that another system's cluster has.
-pub(in crate::k8s) fn without_owned<T>(all: Vec<T>, about: impl Fn(&T) -> (&System, &Facts)) -> Vec<T> {
+pub(in crate::k8s) fn without_owned<T>(all: Vec<T>, about: impl Fn(&T) -> (&SystemRef, &Facts)) -> Vec<T> {
     let resources: HashSet<(String, Place)> = all
         .iter()
         .map(|one| {

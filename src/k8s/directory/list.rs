@@ -25,7 +25,12 @@ use crate::{
             dedup::{self, Listed},
             lookup::{clusters_of, merged, worth_reading},
         },
-        operators::{Evidence, Facts, Leader, Members, Operator, System, Systems},
+        operators::{
+            facts::{Evidence, Facts, Members},
+            leader::Leader,
+            registry::Systems,
+            system::{System, SystemRef},
+        },
     },
     upstream::{ClusterInfo, Listing, Mode},
 };
@@ -76,7 +81,7 @@ fn key(facts: &Facts) -> Place {
 
 impl Lister<'_> {
     /// The resources and the pods; the leader objects too, where labels leave a doubt.
-    async fn operator(&self, system: &System) -> Result<Part, K8sError> {
+    async fn operator(&self, system: &SystemRef) -> Result<Part, K8sError> {
         let resource = system.resource();
         let Some(query) = operated::pods_of_all(&**system) else { return Ok(Part::default()) };
         let (keep, all) = (|object: Object| system.read(&object), ListQuery::default());
@@ -112,7 +117,7 @@ impl Lister<'_> {
     }
 
     /// Where two pods claim to be the primary, the leader objects are read; one list for all.
-    async fn decide(&self, system: &dyn Operator, clusters: &mut [Listed]) -> Result<(), K8sError> {
+    async fn decide(&self, system: &dyn System, clusters: &mut [Listed]) -> Result<(), K8sError> {
         let doubtful = |listed: &&mut Listed| {
             let facts = &listed.view.facts;
             facts.leader == Leader::Unsaid
@@ -149,7 +154,7 @@ impl Lister<'_> {
 
     /// What built-in objects make up: each resource once, whichever systems look at it.
     async fn plain(&self) -> Vec<Result<Part, K8sError>> {
-        let mut resources: Vec<(Resource, Vec<&System>)> = Vec::new();
+        let mut resources: Vec<(Resource, Vec<&SystemRef>)> = Vec::new();
         for system in &self.systems.plain {
             let resource = system.resource();
             match resources.iter_mut().find(|(known, _)| *known == resource) {
@@ -166,7 +171,7 @@ impl Lister<'_> {
     }
 
     /// The objects of one resource, each read by the first system that knows it.
-    async fn of_resource(&self, resource: &Resource, systems: &[&System]) -> Result<Part, K8sError> {
+    async fn of_resource(&self, resource: &Resource, systems: &[&SystemRef]) -> Result<Part, K8sError> {
         let read = |object: Object| {
             systems.iter().find_map(|system| {
                 let facts = system.read(&object).filter(|facts| facts.evidence == Evidence::Read)?;
@@ -176,9 +181,9 @@ impl Lister<'_> {
         let found = self.widest(resource, &worth_reading(resource), read).await?;
         let mut part = Part::default();
         part.refused.extend(found.refused);
-        let mut by_system: BTreeMap<String, (System, Vec<Facts>)> = BTreeMap::new();
+        let mut by_system: BTreeMap<String, (SystemRef, Vec<Facts>)> = BTreeMap::new();
         for (system, facts) in found.objects.unwrap_or_default() {
-            by_system.entry(system.system().to_owned()).or_insert_with(|| (system, Vec::new())).1.push(facts);
+            by_system.entry(system.name().to_owned()).or_insert_with(|| (system, Vec::new())).1.push(facts);
         }
         for (system, facts) in by_system.into_values() {
             let views = merged(facts).into_iter().map(|facts| View::new(system.clone(), facts, Vec::new()));
@@ -295,7 +300,7 @@ fn info(context: &Context, listed: &Listed) -> ClusterInfo {
     let Shown { primary, replicas, ready, status } = shown(listed);
     ClusterInfo {
         id: listed.view.id(context.name()),
-        system: facts.flavor.unwrap_or_else(|| listed.view.system.system()).into(),
+        system: facts.flavor.unwrap_or_else(|| listed.view.system.name()).into(),
         primary,
         replicas,
         ready,

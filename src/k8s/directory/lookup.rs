@@ -20,7 +20,11 @@ use crate::{
         },
         cluster::{operated, plain, read, snapshot::View},
         directory::dedup,
-        operators::{Evidence, Facts, Operator, Rank, System, Systems},
+        operators::{
+            facts::{Evidence, Facts},
+            registry::Systems,
+            system::{Rank, System, SystemRef},
+        },
     },
     upstream::{Failure, Target},
 };
@@ -31,7 +35,7 @@ const RECENT: Duration = Duration::from_secs(5);
 /// A cluster that a list showed.
 #[derive(Clone)]
 struct Listed {
-    system: System,
+    system: SystemRef,
     facts: Facts,
 }
 
@@ -101,7 +105,7 @@ impl Lookup<'_> {
             Here::Hidden(error) => Some(error),
             Here::Nothing => None,
         };
-        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let meant = |system: &&SystemRef| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let plain = || self.systems.plain.iter().filter(meant);
         // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
         let (operators, called) =
@@ -151,13 +155,13 @@ impl Lookup<'_> {
     /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
     /// write them. A lower one never takes the name of a higher.
     async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Here, Failure> {
-        let meant = |system: &&System| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
-        let operators: Vec<System> = self.present().filter(meant).cloned().collect();
+        let meant = |system: &&SystemRef| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let operators: Vec<SystemRef> = self.present().filter(meant).cloned().collect();
         let (found, forbidden) = self.among(&operators, place).await?;
         if let Some(view) = single(dedup::without_owned(found, |view| (&view.system, &view.facts)))? {
             return Ok(Here::Cluster(Box::new(view)));
         }
-        let plain: Vec<&System> = self.systems.plain.iter().filter(meant).collect();
+        let plain: Vec<&SystemRef> = self.systems.plain.iter().filter(meant).collect();
         let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
         let mut by_rank: BTreeMap<Rank, Vec<Result<View, K8sError>>> = BTreeMap::new();
         for (system, look) in plain.into_iter().zip(looks) {
@@ -185,7 +189,7 @@ impl Lookup<'_> {
     /// What built-in objects of one kind make up: nothing, a cluster, or one whose members could not be seen.
     async fn plain(
         &self,
-        system: &System,
+        system: &SystemRef,
         place: (&Namespace, &ObjectName),
     ) -> Result<Option<Result<View, K8sError>>, K8sError> {
         let facts = match plain::facts(self.context, system, place, self.deadline).await {
@@ -202,14 +206,14 @@ impl Lookup<'_> {
     }
 
     /// The systems whose resource the server has.
-    fn present(&self) -> impl Iterator<Item = &System> {
+    fn present(&self) -> impl Iterator<Item = &SystemRef> {
         self.systems.operators.iter().filter(|system| self.context.has(&system.resource()))
     }
 
     /// One namespace, several systems at once: what was found, and what may not be looked at.
     async fn among(
         &self,
-        systems: &[System],
+        systems: &[SystemRef],
         place: (&Namespace, &ObjectName),
     ) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
         let looks = systems.iter().map(|system| read::view(self.context, self.systems, system, place, self.deadline));
@@ -225,7 +229,11 @@ impl Lookup<'_> {
     }
 
     /// What built-in objects of this name make up anywhere: only these are asked for, so that few come.
-    async fn called(&self, systems: impl Iterator<Item = &System>, name: &ObjectName) -> Result<Vec<Listed>, K8sError> {
+    async fn called(
+        &self,
+        systems: impl Iterator<Item = &SystemRef>,
+        name: &ObjectName,
+    ) -> Result<Vec<Listed>, K8sError> {
         let looks = systems.flat_map(|system| {
             let names = system.object_names(name).into_iter();
             names.map(move |object| async move {
@@ -248,7 +256,7 @@ impl Lookup<'_> {
     /// All clusters that the caller may list, and what it may not.
     async fn everywhere(
         &self,
-        systems: impl Iterator<Item = &System>,
+        systems: impl Iterator<Item = &SystemRef>,
     ) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
         let lists = systems.map(|system| async move { (system, self.list(system).await) });
         let (mut all, mut refused) = (Vec::new(), Vec::new());
@@ -264,7 +272,7 @@ impl Lookup<'_> {
     }
 
     /// One system's clusters: its resources, else what the labels of pods tell.
-    async fn list(&self, system: &System) -> Result<Vec<Facts>, K8sError> {
+    async fn list(&self, system: &SystemRef) -> Result<Vec<Facts>, K8sError> {
         let query = worth_reading(&system.resource());
         match all_facts(self.context, &**system, &query, self.deadline).await {
             Err(error) if error.is_forbidden() => {
@@ -318,17 +326,17 @@ impl Lookup<'_> {
 }
 
 /// Whether the configuration's word for a system means this one. Some share theirs: `bitnami` is a StatefulSet.
-fn is_meant(wanted: &str, system: &System) -> bool {
-    wanted == system.system() || system.flavors().contains(&wanted)
+fn is_meant(wanted: &str, system: &SystemRef) -> bool {
+    wanted == system.name() || system.flavors().contains(&wanted)
 }
 
 /// The same, of a cluster that was found.
 fn is_of(wanted: &str, view: &View) -> bool {
-    wanted == view.system.system() || view.facts.flavor == Some(wanted)
+    wanted == view.system.name() || view.facts.flavor == Some(wanted)
 }
 
 fn no_such_system(systems: &Systems, system: &str) -> Report {
-    let names: Vec<&str> = systems.all().map(|system| system.system()).collect();
+    let names: Vec<&str> = systems.all().map(|system| system.name()).collect();
     Report::fatal(SqlState::UNKNOWN_TARGET, format!("no system is called \"{system}\""))
         .hint(format!("Correct the alias in the configuration: system is one of {}", names.join(", ")))
 }
@@ -370,7 +378,7 @@ fn matching<'a>(all: &'a [Listed], name: &ObjectName) -> Vec<&'a Listed> {
 fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
     if let [one, _, ..] = found.as_slice() {
         let systems: Vec<&str> =
-            found.iter().map(|view| view.facts.flavor.unwrap_or_else(|| view.system.system())).collect();
+            found.iter().map(|view| view.facts.flavor.unwrap_or_else(|| view.system.name())).collect();
         let (name, namespace) = (&one.facts.name, &one.facts.namespace);
         let message = format!("\"{name}\" in namespace {namespace} is a cluster of {}", systems.join(" and of "));
         return Err(Report::fatal(SqlState::UNKNOWN_TARGET, message)
@@ -388,7 +396,7 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
 /// The facts of objects of a system; those of one cluster merged.
 pub(in crate::k8s) async fn all_facts(
     context: &Context,
-    system: &dyn Operator,
+    system: &dyn System,
     query: &ListQuery,
     deadline: Instant,
 ) -> Result<Vec<Facts>, K8sError> {
@@ -435,7 +443,7 @@ pub(in crate::k8s) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
 }
 
 /// The clusters that pods belong to.
-pub(in crate::k8s) fn clusters_of(system: &dyn Operator, pods: &[Pod]) -> Vec<Facts> {
+pub(in crate::k8s) fn clusters_of(system: &dyn System, pods: &[Pod]) -> Vec<Facts> {
     let Some(labels) = system.pod_labels() else { return Vec::new() };
     let name = |pod: &Pod| ObjectName::parse(pod.metadata.label(&labels.cluster)?).ok();
     let names: BTreeSet<Place> =

@@ -31,7 +31,11 @@ use crate::{
             watches::Watches,
         },
         directory::{lookup::Lookup, tls::TlsReader},
-        operators::{CertificateName, Facts, Members, System, Systems},
+        operators::{
+            facts::{CertificateName, Facts, Members},
+            registry::Systems,
+            system::SystemRef,
+        },
     },
     upstream::{
         Ask, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry, Server, TlsFacts,
@@ -71,7 +75,7 @@ pub struct DirectoryParams {
 }
 
 /// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
-type Known = HashMap<KnownKey, (Place, System, Instant)>;
+type Known = HashMap<KnownKey, (Place, SystemRef, Instant)>;
 
 /// Who asked, in which context, for which name, and of which system.
 type KnownKey = (Caller, String, String, Option<String>);
@@ -213,7 +217,7 @@ impl Kubernetes {
             cluster: id.clone(),
             meaning: context.meaning(),
             credential: context.credential(),
-            system: view.system.system().into(),
+            system: view.system.name().into(),
             server,
             port,
             mode: ask.target.mode,

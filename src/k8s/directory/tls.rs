@@ -16,7 +16,7 @@ use crate::{
             typed,
         },
         cluster::overrides::TlsOverride,
-        operators::{CaSource, CertificateName, Facts},
+        operators::facts::{CaSource, CertificateName, Facts},
     },
     upstream::{CaBy, ClientIdentity, Failure, TlsFacts, TlsMode},
 };

@@ -2,12 +2,16 @@
 //! Secret and a Service, nothing else of the cluster.
 
 use super::{
-    Facts, Kin, Member, Members, Namespace, Object, ObjectName, Operator, Pod, PodLabels, Rank, Resource, SECRETS,
     connection::{self, Broken, Connection, members},
     connection_secrets::facts_of,
+    facts::{Facts, Kin, Members},
+    system::{Member, PodLabels, Rank, System},
 };
-
-use crate::k8s::api::names::{Place, is_service_name};
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Place, is_service_name},
+    objects::{Object, Pod},
+    resource::{Resource, SECRETS},
+};
 
 #[derive(Debug)]
 pub(super) struct AccessSecrets;
@@ -43,8 +47,8 @@ fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<O
     Ok(Some(Members::Service { places, port, outside: None, kin: Kin::Operator }))
 }
 
-impl Operator for AccessSecrets {
-    fn system(&self) -> &'static str {
+impl System for AccessSecrets {
+    fn name(&self) -> &'static str {
         "elastisys"
     }
 
@@ -70,7 +74,7 @@ impl Operator for AccessSecrets {
         let short = own.strip_suffix(SUFFIX).and_then(|name| ObjectName::parse(name).ok());
         let name = short.as_ref().unwrap_or(own);
         let read = connection::read(&object.data).and_then(|connection| {
-            let port = connection.port.unwrap_or(super::PORT);
+            let port = connection.port.unwrap_or(super::system::PORT);
             let reached = access(&connection, port, &object.metadata.namespace)?;
             Ok((connection, reached))
         });

@@ -6,10 +6,16 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Leader, LoginKind, LoginSource, Member, Members, Namespace, Object,
-    ObjectName, Operator, Pod, PodLabels, Reference, Resource, Tls,
+    facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
+    leader::Leader,
+    login::{LoginKind, LoginSource},
+    system::{Member, PodLabels, System},
 };
-use crate::k8s::api::objects::text;
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Reference},
+    objects::{Object, Pod, text},
+    resource::Resource,
+};
 
 /// CloudNativePG.
 pub(super) const CLOUDNATIVE_PG: Cnpg = Cnpg {
@@ -36,7 +42,7 @@ pub(super) const EDB: Cnpg = Cnpg {
 
 /// The label of operators before 1.21, still written.
 const LEGACY_ROLE_LABEL: &str = "role";
-const SUPERUSER: &str = super::POSTGRES;
+const SUPERUSER: &str = super::system::POSTGRES;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::k8s) struct Cnpg {
@@ -52,8 +58,8 @@ pub(in crate::k8s) struct Cnpg {
 /// The ways to begin a cluster, in the order in which the operator looks for the application's Secret.
 const BOOTSTRAPS: [&str; 3] = ["recovery", "pg_basebackup", "initdb"];
 
-impl Operator for Cnpg {
-    fn system(&self) -> &'static str {
+impl System for Cnpg {
+    fn name(&self) -> &'static str {
         self.system
     }
 
@@ -88,7 +94,7 @@ impl Operator for Cnpg {
             md5: cluster
                 .spec("/imageName")
                 .and_then(|image| image.rsplit_once(':'))
-                .is_some_and(|(_, tag)| super::keeps_md5(tag)),
+                .is_some_and(|(_, tag)| super::system::keeps_md5(tag)),
             logins: logins(cluster, name, database, owner),
             databases: database.map(str::to_owned).into_iter().collect(),
             instances: cluster.number("/instances").unwrap_or(1).try_into().unwrap_or(1),

@@ -3,10 +3,18 @@
 use std::borrow::Cow;
 
 use super::{
-    Facts, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Part, Pod,
-    PodLabels, Port, Reference, Resource,
+    facts::{Facts, Members, Port},
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System},
 };
-use crate::upstream::TlsMode;
+use crate::{
+    k8s::api::{
+        names::{Namespace, ObjectName, Reference},
+        objects::{Object, Pod},
+        resource::Resource,
+    },
+    upstream::TlsMode,
+};
 
 /// What the configuration says of one system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,15 +74,15 @@ impl Configured {
         let database = if layout.database.is_empty() { POSTGRES } else { &layout.database };
         Facts {
             port: Port::Number(layout.port),
-            tls: super::Tls { mode: layout.tls, ..super::Tls::default() },
+            tls: super::facts::Tls { mode: layout.tls, ..super::facts::Tls::default() },
             logins: vec![LoginSource::new(kind, layout.user.as_deref(), Some(secret), keys, database)],
             ..facts
         }
     }
 }
 
-impl Operator for Configured {
-    fn system(&self) -> &str {
+impl System for Configured {
+    fn name(&self) -> &str {
         &self.0.name
     }
 

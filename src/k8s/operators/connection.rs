@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use secrecy::SecretString;
 
-use super::{Kin, Members, Namespace, ObjectName};
+use super::facts::{Kin, Members};
 use crate::{
-    k8s::api::{names::is_service_name, objects::Data},
+    k8s::api::{
+        names::{Namespace, ObjectName, is_service_name},
+        objects::Data,
+    },
     upstream::TlsMode,
 };
 
@@ -175,7 +178,8 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     // `dbname` is libpq's word; others call it otherwise.
     let telling = keys.contains_key("dbname")
         || [&connection.host, &connection.user].into_iter().flatten().any(|text| text.contains("postgres"));
-    connection.certain |= !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::PORT));
+    connection.certain |=
+        !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::system::PORT));
     if foreign {
         return Ok(Connection::default());
     }

@@ -1,12 +1,21 @@
 //! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
 
 use super::{
-    CaSource, CertificateName, Evidence, Facts, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
-    ObjectName, Operator, POSTGRES, Pod, PodLabels, Port, Rank, Reference, Resource, SECRETS, Tls,
     connection::{self, Broken, Connection, members},
+    facts::{CaSource, CertificateName, Evidence, Facts, Members, Port, Tls},
+    leader::Leader,
+    login::{Keys, LoginKind, LoginSource},
     marked,
+    system::{Member, POSTGRES, PodLabels, Rank, System},
 };
-use crate::upstream::TlsMode;
+use crate::{
+    k8s::api::{
+        names::{ObjectName, Reference},
+        objects::{Object, Pod},
+        resource::{Resource, SECRETS},
+    },
+    upstream::TlsMode,
+};
 
 #[derive(Debug)]
 pub(super) struct ConnectionSecrets;
@@ -38,7 +47,7 @@ fn read_facts(
 ) -> Result<Facts, Broken> {
     let meta = &object.metadata;
     let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
-    let port = marked_port.or(connection.port).unwrap_or(super::PORT);
+    let port = marked_port.or(connection.port).unwrap_or(super::system::PORT);
     let host = connection.host.as_deref();
     let lead = |host: &str, key: &str| {
         let broken = || Broken { key: key.to_owned(), why: "holds what is no host's name" };
@@ -84,8 +93,8 @@ fn read_facts(
     })
 }
 
-impl Operator for ConnectionSecrets {
-    fn system(&self) -> &'static str {
+impl System for ConnectionSecrets {
+    fn name(&self) -> &'static str {
         "connection-secret"
     }
 

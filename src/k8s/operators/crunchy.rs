@@ -2,10 +2,19 @@
 //! operator, which grew out of it and keeps its labels. Both refuse plaintext.
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace,
-    Object, ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Reference, Resource, Tls, by_role,
+    facts::{CaSource, CertificateName, Facts, Halt, Members, Port, Tls},
+    leader::LeaderSource,
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
 };
-use crate::{k8s::api::objects::text, upstream::TlsMode};
+use crate::{
+    k8s::api::{
+        names::{Namespace, ObjectName, Reference},
+        objects::{Object, Pod, text},
+        resource::Resource,
+    },
+    upstream::TlsMode,
+};
 
 /// PGO. v6 serves v1 too; v1beta1 works with both.
 pub(super) const CRUNCHY: Crunchy = Crunchy {
@@ -110,8 +119,8 @@ fn services(name: &str) -> Vec<String> {
     ["primary", "ha", "replicas", "pods", "pgbouncer"].iter().map(|suffix| format!("{name}-{suffix}")).collect()
 }
 
-impl Operator for Crunchy {
-    fn system(&self) -> &'static str {
+impl System for Crunchy {
+    fn name(&self) -> &'static str {
         self.system
     }
 
@@ -132,7 +141,7 @@ impl Operator for Crunchy {
         let sets =
             object.items("/instances").map(|set| set.get("replicas").and_then(serde_json::Value::as_u64).unwrap_or(1));
         let instances = sets.sum::<u64>();
-        let port = object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT);
+        let port = object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::system::PORT);
         let off = self.off.trim_start_matches('/');
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Leader, LoginSource, Member, Operator, PORT, Resource};
+use super::{
+    leader::Leader,
+    login::LoginSource,
+    system::{Member, PORT, System},
+};
 use crate::{
     k8s::api::{
         names::{Namespace, ObjectName, Place, Reference},
         objects::{Object, Owner, Pod},
+        resource::Resource,
     },
     upstream::{Lost, TlsMode},
 };
@@ -277,7 +282,7 @@ impl Facts {
     }
 
     /// Why a pod that was the primary is not any more; `None` while that is not certain.
-    pub(in crate::k8s) fn lost(&self, operator: &dyn Operator, pod: &Pod) -> Option<Lost> {
+    pub(in crate::k8s) fn lost(&self, operator: &dyn System, pod: &Pod) -> Option<Lost> {
         if self.is_fenced(&pod.metadata.name) {
             return Some(Lost::Fenced);
         }

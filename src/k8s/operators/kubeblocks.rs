@@ -1,10 +1,15 @@
 //! KubeBlocks (<https://kubeblocks.io>): a `Cluster` has components, of which one may be PostgreSQL.
 
 use super::{
-    Facts, Halt, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Pod,
-    PodLabels, Reference, Resource, by_role,
+    facts::{Facts, Halt, Members},
+    login::{LoginKind, LoginSource},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
 };
-use crate::k8s::api::{names::is_label_value, objects::text};
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Reference, is_label_value},
+    objects::{Object, Pod, text},
+    resource::Resource,
+};
 
 #[derive(Debug)]
 pub(super) struct KubeBlocks;
@@ -28,8 +33,8 @@ fn component(object: &Object) -> Option<(&str, u64)> {
     })
 }
 
-impl Operator for KubeBlocks {
-    fn system(&self) -> &'static str {
+impl System for KubeBlocks {
+    fn name(&self) -> &'static str {
         "kubeblocks"
     }
 

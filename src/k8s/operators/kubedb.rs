@@ -3,10 +3,18 @@
 //! refuse all else, and may want a client's certificate.
 
 use super::{
-    CaSource, CertificateName, Facts, Halt, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object,
-    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
+    facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
 };
-use crate::{k8s::api::objects::text, upstream::TlsMode};
+use crate::{
+    k8s::api::{
+        names::{Namespace, ObjectName, Reference},
+        objects::{Object, Pod, text},
+        resource::Resource,
+    },
+    upstream::TlsMode,
+};
 
 const GROUP: &str = "kubedb.com";
 const APP_BINDINGS: Resource = Resource::with_versions("appcatalog.appscode.com", "v1alpha1", &[], "appbindings");
@@ -64,8 +72,8 @@ fn halted(object: &Object, namespace: &str, name: &str) -> Option<Halt> {
     })
 }
 
-impl Operator for KubeDb {
-    fn system(&self) -> &'static str {
+impl System for KubeDb {
+    fn name(&self) -> &'static str {
         "kubedb"
     }
 
@@ -89,7 +97,7 @@ impl Operator for KubeDb {
             halt: facts.halt.clone().or_else(|| halted(object, namespace, name)),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
             tls: tls(object),
-            md5: object.spec("/version").is_some_and(super::keeps_md5),
+            md5: object.spec("/version").is_some_and(super::system::keeps_md5),
             logins: vec![login(secret)],
             instances: object.number("/replicas").unwrap_or(1).try_into().unwrap_or(1),
             services: ["", "-standby", "-pods", "-rr"].iter().map(|suffix| format!("{name}{suffix}")).collect(),

@@ -2,16 +2,21 @@
 //! its author put it.
 
 use super::{
-    Facts, Keys, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName, Operator, POSTGRES, Part, Pod,
-    PodLabels, Port, Reference, Resource, by_role,
+    facts::{Facts, Members, Port},
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
 };
-use crate::k8s::api::objects::text;
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Reference},
+    objects::{Object, Pod, text},
+    resource::Resource,
+};
 
 #[derive(Debug)]
 pub(super) struct Kubegres;
 
-impl Operator for Kubegres {
-    fn system(&self) -> &'static str {
+impl System for Kubegres {
+    fn name(&self) -> &'static str {
         "kubegres"
     }
 
@@ -41,12 +46,17 @@ impl Operator for Kubegres {
         let instances = object.number("/replicas").unwrap_or(1);
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
-            port: Port::Number(object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::PORT)),
-            halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "replicas")),
+            port: Port::Number(
+                object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::system::PORT),
+            ),
+            halt: facts
+                .halt
+                .clone()
+                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "replicas")),
             md5: object
                 .spec("/image")
                 .and_then(|image| image.rsplit_once(':'))
-                .is_some_and(|(_, tag)| super::keeps_md5(tag)),
+                .is_some_and(|(_, tag)| super::system::keeps_md5(tag)),
             logins: logins.into_iter().collect(),
             instances: instances.try_into().unwrap_or(1),
             services: vec![name.to_string(), format!("{name}-replica")],

@@ -1,9 +1,10 @@
 //! Who leads a cluster, and which objects say so.
 
-use super::{CONFIG_MAPS, ENDPOINTS, Operator as _, Resource, cnpg, patroni};
+use super::{cnpg, patroni, system::System as _};
 use crate::k8s::api::{
     names::ObjectName,
     objects::{LeaderObject, Meta, Object},
+    resource::{CONFIG_MAPS, ENDPOINTS, Resource},
 };
 
 /// Who the leader object says is the primary. It decides; labels only propose.

@@ -1,11 +1,16 @@
 //! Services that somebody has marked for pgferry: the way to add a server that no other file here knows.
 
 use super::{
-    Consent, Facts, Keys, Kin, Leader, LoginKind, LoginSource, Member, Members, Object, ObjectName, Operator, POSTGRES,
-    Pod, PodLabels, Port, Rank, Reference, Resource, SERVICES,
+    facts::{Facts, Kin, Members, Port},
+    leader::Leader,
+    login::{Consent, Keys, LoginKind, LoginSource},
+    system::{Member, POSTGRES, PodLabels, Rank, System},
 };
-
-use crate::k8s::api::objects::Meta;
+use crate::k8s::api::{
+    names::{ObjectName, Reference},
+    objects::{Meta, Object, Pod},
+    resource::{Resource, SERVICES},
+};
 
 /// The cluster's name; on a Service, or on a Secret with a login for it.
 pub(in crate::k8s) const CLUSTER: &str = "pgferry.dev/cluster";
@@ -46,8 +51,8 @@ pub(in crate::k8s) fn login(object: &Object, database: &str) -> LoginSource {
     }
 }
 
-impl Operator for Marked {
-    fn system(&self) -> &'static str {
+impl System for Marked {
+    fn name(&self) -> &'static str {
         "service"
     }
 
@@ -77,10 +82,10 @@ impl Operator for Marked {
             None => secret.map(|_| &meta.name)?,
         };
         let marked = object.mark(PORT);
-        let port = marked.map_or(Some(super::PORT), |port| port.parse().ok().filter(|port| *port != 0));
+        let port = marked.map_or(Some(super::system::PORT), |port| port.parse().ok().filter(|port| *port != 0));
         let service = Members::Service {
             places: vec![(meta.namespace.clone(), meta.name.clone())],
-            port: port.unwrap_or(super::PORT),
+            port: port.unwrap_or(super::system::PORT),
             outside: None,
             kin: Kin::Alone,
         };
@@ -103,7 +108,7 @@ impl Operator for Marked {
         let misnamed = mark.as_ref().and_then(|mark| mark.name().err()).map(|why| of(why.to_string()));
         Some(Facts {
             broken: misnamed.or_else(|| port.is_none().then(wrong)),
-            port: Port::Number(port.unwrap_or(super::PORT)),
+            port: Port::Number(port.unwrap_or(super::system::PORT)),
             // Where nothing in Kubernetes says, the servers are asked.
             leader: Leader::Ask,
             replicas: replica.then_some(service),

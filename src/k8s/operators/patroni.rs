@@ -1,7 +1,7 @@
 //! What Patroni leaves in Kubernetes (<https://github.com/patroni/patroni>, `patroni/dcs/kubernetes.py`).
 
-use super::{Leader, Pod, Word};
-use crate::k8s::api::objects::LeaderObject;
+use super::leader::{Leader, Word};
+use crate::k8s::api::objects::{LeaderObject, Pod};
 
 /// The annotations that only Patroni writes.
 const TRACES: [&str; 4] = ["ttl", "renewTime", "transitions", "acquireTime"];

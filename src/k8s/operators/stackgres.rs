@@ -2,10 +2,16 @@
 //! pooler beside PostgreSQL, on 6432, is passed by.
 
 use super::{
-    CaSource, Facts, Keys, Leader, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace, Object,
-    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
+    facts::{CaSource, Facts, Members, Tls},
+    leader::{Leader, LeaderSource},
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
 };
-use crate::k8s::api::objects::text;
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Reference},
+    objects::{Object, Pod, text},
+    resource::Resource,
+};
 
 #[derive(Debug)]
 pub(super) struct StackGres;
@@ -47,8 +53,8 @@ fn services(name: &str) -> Vec<String> {
     ["", "-primary", "-replicas", "-rest"].iter().map(|suffix| format!("{name}{suffix}")).collect()
 }
 
-impl Operator for StackGres {
-    fn system(&self) -> &'static str {
+impl System for StackGres {
+    fn name(&self) -> &'static str {
         "stackgres"
     }
 
@@ -70,10 +76,10 @@ impl Operator for StackGres {
             halt: facts
                 .halt
                 .clone()
-                .or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "instances")),
+                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "instances")),
             standby: object.spec.pointer("/replicateFrom").is_some_and(|from| !from.is_null()),
             tls: tls(object, name),
-            md5: object.spec("/postgres/version").is_some_and(super::keeps_md5),
+            md5: object.spec("/postgres/version").is_some_and(super::system::keeps_md5),
             logins: vec![login(name)],
             instances: instances.try_into().unwrap_or(1),
             services: services(name),

@@ -2,15 +2,23 @@
 //! superuser's login in a Secret of its own.
 
 use super::{
-    Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Object, ObjectName, Operator, POSTGRES, Part,
-    Pod, PodLabels, Reference, Resource, cnpg::CLOUDNATIVE_PG,
+    cnpg::CLOUDNATIVE_PG,
+    facts::{Facts, Members},
+    leader::LeaderSource,
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System},
+};
+use crate::k8s::api::{
+    names::{ObjectName, Reference},
+    objects::{Object, Pod},
+    resource::Resource,
 };
 
 #[derive(Debug)]
 pub(super) struct Tembo;
 
-impl Operator for Tembo {
-    fn system(&self) -> &'static str {
+impl System for Tembo {
+    fn name(&self) -> &'static str {
         "tembo"
     }
 

@@ -5,10 +5,16 @@
 use serde_json::Value;
 
 use super::{
-    CaSource, DEPLOYMENTS, Facts, Hidden, KeyOf, Keys, Leader, LoginKind, LoginSource, Member, Members, Object,
-    ObjectName, Operator, POSTGRES, Part, Pod, PodLabels, Port, Rank, Reference, Resource, STATEFUL_SETS, Tls,
+    facts::{CaSource, Facts, Members, Port, Tls},
+    leader::Leader,
+    login::{Hidden, KeyOf, Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, Rank, System},
 };
-use crate::k8s::api::{names::is_label_value, objects::text};
+use crate::k8s::api::{
+    names::{ObjectName, Reference, is_label_value},
+    objects::{Object, Pod, text},
+    resource::{DEPLOYMENTS, Resource, STATEFUL_SETS},
+};
 
 pub(super) fn stateful_sets() -> Workload {
     Workload { system: "statefulset", resource: STATEFUL_SETS.clone() }
@@ -72,7 +78,7 @@ impl<'a> Container<'a> {
         if BESIDE.iter().any(|word| image.contains(word)) || CLIENTS.iter().any(|name| self.has(name)) {
             return false;
         }
-        let listens = self.ports().any(|(_, port)| port == super::PORT);
+        let listens = self.ports().any(|(_, port)| port == super::system::PORT);
         // Without a password, or word that none is wanted, the official image does not start.
         let told = PASSWORD.iter().chain(&USER).chain(&["POSTGRES_HOST_AUTH_METHOD", "ALLOW_EMPTY_PASSWORD"]);
         let told = told.into_iter().any(|name| self.has(name) || self.has(&format!("{name}_FILE")))
@@ -111,7 +117,7 @@ impl<'a> Container<'a> {
         });
         named
             .or_else(|| self.ports().find(|(name, _)| name.contains("postgres")).map(|(_, port)| port))
-            .unwrap_or(super::PORT)
+            .unwrap_or(super::system::PORT)
     }
 
     fn items(&self, pointer: &str) -> impl Iterator<Item = &'a Value> {
@@ -330,8 +336,8 @@ fn source(
     LoginSource::new(kind, role, secret, Keys::Named { user, password, database: database_part }, database)
 }
 
-impl Operator for Workload {
-    fn system(&self) -> &'static str {
+impl System for Workload {
+    fn name(&self) -> &'static str {
         self.system
     }
 
@@ -396,9 +402,12 @@ impl Operator for Workload {
             port: Port::Number(server.port()),
             // A chart's label never moves; elsewhere only the servers know.
             leader: if replicated { Leader::Unsaid } else { Leader::Ask },
-            halt: facts.halt.clone().or_else(|| super::scaled_to_zero(&self.resource, object, instances, "replicas")),
+            halt: facts
+                .halt
+                .clone()
+                .or_else(|| super::system::scaled_to_zero(&self.resource, object, instances, "replicas")),
             tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
-            md5: super::keeps_md5(server.tag()),
+            md5: super::system::keeps_md5(server.tag()),
             logins,
             databases: database.into_iter().collect(),
             instances: instances.try_into().unwrap_or(1),

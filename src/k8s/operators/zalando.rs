@@ -4,8 +4,15 @@
 use std::borrow::Cow;
 
 use super::{
-    CaSource, Facts, Keys, LeaderSource, LoginKind, LoginSource, Member, Members, Namespace, Object, ObjectName,
-    Operator, POSTGRES, Part, Pod, PodLabels, Reference, Resource, Tls, by_role,
+    facts::{CaSource, Facts, Members, Tls},
+    leader::LeaderSource,
+    login::{Keys, LoginKind, LoginSource, Part},
+    system::{Member, POSTGRES, PodLabels, System, by_role},
+};
+use crate::k8s::api::{
+    names::{Namespace, ObjectName, Reference},
+    objects::{Object, Pod},
+    resource::Resource,
 };
 
 /// What the operator's own configuration can change; these are its names for it.
@@ -194,8 +201,8 @@ fn services(name: &str) -> Vec<String> {
     ["", "-repl", "-pooler", "-pooler-repl"].iter().map(|suffix| format!("{name}{suffix}")).collect()
 }
 
-impl Operator for Zalando {
-    fn system(&self) -> &'static str {
+impl System for Zalando {
+    fn name(&self) -> &'static str {
         "zalando"
     }
 
@@ -221,7 +228,7 @@ impl Operator for Zalando {
             halt: facts
                 .halt
                 .clone()
-                .or_else(|| super::scaled_to_zero(&self.resource(), object, instances, "numberOfInstances")),
+                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "numberOfInstances")),
             standby: object.spec.pointer("/standby").is_some_and(|standby| !standby.is_null()),
             phase: object.status("/PostgresClusterStatus").unwrap_or_default().to_owned(),
             tls: tls(object),
