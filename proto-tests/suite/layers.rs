@@ -1,7 +1,11 @@
 //! The direction of layers, read from the source: a layer may use those below it, never one above, and siblings do
 //! not import each other.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use syn::{UseTree, visit::Visit};
 
@@ -21,32 +25,41 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("error", &[]),
 ];
 
-/// Collects the top-level modules of the crate that a file names, however it writes them.
+/// The rooms of `k8s`, and which others each may use.
+const ROOMS: [(&str, &[&str]); 6] = [
+    ("directory", &["cluster", "operators", "api"]),
+    ("credentials", &["cluster", "operators", "api"]),
+    ("dial", &["cluster", "operators", "api"]),
+    ("cluster", &["operators", "api"]),
+    ("operators", &["api"]),
+    ("api", &[]),
+];
+
+/// Collects the modules of the crate that a file names, in full, however it writes them.
 struct Edges<'a> {
     /// The file's place: `["session", "connect"]`.
     place: &'a [String],
     /// How many modules deep inside the file we are.
     depth: usize,
-    found: BTreeSet<String>,
+    found: BTreeSet<Vec<String>>,
 }
 
 impl Edges<'_> {
     fn path(&mut self, segments: &[String]) {
-        let mut segments = segments;
-        match segments.first().map(String::as_str) {
-            Some("crate" | "pgferry") => segments = &segments[1..],
+        let ups = segments.iter().take_while(|segment| *segment == "super").count();
+        let absolute = match segments.first().map(String::as_str) {
+            Some("crate" | "pgferry") => segments[1..].to_vec(),
+            // Inside a module of the file's own, some of the ups lead no further than to the file.
+            Some("super") if ups <= self.depth => return,
             Some("super") => {
-                let ups = segments.iter().take_while(|segment| *segment == "super").count();
-                let depth = self.place.len() + self.depth;
-                // From a/b, two ups lead to the root, where the next segment is a layer.
-                if ups < depth {
-                    return;
-                }
-                segments = &segments[ups..];
+                let kept = (self.place.len() + self.depth).saturating_sub(ups).min(self.place.len());
+                self.place[..kept].iter().cloned().chain(segments[ups..].iter().cloned()).collect()
             }
             _ => return,
+        };
+        if !absolute.is_empty() {
+            self.found.insert(absolute);
         }
-        self.found.extend(segments.first().cloned());
     }
 
     fn tree(&mut self, prefix: &[String], tree: &UseTree) {
@@ -88,37 +101,99 @@ impl<'ast> Visit<'ast> for Edges<'_> {
     }
 
     fn visit_macro(&mut self, found: &'ast syn::Macro) {
-        // Inside a macro's arguments there are only tokens: `crate :: k8s` stands as text.
+        // Inside a macro's arguments there are only tokens: `crate :: k8s :: x` stands as text.
         let text = found.tokens.to_string();
         let words: Vec<&str> = text.split_whitespace().collect();
-        for window in words.windows(3) {
-            if window[0] == "crate" && window[1] == "::" {
-                self.found.insert(window[2].trim_end_matches([',', ';', ')']).to_owned());
-            }
+        for start in words.iter().enumerate().filter(|(_, word)| **word == "crate").map(|(at, _)| at) {
+            let rest = words[start..].chunks(2).take_while(|pair| pair.get(1).is_none_or(|next| *next == "::"));
+            let segments: Vec<String> =
+                rest.map(|pair| pair[0].trim_end_matches([',', ';', ')', '(']).to_owned()).collect();
+            self.path(&segments);
         }
         syn::visit::visit_macro(self, found);
     }
 }
 
-fn edges(place: &[String], source: &str) -> BTreeSet<String> {
+fn edges(place: &[String], source: &str) -> BTreeSet<Vec<String>> {
     let file = syn::parse_file(source).expect("valid Rust");
     let mut edges = Edges { place, depth: 0, found: BTreeSet::new() };
     edges.visit_file(&file);
     edges.found
 }
 
-/// Forbidden edges of one file.
-fn violations(place: &[String], source: &str) -> Vec<String> {
-    let layer = place[0].as_str();
-    let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == layer) else {
-        return Vec::new();
+/// Forbidden edges of one file: to layers above, and to rooms above or beside.
+fn violations(place: &[String], source: &str) -> BTreeSet<String> {
+    let Some((layer, allowed)) = ALLOWED.iter().find(|(name, _)| *name == place[0]) else {
+        return BTreeSet::new();
     };
     let layers: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).chain(["telemetry"]).collect();
-    edges(place, source)
-        .into_iter()
-        .filter(|to| layers.contains(to.as_str()) && to != layer && !allowed.contains(&to.as_str()))
-        .map(|to| format!("{} uses {to}", place.join("::")))
-        .collect()
+    let rooms = place.get(1).filter(|_| *layer == "k8s");
+    let rooms = rooms.and_then(|room| ROOMS.iter().find(|(name, _)| name == room));
+    let mut found = BTreeSet::new();
+    for to in edges(place, source) {
+        let (layer_of, room_of) = (to[0].as_str(), to.get(1).map_or("", String::as_str));
+        let is_room = ROOMS.iter().any(|(name, _)| *name == room_of);
+        if layers.contains(layer_of) && layer_of != *layer && !allowed.contains(&layer_of) {
+            found.insert(format!("{} uses {layer_of}", place.join("::")));
+        }
+        if let Some((room, below)) = rooms
+            && layer_of == "k8s"
+            && is_room
+            && room_of != *room
+            && !below.contains(&room_of)
+        {
+            found.insert(format!("{} uses k8s::{room_of}", place.join("::")));
+        }
+    }
+    found
+}
+
+/// By file, the files that it names.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+/// Which files name which, of these (place, source). Tests may name what they like, and a folder's `mod.rs` is its door.
+fn graph(files: &[(Vec<String>, String)]) -> Graph {
+    let places: BTreeSet<String> = files.iter().map(|(place, _)| place.join("::")).collect();
+    let file_of =
+        |to: &[String]| (1..=to.len()).rev().map(|length| to[..length].join("::")).find(|to| places.contains(to));
+    let named = files.iter().map(|(place, source)| {
+        let own = place.join("::");
+        let to = edges(place, source).iter().filter_map(|to| file_of(to)).filter(|to| *to != own).collect();
+        (own, to)
+    });
+    named.collect()
+}
+
+/// A circle of files that name each other, if there is one.
+fn circle(graph: &Graph) -> Option<Vec<String>> {
+    fn walk(graph: &Graph, at: &str, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> Option<Vec<String>> {
+        if let Some(begins) = way.iter().position(|before| before == at) {
+            return Some(way[begins..].to_vec());
+        }
+        if !done.insert(at.to_owned()) {
+            return None;
+        }
+        way.push(at.to_owned());
+        let found = graph.get(at).into_iter().flatten().find_map(|next| walk(graph, next, way, done));
+        way.pop();
+        found
+    }
+    let mut done = BTreeSet::new();
+    graph.keys().find_map(|file| walk(graph, file, &mut Vec::new(), &mut done))
+}
+
+/// Everything but the tests inside.
+fn without_tests(source: &str) -> String {
+    let mut file = syn::parse_file(source).expect("valid Rust");
+    file.items.retain(|item| {
+        let attributes = match item {
+            syn::Item::Mod(item) => &item.attrs,
+            syn::Item::Fn(item) => &item.attrs,
+            _ => return true,
+        };
+        !attributes.iter().any(|attribute| attribute.path().is_ident("cfg"))
+    });
+    quote::ToTokens::to_token_stream(&file).to_string()
 }
 
 fn each_file(directory: &Path, place: &[String], check: &mut dyn FnMut(&[String], &str)) {
@@ -151,8 +226,24 @@ fn every_file_keeps_the_direction() {
 }
 
 #[test]
+fn no_files_name_each_other_in_a_circle() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join("k8s");
+    let mut files = Vec::new();
+    each_file(&source, &["k8s".to_owned()], &mut |place, text| {
+        if !place.last().is_some_and(|name| name.ends_with("_tests")) {
+            files.push((place.to_vec(), without_tests(text)));
+        }
+    });
+    assert!(files.len() > 50, "only {} files were read", files.len());
+    assert_eq!(circle(&graph(&files)), None);
+}
+
+fn place(place: &str) -> Vec<String> {
+    place.split("::").map(str::to_owned).collect()
+}
+
+#[test]
 fn planted_violations_are_found() {
-    let place = |place: &str| place.split("::").map(str::to_owned).collect::<Vec<_>>();
     for (at, source) in [
         ("session::connect", "use crate::k8s::K8sError;"),
         ("session::connect", "use crate::{error::Report, k8s::{self, K8sError}};"),
@@ -166,15 +257,40 @@ fn planted_violations_are_found() {
         ("auth", "use crate::tls;"),
         ("server", "use crate::settings::Settings;"),
         ("k8s::operators::cnpg", "use super::super::super::session;"),
+        ("k8s::directory::lookup", "use crate::k8s::credentials::secrets::SecretCredentials;"),
+        ("k8s::dial::dialer", "use super::super::directory::resolve;"),
+        ("k8s::operators::cnpg", "use crate::k8s::{api::objects::Pod, cluster::read};"),
+        ("k8s::api::client", "fn f() { crate::k8s::operators::registry::x() }"),
+        ("k8s::cluster::read", "fn f() { println!(\"{}\", crate :: k8s :: directory :: x()); }"),
     ] {
         assert_eq!(violations(&place(at), source).len(), 1, "{at}: {source}");
     }
     for (at, source) in [
         ("session::connect", "use super::pipe::Pipe; use crate::pg::frame::Frame;"),
-        ("k8s::operators::cnpg", "use super::super::objects::Pod; use crate::upstream::Lost;"),
+        ("k8s::operators::cnpg", "use super::super::api::objects::Pod; use crate::upstream::Lost;"),
+        ("k8s::directory::lookup", "use crate::k8s::{cluster::read, operators::facts::Facts, api::client::Context};"),
     ] {
-        assert_eq!(violations(&place(at), source), Vec::<String>::new(), "{at}: {source}");
+        assert_eq!(violations(&place(at), source), BTreeSet::new(), "{at}: {source}");
     }
+}
+
+#[test]
+fn planted_circles_are_found() {
+    let planted = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(at, source)| (place(at), (*source).to_owned())).collect();
+        circle(&graph(&files)).map(|circle| circle.len())
+    };
+    let (a, b, c) = ("k8s::api::a", "k8s::api::b", "k8s::cluster::c");
+    assert_eq!(planted(&[(a, "use super::b::X;"), (b, "use crate::k8s::api::a::Y;")]), Some(2));
+    assert_eq!(
+        planted(&[
+            (a, "use super::b;"),
+            (b, "fn f() { crate::k8s::cluster::c::g() }"),
+            (c, "use crate::k8s::api::a::Y;")
+        ]),
+        Some(3)
+    );
+    assert_eq!(planted(&[(a, "use super::b::X;"), (b, "use std::fmt;"), (c, "use crate::k8s::api::{a, b};")]), None);
 }
 
 /// Only `k8s/api/access.rs` makes a path to the API server, out of parsed names: nothing else writes one down.

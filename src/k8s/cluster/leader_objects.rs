@@ -11,13 +11,14 @@ use crate::k8s::{
         client::Context,
         error::K8sError,
         names::{Namespace, ObjectName},
-        objects::{LeaderObject, Meta, Pod, SERVICE_NAME},
+        objects::{LeaderObject, Meta, Object, Pod, SERVICE_NAME},
         resource::{ENDPOINT_SLICES, Resource},
         typed,
     },
     operators::{
         facts::Facts,
         leader::{Leader, LeaderSource, Word},
+        patroni,
         system::System,
     },
 };
@@ -36,6 +37,19 @@ pub(in crate::k8s) async fn of(
     Ok(newest(words))
 }
 
+/// What an object says.
+fn word(source: &LeaderSource, object: Value) -> Word {
+    match source {
+        LeaderSource::Twin { leader, .. } => {
+            let twin = serde_json::from_value::<Object>(object).ok();
+            Word { leader: twin.as_ref().map_or(Leader::Unsaid, leader), renewed: String::new() }
+        }
+        LeaderSource::Endpoints(_) | LeaderSource::ConfigMap(_) => {
+            serde_json::from_value::<LeaderObject>(object).map(|object| patroni::word(&object)).unwrap_or_default()
+        }
+    }
+}
+
 /// What the object says that was written last; of two without a time the first.
 pub(in crate::k8s) fn newest(words: impl IntoIterator<Item = Word>) -> Leader {
     let said = words.into_iter().filter(|word| word.leader != Leader::Unsaid);
@@ -51,7 +65,7 @@ async fn look(
 ) -> Result<Word, K8sError> {
     let resource = source.resource();
     match typed::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
-        Ok(Some(object)) => Ok(source.word(object)),
+        Ok(Some(object)) => Ok(word(source, object)),
         Ok(None) => Ok(Word::default()),
         Err(error) if error.is_absent() => Ok(Word::default()),
         Err(error) if error.is_forbidden() => match source {
@@ -72,7 +86,7 @@ async fn of_slices(
     match slices::<Value>(context, namespace, service, deadline).await {
         Ok(slices) => {
             let source = LeaderSource::Endpoints(service.clone());
-            let mut words = slices.into_iter().map(|slice| source.word(slice));
+            let mut words = slices.into_iter().map(|slice| word(&source, slice));
             Ok(words.find(|word| word.leader != Leader::Unsaid).unwrap_or_default())
         }
         Err(error) if error.is_forbidden() || error.is_absent() => Ok(Word::default()),
@@ -166,7 +180,7 @@ pub(in crate::k8s) fn said(
                 && if sliced { matches!(source, LeaderSource::Endpoints(_)) } else { source.resource() == *resource }
         };
         let position = sources.iter().position(fits)?;
-        let word = sources.get(position)?.word(object.clone());
+        let word = word(sources.get(position)?, object.clone());
         Some((cluster, position, word))
     })
 }

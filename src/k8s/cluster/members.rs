@@ -72,7 +72,7 @@ pub(in crate::k8s) async fn read(
         Members::Pod { namespace: place, pod, service: Some(service) } if place != namespace => {
             // Into another namespace only a Service leads.
             let places = [(place.clone(), service.clone())];
-            let service = ByService { places: &places, port: crate::k8s::operators::system::PORT, kin: Kin::Alone };
+            let service = ByService { places: &places, port: crate::k8s::operators::facts::PORT, kin: Kin::Alone };
             let found = of_services(context, systems, service, deadline).await?;
             let pods = found.pods.into_iter().filter(|found| found.metadata.name == *pod).collect();
             Ok(Found { refused: found.refused, ..Found::pods(pods) })

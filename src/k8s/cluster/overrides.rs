@@ -8,8 +8,8 @@ use crate::{
         cluster::snapshot::View,
         operators::{
             facts::Facts,
+            facts::POSTGRES,
             login::{Keys, LoginKind, LoginSource},
-            system::POSTGRES,
         },
     },
     upstream::{Ask, AuthFacts, AuthMethod, TlsMode},

@@ -10,10 +10,11 @@ use crate::{
             objects::Pod,
         },
         operators::{
+            facts::PORT,
             facts::{Facts, Halt, Members, Port},
             leader::Leader,
             patroni::leads_a_standby,
-            system::{Member, PORT, SystemRef},
+            system::{Member, SystemRef},
         },
     },
     upstream::{ClusterId, Lost, Mode},
@@ -182,7 +183,7 @@ impl View {
     pub(in crate::k8s) fn lost(&self, pod: &Pod, mode: Mode) -> Option<Lost> {
         let name = &pod.metadata.name;
         let lost = if self.system.pod_labels().is_some() {
-            self.facts.lost(&*self.system, pod)
+            self.operated_lost(pod)
         } else if !matches!(self.facts.members, Members::External { .. })
             && !self.pods.is_empty()
             && self.pod(name).is_none()
@@ -194,6 +195,18 @@ impl View {
             (elsewhere || self.member(pod) == Member::Replica).then_some(Lost::Demoted)
         };
         lost.filter(|lost| *lost != Lost::Demoted || mode == Mode::Rw)
+    }
+
+    /// The same, of a cluster that an operator made: its pods say what they are.
+    fn operated_lost(&self, pod: &Pod) -> Option<Lost> {
+        if self.fenced(pod) {
+            return Some(Lost::Fenced);
+        }
+        match (&self.facts.leader, self.system.member(&self.facts, pod)) {
+            (Leader::Pod(leader), _) if *leader != pod.metadata.name => Some(Lost::Demoted),
+            (Leader::Unsaid | Leader::Perhaps(_), Member::Replica) => Some(Lost::Demoted),
+            _ => None,
+        }
     }
 
     fn fenced(&self, pod: &Pod) -> bool {

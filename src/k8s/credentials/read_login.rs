@@ -18,9 +18,9 @@ use crate::{
         operators::{
             connection,
             facts::Facts,
+            facts::POSTGRES,
             login::{Consent, KeyOf, Keys, LoginKind, LoginSource, Part},
             marked,
-            system::POSTGRES,
         },
     },
     upstream::{Failure, Login},

@@ -74,7 +74,7 @@ impl System for AccessSecrets {
         let short = own.strip_suffix(SUFFIX).and_then(|name| ObjectName::parse(name).ok());
         let name = short.as_ref().unwrap_or(own);
         let read = connection::read(&object.data).and_then(|connection| {
-            let port = connection.port.unwrap_or(super::system::PORT);
+            let port = connection.port.unwrap_or(super::facts::PORT);
             let reached = access(&connection, port, &object.metadata.namespace)?;
             Ok((connection, reached))
         });

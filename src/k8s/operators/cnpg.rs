@@ -42,7 +42,7 @@ pub(super) const EDB: Cnpg = Cnpg {
 
 /// The label of operators before 1.21, still written.
 const LEGACY_ROLE_LABEL: &str = "role";
-const SUPERUSER: &str = super::system::POSTGRES;
+const SUPERUSER: &str = super::facts::POSTGRES;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::k8s) struct Cnpg {

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use super::{
+    facts::POSTGRES,
     facts::{Facts, Members, Port},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System},
+    system::{Member, PodLabels, System},
 };
 use crate::{
     k8s::api::{

@@ -179,7 +179,7 @@ pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
     let telling = keys.contains_key("dbname")
         || [&connection.host, &connection.user].into_iter().flatten().any(|text| text.contains("postgres"));
     connection.certain |=
-        !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::system::PORT));
+        !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::facts::PORT));
     if foreign {
         return Ok(Connection::default());
     }

@@ -2,11 +2,12 @@
 
 use super::{
     connection::{self, Broken, Connection, members},
+    facts::POSTGRES,
     facts::{CaSource, CertificateName, Evidence, Facts, Members, Port, Tls},
     leader::Leader,
     login::{Keys, LoginKind, LoginSource},
     marked,
-    system::{Member, POSTGRES, PodLabels, Rank, System},
+    system::{Member, PodLabels, Rank, System},
 };
 use crate::{
     k8s::api::{
@@ -47,7 +48,7 @@ fn read_facts(
 ) -> Result<Facts, Broken> {
     let meta = &object.metadata;
     let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
-    let port = marked_port.or(connection.port).unwrap_or(super::system::PORT);
+    let port = marked_port.or(connection.port).unwrap_or(super::facts::PORT);
     let host = connection.host.as_deref();
     let lead = |host: &str, key: &str| {
         let broken = || Broken { key: key.to_owned(), why: "holds what is no host's name" };

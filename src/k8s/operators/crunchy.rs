@@ -2,10 +2,11 @@
 //! operator, which grew out of it and keeps its labels. Both refuse plaintext.
 
 use super::{
+    facts::POSTGRES,
     facts::{CaSource, CertificateName, Facts, Halt, Members, Port, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::{
     k8s::api::{
@@ -141,7 +142,7 @@ impl System for Crunchy {
         let sets =
             object.items("/instances").map(|set| set.get("replicas").and_then(serde_json::Value::as_u64).unwrap_or(1));
         let instances = sets.sum::<u64>();
-        let port = object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::system::PORT);
+        let port = object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::facts::PORT);
         let off = self.off.trim_start_matches('/');
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use super::{
-    leader::Leader,
-    login::LoginSource,
-    system::{Member, PORT, System},
-};
+use super::{leader::Leader, login::LoginSource};
 use crate::{
     k8s::api::{
         names::{Namespace, ObjectName, Place, Reference},
-        objects::{Object, Owner, Pod},
+        objects::{Object, Owner},
         resource::Resource,
     },
-    upstream::{Lost, TlsMode},
+    upstream::TlsMode,
 };
+
+/// The port where nothing says another.
+pub(in crate::k8s) const PORT: u16 = 5432;
+/// The superuser's usual name, and the database that is always there.
+pub(in crate::k8s) const POSTGRES: &str = "postgres";
 
 /// Where something that is no secret can be read: a CA, a client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,18 +280,6 @@ impl Facts {
 
     pub(in crate::k8s) fn is_fenced(&self, pod: &str) -> bool {
         self.fenced.iter().any(|fenced| fenced == "*" || fenced == pod)
-    }
-
-    /// Why a pod that was the primary is not any more; `None` while that is not certain.
-    pub(in crate::k8s) fn lost(&self, operator: &dyn System, pod: &Pod) -> Option<Lost> {
-        if self.is_fenced(&pod.metadata.name) {
-            return Some(Lost::Fenced);
-        }
-        match (&self.leader, operator.member(self, pod)) {
-            (Leader::Pod(leader), _) if *leader != pod.metadata.name => Some(Lost::Demoted),
-            (Leader::Unsaid | Leader::Perhaps(_), Member::Replica) => Some(Lost::Demoted),
-            _ => None,
-        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! KubeBlocks (<https://kubeblocks.io>): a `Cluster` has components, of which one may be PostgreSQL.
 
 use super::{
+    facts::POSTGRES,
     facts::{Facts, Halt, Members},
     login::{LoginKind, LoginSource},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference, is_label_value},

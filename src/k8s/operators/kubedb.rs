@@ -3,9 +3,10 @@
 //! refuse all else, and may want a client's certificate.
 
 use super::{
+    facts::POSTGRES,
     facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::{
     k8s::api::{

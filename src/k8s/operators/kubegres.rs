@@ -2,9 +2,10 @@
 //! its author put it.
 
 use super::{
+    facts::POSTGRES,
     facts::{Facts, Members, Port},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -47,7 +48,7 @@ impl System for Kubegres {
         let facts = Facts::of(object, name, Members::Labelled);
         Some(Facts {
             port: Port::Number(
-                object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::system::PORT),
+                object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::facts::PORT),
             ),
             halt: facts
                 .halt

@@ -1,9 +1,8 @@
 //! Who leads a cluster, and which objects say so.
 
-use super::{cnpg, patroni, system::System as _};
 use crate::k8s::api::{
     names::ObjectName,
-    objects::{LeaderObject, Meta, Object},
+    objects::{Meta, Object},
     resource::{CONFIG_MAPS, ENDPOINTS, Resource},
 };
 
@@ -44,14 +43,21 @@ pub(in crate::k8s) struct Word {
 }
 
 /// An object that says who leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(in crate::k8s) enum LeaderSource {
     /// Patroni's Endpoints of this name, or the EndpointSlice that follows it.
     Endpoints(ObjectName),
     /// Patroni's ConfigMap of this name.
     ConfigMap(ObjectName),
     /// The cluster's twin in another system.
-    Twin(&'static cnpg::Cnpg, ObjectName),
+    Twin {
+        /// The twin's resource.
+        resource: Resource,
+        /// What a twin says.
+        leader: fn(&Object) -> Leader,
+        /// Its name.
+        name: ObjectName,
+    },
 }
 
 impl LeaderSource {
@@ -59,26 +65,13 @@ impl LeaderSource {
         match self {
             Self::Endpoints(_) => ENDPOINTS.clone(),
             Self::ConfigMap(_) => CONFIG_MAPS.clone(),
-            Self::Twin(operator, _) => operator.resource(),
+            Self::Twin { resource, .. } => resource.clone(),
         }
     }
 
     pub(in crate::k8s) fn name(&self) -> &ObjectName {
         match self {
-            Self::Endpoints(name) | Self::ConfigMap(name) | Self::Twin(_, name) => name,
-        }
-    }
-
-    /// What the object says.
-    pub(in crate::k8s) fn word(&self, object: serde_json::Value) -> Word {
-        match self {
-            Self::Twin(operator, _) => {
-                let twin = serde_json::from_value::<Object>(object).ok().and_then(|twin| operator.read(&twin));
-                Word { leader: twin.map_or(Leader::Unsaid, |facts| facts.leader), renewed: String::new() }
-            }
-            Self::Endpoints(_) | Self::ConfigMap(_) => {
-                serde_json::from_value::<LeaderObject>(object).map(|object| patroni::word(&object)).unwrap_or_default()
-            }
+            Self::Endpoints(name) | Self::ConfigMap(name) | Self::Twin { name, .. } => name,
         }
     }
 }

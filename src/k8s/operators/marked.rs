@@ -1,10 +1,11 @@
 //! Services that somebody has marked for pgferry: the way to add a server that no other file here knows.
 
 use super::{
+    facts::POSTGRES,
     facts::{Facts, Kin, Members, Port},
     leader::Leader,
     login::{Consent, Keys, LoginKind, LoginSource},
-    system::{Member, POSTGRES, PodLabels, Rank, System},
+    system::{Member, PodLabels, Rank, System},
 };
 use crate::k8s::api::{
     names::{ObjectName, Reference},
@@ -82,10 +83,10 @@ impl System for Marked {
             None => secret.map(|_| &meta.name)?,
         };
         let marked = object.mark(PORT);
-        let port = marked.map_or(Some(super::system::PORT), |port| port.parse().ok().filter(|port| *port != 0));
+        let port = marked.map_or(Some(super::facts::PORT), |port| port.parse().ok().filter(|port| *port != 0));
         let service = Members::Service {
             places: vec![(meta.namespace.clone(), meta.name.clone())],
-            port: port.unwrap_or(super::system::PORT),
+            port: port.unwrap_or(super::facts::PORT),
             outside: None,
             kin: Kin::Alone,
         };
@@ -108,7 +109,7 @@ impl System for Marked {
         let misnamed = mark.as_ref().and_then(|mark| mark.name().err()).map(|why| of(why.to_string()));
         Some(Facts {
             broken: misnamed.or_else(|| port.is_none().then(wrong)),
-            port: Port::Number(port.unwrap_or(super::system::PORT)),
+            port: Port::Number(port.unwrap_or(super::facts::PORT)),
             // Where nothing in Kubernetes says, the servers are asked.
             leader: Leader::Ask,
             replicas: replica.then_some(service),

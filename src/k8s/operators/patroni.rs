@@ -7,7 +7,7 @@ use crate::k8s::api::objects::{LeaderObject, Pod};
 const TRACES: [&str; 4] = ["ttl", "renewTime", "transitions", "acquireTime"];
 
 /// Who leads, and since when that is known.
-pub(super) fn word(object: &LeaderObject) -> Word {
+pub(in crate::k8s) fn word(object: &LeaderObject) -> Word {
     let renewed = object.metadata.annotation("renewTime").unwrap_or_default().to_owned();
     Word { leader: leader(object), renewed }
 }

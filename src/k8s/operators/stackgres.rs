@@ -2,10 +2,11 @@
 //! pooler beside PostgreSQL, on 6432, is passed by.
 
 use super::{
+    facts::POSTGRES,
     facts::{CaSource, Facts, Members, Tls},
     leader::{Leader, LeaderSource},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},

@@ -16,11 +16,6 @@ use crate::k8s::api::{
 /// A system that is shared by all who look at its clusters.
 pub(in crate::k8s) type SystemRef = Arc<dyn System>;
 
-/// The port where nothing says another.
-pub(in crate::k8s) const PORT: u16 = 5432;
-/// The superuser's usual name, and the database that is always there.
-pub(in crate::k8s) const POSTGRES: &str = "postgres";
-
 /// What all database pods of a system carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::k8s) struct PodLabels {

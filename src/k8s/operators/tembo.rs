@@ -3,10 +3,11 @@
 
 use super::{
     cnpg::CLOUDNATIVE_PG,
+    facts::POSTGRES,
     facts::{Facts, Members},
-    leader::LeaderSource,
+    leader::{Leader, LeaderSource},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System},
+    system::{Member, PodLabels, System},
 };
 use crate::k8s::api::{
     names::{ObjectName, Reference},
@@ -57,6 +58,7 @@ impl System for Tembo {
     }
 
     fn leader_sources(&self, name: &ObjectName) -> Vec<LeaderSource> {
-        vec![LeaderSource::Twin(&CLOUDNATIVE_PG, name.clone())]
+        let leader = |twin: &Object| CLOUDNATIVE_PG.read(twin).map_or(Leader::Unsaid, |facts| facts.leader);
+        vec![LeaderSource::Twin { resource: CLOUDNATIVE_PG.resource(), leader, name: name.clone() }]
     }
 }

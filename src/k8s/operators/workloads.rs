@@ -5,10 +5,11 @@
 use serde_json::Value;
 
 use super::{
+    facts::POSTGRES,
     facts::{CaSource, Facts, Members, Port, Tls},
     leader::Leader,
     login::{Hidden, KeyOf, Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, Rank, System},
+    system::{Member, PodLabels, Rank, System},
 };
 use crate::k8s::api::{
     names::{ObjectName, Reference, is_label_value},
@@ -78,7 +79,7 @@ impl<'a> Container<'a> {
         if BESIDE.iter().any(|word| image.contains(word)) || CLIENTS.iter().any(|name| self.has(name)) {
             return false;
         }
-        let listens = self.ports().any(|(_, port)| port == super::system::PORT);
+        let listens = self.ports().any(|(_, port)| port == super::facts::PORT);
         // Without a password, or word that none is wanted, the official image does not start.
         let told = PASSWORD.iter().chain(&USER).chain(&["POSTGRES_HOST_AUTH_METHOD", "ALLOW_EMPTY_PASSWORD"]);
         let told = told.into_iter().any(|name| self.has(name) || self.has(&format!("{name}_FILE")))
@@ -117,7 +118,7 @@ impl<'a> Container<'a> {
         });
         named
             .or_else(|| self.ports().find(|(name, _)| name.contains("postgres")).map(|(_, port)| port))
-            .unwrap_or(super::system::PORT)
+            .unwrap_or(super::facts::PORT)
     }
 
     fn items(&self, pointer: &str) -> impl Iterator<Item = &'a Value> {

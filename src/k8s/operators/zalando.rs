@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 
 use super::{
+    facts::POSTGRES,
     facts::{CaSource, Facts, Members, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, POSTGRES, PodLabels, System, by_role},
+    system::{Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
