@@ -18,7 +18,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{client::ClientStream, turns::Turns};
+use super::{activity::Activity, client::ClientStream};
 use crate::{
     pg::walk::{Seen, Walker},
     upstream::BoxedStream,
@@ -93,7 +93,7 @@ pub(super) struct Pipe {
     to_server: Walker,
     to_client: Walker,
     prefix: Bytes,
-    turns: Turns,
+    activity: Activity,
     unflushed_up: bool,
     unflushed_down: bool,
     upstream_refuses: bool,
@@ -114,9 +114,9 @@ impl Pipe {
         prefix: Bytes,
         cancelled: Arc<watch::Sender<u64>>,
     ) -> Self {
-        let mut turns = Turns::new();
+        let mut activity = Activity::new();
         let mut to_server = Walker::frontend();
-        walk_up(&mut to_server, &mut turns, early);
+        walk_up(&mut to_server, &mut activity, early);
         let size = early.len().max(SMALL);
         let mut data = vec![0; size].into_boxed_slice();
         if let Some(room) = data.get_mut(..early.len()) {
@@ -129,7 +129,7 @@ impl Pipe {
             to_server,
             to_client: Walker::backend(),
             prefix,
-            turns,
+            activity,
             unflushed_up: false,
             unflushed_down: false,
             upstream_refuses: false,
@@ -146,7 +146,7 @@ impl Pipe {
 
     /// The server is at work on something of the client's.
     pub(super) fn running(&self) -> bool {
-        self.turns.running()
+        self.activity.running()
     }
 
     /// A message of ours may be written to the client.
@@ -160,7 +160,7 @@ impl Pipe {
     }
 
     fn idle(&self) -> bool {
-        self.turns.idle() && self.at_client_boundary() && self.prefix.is_empty() && self.at_boundary()
+        self.activity.idle() && self.at_client_boundary() && self.prefix.is_empty() && self.at_boundary()
     }
 
     fn poll_transfer(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Stopped> {
@@ -193,7 +193,7 @@ impl Pipe {
                     Ok(_) | Err(_) => self.upstream_refuses = true,
                 }
             }
-            if self.turns.terminated() {
+            if self.activity.terminated() {
                 ready!(self.poll_flush_up(cx));
                 return Poll::Ready(Stopped::Terminated);
             }
@@ -205,7 +205,7 @@ impl Pipe {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(())) if !room.filled().is_empty() => {
-                    walk_up(&mut self.to_server, &mut self.turns, room.filled());
+                    walk_up(&mut self.to_server, &mut self.activity, room.filled());
                     self.outgoing.filled = room.filled().len();
                 }
                 Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(Stopped::ClientGone),
@@ -224,7 +224,7 @@ impl Pipe {
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Stopped> {
         loop {
-            if self.turns.fatal() && self.at_boundary() {
+            if self.activity.fatal() && self.at_boundary() {
                 return Poll::Ready(Stopped::Fatal);
             }
             let Self { client, upstream, prefix, .. } = self;
@@ -248,13 +248,13 @@ impl Pipe {
                 return Poll::Ready(Stopped::ClientGone);
             };
             let passed = chunk.get(..written).unwrap_or_default();
-            let (turns, cancelled) = (&mut self.turns, &self.cancelled);
+            let (activity, cancelled) = (&mut self.activity, &self.cancelled);
             // A length that no server sends makes the walker report no boundary from here on; the bytes still pass.
             let _ = self.to_client.feed(passed, |seen| {
                 if matches!(seen, Seen::Error { sqlstate, .. } if sqlstate == *b"57014") {
                     cancelled.send_modify(|count| *count += 1);
                 }
-                turns.server_sends(seen);
+                activity.server_sends(seen);
             });
             self.unflushed_down = true;
             self.bytes_down += written as u64;
@@ -267,11 +267,11 @@ impl Pipe {
     }
 }
 
-fn walk_up(walker: &mut Walker, turns: &mut Turns, bytes: &[u8]) {
+fn walk_up(walker: &mut Walker, activity: &mut Activity, bytes: &[u8]) {
     // As above: what cannot be walked is the server's to refuse.
     let _ = walker.feed(bytes, |seen| {
         if let Seen::Message { tag, .. } = seen {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
     });
 }

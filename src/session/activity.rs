@@ -7,7 +7,7 @@ use crate::pg::{TransactionStatus, walk::Seen};
 
 /// The state of the conversation.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct Activity {
     unanswered: u32,
     last_was_sync: bool,
     unsynced: bool,
@@ -22,7 +22,7 @@ enum Side {
     Server,
 }
 
-impl Turns {
+impl Activity {
     /// After the ReadyForQuery that ends the startup phase.
     pub(super) fn new() -> Self {
         Self { unanswered: 0, last_was_sync: false, unsynced: false, status: TransactionStatus::Idle, goodbye: None }
@@ -84,61 +84,61 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn ready(turns: &mut Turns, status: TransactionStatus) {
-        turns.server_sends(Seen::Ready(status));
+    fn ready(activity: &mut Activity, status: TransactionStatus) {
+        activity.server_sends(Seen::Ready(status));
     }
 
     #[test]
     fn a_simple_query_is_one_turn() {
-        let mut turns = Turns::new();
-        assert!(turns.idle());
-        turns.client_sends(b'Q');
-        assert!(turns.running() && !turns.idle());
-        ready(&mut turns, TransactionStatus::InTransaction);
-        assert!(!turns.running() && !turns.idle(), "a transaction is open");
-        turns.client_sends(b'Q');
-        ready(&mut turns, TransactionStatus::Idle);
-        assert!(turns.idle());
+        let mut activity = Activity::new();
+        assert!(activity.idle());
+        activity.client_sends(b'Q');
+        assert!(activity.running() && !activity.idle());
+        ready(&mut activity, TransactionStatus::InTransaction);
+        assert!(!activity.running() && !activity.idle(), "a transaction is open");
+        activity.client_sends(b'Q');
+        ready(&mut activity, TransactionStatus::Idle);
+        assert!(activity.idle());
     }
 
     #[test]
     fn pipelined_turns_are_counted() {
-        let mut turns = Turns::new();
+        let mut activity = Activity::new();
         for tag in *b"PBESPBES" {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
-        ready(&mut turns, TransactionStatus::Idle);
-        assert!(!turns.idle(), "the second Sync is not answered");
-        ready(&mut turns, TransactionStatus::Idle);
-        assert!(turns.idle());
-        turns.client_sends(b'P');
-        assert!(!turns.idle() && !turns.running(), "parsed, and no Sync yet");
+        ready(&mut activity, TransactionStatus::Idle);
+        assert!(!activity.idle(), "the second Sync is not answered");
+        ready(&mut activity, TransactionStatus::Idle);
+        assert!(activity.idle());
+        activity.client_sends(b'P');
+        assert!(!activity.idle() && !activity.running(), "parsed, and no Sync yet");
     }
 
     #[test]
     fn a_sync_before_copy_data_is_not_answered() {
-        let mut turns = Turns::new();
+        let mut activity = Activity::new();
         for tag in *b"BES" {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
-        turns.server_sends(Seen::Message { tag: b'G', len: 7 });
+        activity.server_sends(Seen::Message { tag: b'G', len: 7 });
         for tag in *b"ddcS" {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
-        ready(&mut turns, TransactionStatus::Idle);
-        assert!(turns.idle());
+        ready(&mut activity, TransactionStatus::Idle);
+        assert!(activity.idle());
     }
 
     #[test]
     fn a_simple_copy_is_one_turn() {
-        let mut turns = Turns::new();
-        turns.client_sends(b'Q');
-        turns.server_sends(Seen::Message { tag: b'G', len: 7 });
+        let mut activity = Activity::new();
+        activity.client_sends(b'Q');
+        activity.server_sends(Seen::Message { tag: b'G', len: 7 });
         for tag in *b"ddc" {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
-        assert!(turns.running());
-        ready(&mut turns, TransactionStatus::Idle);
-        assert!(turns.idle());
+        assert!(activity.running());
+        ready(&mut activity, TransactionStatus::Idle);
+        assert!(activity.idle());
     }
 }
