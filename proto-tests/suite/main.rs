@@ -13,6 +13,7 @@ mod unknown_systems;
 mod cancel;
 mod cluster_states;
 mod command_line;
+mod copy_extended;
 mod encryption;
 mod endures;
 mod endures_load;
