@@ -22,6 +22,7 @@ mod failover;
 mod faults;
 mod faults_api;
 mod faults_ends;
+mod goodbye;
 mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;

@@ -33,9 +33,9 @@ const LARGE: usize = 64 * 1024;
 /// Why the transfer stopped.
 #[derive(Debug)]
 pub(super) enum Stopped {
-    /// The client sent Terminate.
+    /// The client sent Terminate, and has the answers to what stood before it.
     Terminated,
-    /// The client's stream ended without one.
+    /// The client's stream ended without one, or takes no answers.
     ClientGone,
     /// The server said a FATAL, and it has been passed on.
     Fatal,
@@ -168,8 +168,16 @@ impl Pipe {
         if let Poll::Ready(stopped) = self.poll_up(cx) {
             return Poll::Ready(stopped);
         }
-        if let Poll::Ready(stopped) = self.poll_down(cx) {
-            return Poll::Ready(stopped);
+        match self.poll_down(cx) {
+            // It closes when it has read Terminate.
+            Poll::Ready(Stopped::ServerClosed) if self.activity.terminated() && self.at_boundary() => {
+                return Poll::Ready(Stopped::Terminated);
+            }
+            Poll::Ready(stopped) => return Poll::Ready(stopped),
+            Poll::Pending => {}
+        }
+        if self.is_over() {
+            return Poll::Ready(Stopped::Terminated);
         }
         if self.idle() {
             self.outgoing.shrink();
@@ -178,6 +186,13 @@ impl Pipe {
             }
         }
         Poll::Pending
+    }
+
+    /// The client has said goodbye, the server has it, and all answers have passed. A port-forward reports the server's
+    /// close a second late: nobody need wait for it.
+    fn is_over(&self) -> bool {
+        let sent = self.upstream_refuses || (self.outgoing.unsent().is_empty() && !self.unflushed_up);
+        self.activity.terminated() && sent && !self.running() && self.prefix.is_empty() && self.at_boundary()
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Stopped> {
@@ -194,8 +209,10 @@ impl Pipe {
                 }
             }
             if self.activity.terminated() {
+                // Nothing of what the client may still send means anything, nor does its end: as with PostgreSQL itself
+                // what it asked for before is done, and answered as long as it listens.
                 ready!(self.poll_flush_up(cx));
-                return Poll::Ready(Stopped::Terminated);
+                return Poll::Pending;
             }
             self.outgoing.reset();
             let mut room = ReadBuf::new(&mut self.outgoing.data);
