@@ -261,8 +261,14 @@ impl Pipe {
             } else {
                 prefix.as_ref()
             };
-            let Ok(written @ 1..) = ready!(Pin::new(client).poll_write(cx, chunk)) else {
-                return Poll::Ready(Stopped::ClientGone);
+            let written = match Pin::new(client).poll_write(cx, chunk) {
+                Poll::Ready(Ok(written @ 1..)) => written,
+                Poll::Ready(_) => return Poll::Ready(Stopped::ClientGone),
+                Poll::Pending => {
+                    // Nobody reads the way to the server now: this keeps it alive. Its end is met in reading.
+                    let _ = Pin::new(&mut self.upstream).poll_flush(cx);
+                    return Poll::Pending;
+                }
             };
             let passed = chunk.get(..written).unwrap_or_default();
             let (activity, cancelled) = (&mut self.activity, &self.cancelled);
