@@ -30,7 +30,8 @@ use crate::{
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{
-        Params, Parts, Phase, Sessions,
+        Params, Parts, Sessions,
+        phase::Phase,
         registry::{Limits, Registry},
         route::{Alias, Names, parse_target},
     },

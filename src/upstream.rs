@@ -422,7 +422,8 @@ impl crate::error::ClientFacing for Failure {
 /// A byte stream to a server. `AsyncBufRead` so that what has arrived can be passed on without a copy.
 ///
 /// An end that is not the server's own (tunnel lost) is an `io::Error` that carries a [`Failure`] inside; a clean
-/// EOF is the server's EOF. `poll_shutdown` ends the stream as a whole: a port-forward has no half-close.
+/// EOF is the server's EOF. `poll_shutdown` ends the stream as a whole: a port-forward has no half-close. One task polls
+/// it; who does not read, since its own reader takes nothing, calls `poll_flush` instead, which looks after the link.
 pub trait ByteStream: AsyncBufRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncBufRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 

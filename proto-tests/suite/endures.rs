@@ -346,3 +346,24 @@ async fn a_copy_that_waits_for_a_lock_survives() {
     copied.unwrap();
     assert_eq!(owner.value("select count(*) from heap").await.unwrap(), LINES.to_string());
 }
+
+/// psql in a pager: the client takes nothing for hours. The container runtime ended the stream, which it takes for
+/// silent, since nobody reminded it any more.
+#[tokio::test]
+async fn a_session_whose_client_reads_nothing_outlives_the_container_runtimes_limit() {
+    /// More than the client's socket takes, less than all the sockets on the way do: the node stays free to listen.
+    const MIB: usize = 6;
+    let world = World::new().await;
+    world.api.end_silent_streams(Duration::from_secs(4));
+    let (_relay, pgferry) = world.relayed(&format!("{LIVELY}remind_after = \"500ms\"\n")).await;
+    let mut pager = pgferry.connect("pgferry", "shop").await.unwrap();
+    let pid = pager.key.as_ref().unwrap().0;
+    let query = format!("select repeat('x', 1048576) from generate_series(1, {MIB})\0");
+    pager.message(b'Q', query.as_bytes()).await.unwrap();
+    let mut watcher = world.directly().await;
+    until_true(&mut watcher, &format!("select state = 'idle' and query <> '' from pg_stat_activity where pid = {pid}"))
+        .await;
+    timeout(Duration::from_secs(30), world.api.reminders(16)).await.expect("reminders");
+    let rows = pager.until_ready().await.unwrap().iter().filter(|message| message.tag == 'D').count();
+    assert_eq!(rows, MIB, "nothing is lost");
+}

@@ -12,10 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::{
-    session::{
-        Accepted,
-        client::{Peer, Socket},
-    },
+    session::client::{Accepted, Peer, Socket},
     upstream::Target,
 };
 

@@ -10,8 +10,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::session::{
-    Phase, Sessions,
+    Sessions,
     meet::{Met, Unwelcome, Welcome},
+    phase::Phase,
 };
 
 pub mod descriptors;

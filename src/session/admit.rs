@@ -1,17 +1,12 @@
 //! The limits on sessions, and that spare ones keep nobody out.
 
-use bytes::BytesMut;
-use tokio::sync::watch;
-use tracing::debug;
-
 use super::{
-    Sessions, Waited,
-    connect::{Connected, Refusal, Wanted},
-    registry::{Permit, SessionId},
-    reply::Reply,
+    Sessions,
+    connect::Connected,
+    registry::Permit,
     spare::{Likeness, Yielded},
 };
-use crate::error::{Report, SqlState};
+use crate::error::Report;
 
 impl Sessions {
     /// A place among the sessions, and perhaps the session itself. A spare one never keeps a client out: it goes to who
@@ -35,37 +30,6 @@ impl Sessions {
                 Yielded::Ended => {}
                 Yielded::None => return Err(full),
             }
-        }
-    }
-
-    /// Waits for the server; once more where spare sessions have taken its last place.
-    pub(super) async fn connected(
-        &self,
-        id: SessionId,
-        wanted: &Wanted,
-        progress: watch::Receiver<String>,
-        reply: &mut Reply,
-        early: &mut BytesMut,
-    ) -> Waited {
-        let outcome = self.await_server(id, wanted, progress.clone(), reply, early).await;
-        if let Waited::Refused(refusal) = &outcome
-            && refusal.is_too_many()
-            && let Some(spares) = &self.spares
-            && spares.end_all().await > 0
-        {
-            debug!(session = %id, "spare sessions ended for a client");
-            return self.await_server(id, wanted, progress, reply, early).await;
-        }
-        outcome
-    }
-}
-
-impl Refusal {
-    /// A limit on connections is reached: a server's, or ours on one cluster.
-    fn is_too_many(&self) -> bool {
-        match self {
-            Self::Server { fields, .. } => fields.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str(),
-            Self::Report(report) => report.sqlstate == SqlState::TOO_MANY_CONNECTIONS,
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::prefixed::Prefixed;
+use crate::{tls::prefixed::Prefixed, upstream::Target};
 
 /// Where a client connected from.
 #[derive(Clone, Debug)]
@@ -45,6 +45,17 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Unix.
     Unix(UnixStream),
+}
+
+/// A connection as a listener accepted it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub socket: Socket,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The target that the listener is bound to, where it is.
+    pub bound: Option<Target>,
 }
 
 /// The client's byte stream.

@@ -4,9 +4,9 @@
 use tracing::{debug, info};
 
 use super::{
-    Accepted, Sessions,
-    client::{Peer, Socket},
-    greet::Greeting,
+    Sessions,
+    client::{Accepted, Peer, Socket},
+    handshake::Greeting,
     registry::SessionId,
     reply::tell,
 };

@@ -18,7 +18,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{client::ClientStream, turns::Turns};
+use super::{activity::Activity, client::ClientStream};
 use crate::{
     pg::walk::{Seen, Walker},
     upstream::BoxedStream,
@@ -33,9 +33,9 @@ const LARGE: usize = 64 * 1024;
 /// Why the transfer stopped.
 #[derive(Debug)]
 pub(super) enum Stopped {
-    /// The client sent Terminate.
+    /// The client sent Terminate, and has the answers to what stood before it.
     Terminated,
-    /// The client's stream ended without one.
+    /// The client's stream ended without one, or takes no answers.
     ClientGone,
     /// The server said a FATAL, and it has been passed on.
     Fatal,
@@ -93,7 +93,7 @@ pub(super) struct Pipe {
     to_server: Walker,
     to_client: Walker,
     prefix: Bytes,
-    turns: Turns,
+    activity: Activity,
     unflushed_up: bool,
     unflushed_down: bool,
     upstream_refuses: bool,
@@ -114,9 +114,9 @@ impl Pipe {
         prefix: Bytes,
         cancelled: Arc<watch::Sender<u64>>,
     ) -> Self {
-        let mut turns = Turns::new();
+        let mut activity = Activity::new();
         let mut to_server = Walker::frontend();
-        walk_up(&mut to_server, &mut turns, early);
+        walk_up(&mut to_server, &mut activity, early);
         let size = early.len().max(SMALL);
         let mut data = vec![0; size].into_boxed_slice();
         if let Some(room) = data.get_mut(..early.len()) {
@@ -129,7 +129,7 @@ impl Pipe {
             to_server,
             to_client: Walker::backend(),
             prefix,
-            turns,
+            activity,
             unflushed_up: false,
             unflushed_down: false,
             upstream_refuses: false,
@@ -146,7 +146,7 @@ impl Pipe {
 
     /// The server is at work on something of the client's.
     pub(super) fn running(&self) -> bool {
-        self.turns.running()
+        self.activity.running()
     }
 
     /// A message of ours may be written to the client.
@@ -160,7 +160,7 @@ impl Pipe {
     }
 
     fn idle(&self) -> bool {
-        self.turns.idle() && self.at_client_boundary() && self.prefix.is_empty() && self.at_boundary()
+        self.activity.idle() && self.at_client_boundary() && self.prefix.is_empty() && self.at_boundary()
     }
 
     fn poll_transfer(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Stopped> {
@@ -168,8 +168,16 @@ impl Pipe {
         if let Poll::Ready(stopped) = self.poll_up(cx) {
             return Poll::Ready(stopped);
         }
-        if let Poll::Ready(stopped) = self.poll_down(cx) {
-            return Poll::Ready(stopped);
+        match self.poll_down(cx) {
+            // It closes when it has read Terminate.
+            Poll::Ready(Stopped::ServerClosed) if self.activity.terminated() && self.at_boundary() => {
+                return Poll::Ready(Stopped::Terminated);
+            }
+            Poll::Ready(stopped) => return Poll::Ready(stopped),
+            Poll::Pending => {}
+        }
+        if self.is_over() {
+            return Poll::Ready(Stopped::Terminated);
         }
         if self.idle() {
             self.outgoing.shrink();
@@ -178,6 +186,13 @@ impl Pipe {
             }
         }
         Poll::Pending
+    }
+
+    /// The client has said goodbye, the server has it, and all answers have passed. A port-forward reports the server's
+    /// close a second late: nobody need wait for it.
+    fn is_over(&self) -> bool {
+        let sent = self.upstream_refuses || (self.outgoing.unsent().is_empty() && !self.unflushed_up);
+        self.activity.terminated() && sent && !self.running() && self.prefix.is_empty() && self.at_boundary()
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Stopped> {
@@ -193,9 +208,11 @@ impl Pipe {
                     Ok(_) | Err(_) => self.upstream_refuses = true,
                 }
             }
-            if self.turns.terminated() {
+            if self.activity.terminated() {
+                // Nothing of what the client may still send means anything, nor does its end: as with PostgreSQL itself
+                // what it asked for before is done, and answered as long as it listens.
                 ready!(self.poll_flush_up(cx));
-                return Poll::Ready(Stopped::Terminated);
+                return Poll::Pending;
             }
             self.outgoing.reset();
             let mut room = ReadBuf::new(&mut self.outgoing.data);
@@ -205,7 +222,7 @@ impl Pipe {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(())) if !room.filled().is_empty() => {
-                    walk_up(&mut self.to_server, &mut self.turns, room.filled());
+                    walk_up(&mut self.to_server, &mut self.activity, room.filled());
                     self.outgoing.filled = room.filled().len();
                 }
                 Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(Stopped::ClientGone),
@@ -224,7 +241,7 @@ impl Pipe {
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Stopped> {
         loop {
-            if self.turns.fatal() && self.at_boundary() {
+            if self.activity.fatal() && self.at_boundary() {
                 return Poll::Ready(Stopped::Fatal);
             }
             let Self { client, upstream, prefix, .. } = self;
@@ -244,17 +261,23 @@ impl Pipe {
             } else {
                 prefix.as_ref()
             };
-            let Ok(written @ 1..) = ready!(Pin::new(client).poll_write(cx, chunk)) else {
-                return Poll::Ready(Stopped::ClientGone);
+            let written = match Pin::new(client).poll_write(cx, chunk) {
+                Poll::Ready(Ok(written @ 1..)) => written,
+                Poll::Ready(_) => return Poll::Ready(Stopped::ClientGone),
+                Poll::Pending => {
+                    // Nobody reads the way to the server now: this keeps it alive. Its end is met in reading.
+                    let _ = Pin::new(&mut self.upstream).poll_flush(cx);
+                    return Poll::Pending;
+                }
             };
             let passed = chunk.get(..written).unwrap_or_default();
-            let (turns, cancelled) = (&mut self.turns, &self.cancelled);
+            let (activity, cancelled) = (&mut self.activity, &self.cancelled);
             // A length that no server sends makes the walker report no boundary from here on; the bytes still pass.
             let _ = self.to_client.feed(passed, |seen| {
                 if matches!(seen, Seen::Error { sqlstate, .. } if sqlstate == *b"57014") {
                     cancelled.send_modify(|count| *count += 1);
                 }
-                turns.server_sends(seen);
+                activity.server_sends(seen);
             });
             self.unflushed_down = true;
             self.bytes_down += written as u64;
@@ -267,11 +290,11 @@ impl Pipe {
     }
 }
 
-fn walk_up(walker: &mut Walker, turns: &mut Turns, bytes: &[u8]) {
+fn walk_up(walker: &mut Walker, activity: &mut Activity, bytes: &[u8]) {
     // As above: what cannot be walked is the server's to refuse.
     let _ = walker.feed(bytes, |seen| {
         if let Seen::Message { tag, .. } = seen {
-            turns.client_sends(tag);
+            activity.client_sends(tag);
         }
     });
 }

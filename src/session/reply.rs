@@ -1,25 +1,19 @@
 //! What the client hears until the server takes over, and at the end.
 
-use std::{io, time::Duration};
+use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncWriteExt, time::timeout};
-use tracing::info;
+use tokio::io::AsyncWriteExt;
 use zeroize::Zeroize as _;
 
 use super::{
     client::{ClientStream, Peer},
-    connect::Refusal,
-    greet::close_with,
+    goodbye::last_words,
+    log,
+    refusal::Refusal,
     registry::SessionId,
 };
-use crate::{
-    error::{Report, printable},
-    pg::encode,
-};
-
-/// How long the last words may take to reach a client that does not read.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
+use crate::{error::Report, pg::encode};
 
 /// The client's side until the server takes over: knows whether AuthenticationOk is out.
 pub(super) struct Reply {
@@ -76,16 +70,10 @@ impl Reply {
         } else {
             self.prelude()
         };
+        log::refused(id, peer, refusal);
         match refusal {
-            Refusal::Server { frame, fields } => {
-                let said = printable(&fields.message);
-                info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {said}");
-                out.extend_from_slice(frame);
-            }
-            Refusal::Report(report) => {
-                info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
-                encode::report(report, &mut out);
-            }
+            Refusal::Server { frame, .. } => out.extend_from_slice(frame),
+            Refusal::Report(report) => encode::report(report, &mut out),
         }
         last_words(&mut self.client, &out).await;
     }
@@ -96,9 +84,4 @@ pub(super) async fn tell(client: &mut ClientStream, report: &Report) {
     let mut out = BytesMut::new();
     encode::report(report, &mut out);
     last_words(client, &out).await;
-}
-
-pub(super) async fn last_words(client: &mut ClientStream, words: &[u8]) {
-    // A client that does not read them, or is gone, ends all the same.
-    let _ = timeout(LAST_WORDS, close_with(client, words)).await;
 }

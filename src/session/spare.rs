@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    Phase,
     connect::{Connected, Connector, Wanted},
-    converse::{Goodbye, goodbye, lost_server},
+    goodbye::{Goodbye, goodbye},
+    phase::{Phase, lost_server},
     registry::{Permit, Registry},
 };
 use crate::upstream::{Identity, Progress, Role, Target};

@@ -1,6 +1,7 @@
 //! A port-forward as a byte stream. One WebSocket carries one connection, so a stalled reader holds up nobody else.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -37,6 +38,10 @@ const TAKEN: usize = 64 * 1024;
 
 /// A message of the server's may have been under way for as long: it says nothing of what was written since.
 const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// What is read ahead while nobody takes what has arrived. The end of a result fits, mostly, and a pong behind it is
+/// heard; where more comes, all that is still known of the link is that it takes pings.
+const AHEAD: usize = 64 * 1024;
 
 /// When a silent tunnel is looked after.
 #[derive(Clone, Copy, Debug)]
@@ -88,17 +93,23 @@ impl OnTheWay {
     }
 }
 
-/// A byte stream through a WebSocket to one port of a pod.
+/// A byte stream through a WebSocket to one port of a pod. One task polls it. While that does not read it flushes, so that
+/// the link is looked after all the same.
 pub(in crate::k8s) struct Tunnel<S> {
     ws: WebSocketStream<S>,
     pod: PodId,
     demultiplexer: Demultiplexer,
     payload: Bytes,
+    /// What has come behind the payload.
+    ahead: VecDeque<Bytes>,
+    ahead_bytes: usize,
+    /// An end that was met while reading ahead.
+    failed: Option<io::Error>,
     ended: bool,
     on_the_way: OnTheWay,
     liveness: Liveness,
     heard: Instant,
-    pinged: bool,
+    pinged: Option<Instant>,
     data_at: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -111,11 +122,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             pod,
             demultiplexer: Demultiplexer::new(port),
             payload: Bytes::new(),
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            failed: None,
             ended: false,
             on_the_way: OnTheWay::new(now),
             liveness,
             heard: now,
-            pinged: false,
+            pinged: None,
             data_at: now,
             timer: Box::pin(sleep_until(now + liveness.ping_after)),
         }
@@ -147,14 +161,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             }
         };
         self.heard = Instant::now();
-        self.pinged = false;
+        self.pinged = None;
         self.on_the_way.heard(self.heard);
         match message {
             Message::Binary(bytes) => match self.demultiplexer.receive(bytes) {
                 Ok(Received::Nothing) => {}
                 Ok(Received::Data(bytes)) => {
                     self.data_at = self.heard;
-                    self.payload = bytes;
+                    self.ahead_bytes += bytes.len();
+                    self.ahead.push_back(bytes);
                 }
                 Ok(Received::Error(text)) => {
                     self.ended = true;
@@ -181,25 +196,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// What comes behind what nobody takes, as far as there is room; pings and reminders where nothing comes.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) {
+        while !self.ended && self.is_listening() {
+            match self.poll_message(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => self.failed = Some(error),
+                Poll::Pending => break,
+            }
+        }
+        if !self.ended
+            && let Poll::Ready(error) = self.poll_liveness(cx)
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    /// There is room for what may still come: silence is the other side's.
+    fn is_listening(&self) -> bool {
+        self.ahead_bytes < AHEAD
+    }
+
+    /// Goes on to what was read ahead; false where there is nothing.
+    fn next_payload(&mut self) -> bool {
+        if !self.is_listening() {
+            // Nobody can have answered meanwhile.
+            self.heard = Instant::now();
+            self.pinged = None;
+        }
+        let Some(next) = self.ahead.pop_front() else { return false };
+        self.ahead_bytes -= next.len();
+        self.payload = next;
+        true
+    }
+
     /// Pings and reminders, while nothing arrives. Registers the timer.
     fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let listening = self.is_listening();
         loop {
             let now = Instant::now();
             let silent = now.duration_since(self.heard);
-            if self.pinged && self.on_the_way.bytes <= TAKEN && silent >= self.liveness.dead_after {
+            let waits = self.pinged.is_some() && listening;
+            if waits && self.on_the_way.bytes <= TAKEN && silent >= self.liveness.dead_after {
                 self.ended = true;
                 return Poll::Ready(self.lost(&format!("nothing was heard for {} s", silent.as_secs())));
             }
-            if !self.pinged && silent >= self.liveness.ping_after && self.send_now(cx, Message::Ping(Bytes::new())) {
-                self.pinged = true;
+            // To whom we do not listen pings are sent for those in between, who forget silent connections.
+            let ping_at = self.pinged.unwrap_or(self.heard) + self.liveness.ping_after;
+            if !waits && ping_at <= now && self.send_now(cx, Message::Ping(Bytes::new())) {
+                self.pinged = Some(now);
             }
             if now.duration_since(self.data_at) >= self.liveness.remind_after
                 && self.send_now(cx, Message::Binary(keepalive()))
             {
                 self.data_at = now;
             }
-            let next = if self.pinged { self.liveness.dead_after } else { self.liveness.ping_after };
-            let due = (self.heard + next).min(self.data_at + self.liveness.remind_after);
+            let next = match self.pinged {
+                Some(_) if listening => self.heard + self.liveness.dead_after,
+                pinged => pinged.unwrap_or(self.heard) + self.liveness.ping_after,
+            };
+            let due = next.min(self.data_at + self.liveness.remind_after);
             // What is due and cannot be sent waits for the socket; look again in a while.
             let due = if due <= now { now + self.liveness.ping_after } else { due };
             if self.timer.deadline() != due {
@@ -224,7 +280,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for Tunnel<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        while this.payload.is_empty() && !this.ended {
+        while this.payload.is_empty() {
+            if this.next_payload() {
+                break;
+            }
+            if let Some(error) = this.failed.take() {
+                return Poll::Ready(Err(error));
+            }
+            if this.ended {
+                break;
+            }
             match this.poll_message(cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Poll::Ready(Err(ready!(this.poll_liveness(cx)))),
@@ -266,6 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.poll_unread(cx);
         Pin::new(&mut this.ws).poll_flush(cx).map_err(|error| this.lost(&why(&error)))
     }
 

@@ -209,3 +209,65 @@ async fn a_quiet_session_reminds_the_node() {
     }
     assert!(started.elapsed() >= Duration::from_mins(30), "{:?}", started.elapsed());
 }
+
+/// Only flushes, as the pipe does while its client takes nothing, until a time is over.
+async fn unread(tunnel: &mut Tunnel<DuplexStream>, time: Duration) {
+    let flushes = std::future::poll_fn(|cx| {
+        let _ = Pin::new(&mut *tunnel).poll_flush(cx);
+        Poll::<()>::Pending
+    });
+    assert!(tokio::time::timeout(time, flushes).await.is_err());
+}
+
+/// psql in a pager: four hours later the node had ended the stream, which it takes for silent, and whatever forgets
+/// silent connections had forgotten this one.
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_client_reads_nothing_is_looked_after() {
+    static MESSAGE: [u8; 32 * 1024] = [7; 32 * 1024];
+    const MESSAGES: usize = 40;
+    let (mut tunnel, node) = connected().await;
+    let (mut to_tunnel, mut from_tunnel) = node.split();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            to_tunnel.send(message(0, &MESSAGE)).await.expect("sent");
+        }
+        to_tunnel
+    });
+    let counting = tokio::spawn(async move {
+        let (mut pings, mut reminders) = (0, 0);
+        while let Some(Ok(message)) = from_tunnel.next().await {
+            pings += u32::from(matches!(message, Message::Ping(_)));
+            reminders += u32::from(message == Message::Binary(keepalive()));
+        }
+        (pings, reminders)
+    });
+    unread(&mut tunnel, Duration::from_hours(5)).await;
+    assert!(!sending.is_finished(), "more than all buffers hold");
+    let mut all = vec![0; MESSAGES * MESSAGE.len()];
+    tunnel.read_exact(&mut all).await.expect("nothing is lost");
+    assert!(all.iter().all(|byte| *byte == 7));
+    drop(sending.await.expect("sent"));
+    drop(tunnel);
+    let (pings, reminders) = counting.await.expect("counted");
+    assert!((600..=720).contains(&pings) && (8..=10).contains(&reminders), "{pings} pings, {reminders} reminders");
+}
+
+/// What is left of a result in a pager is little: pings are answered, pongs heard, and an end is seen.
+#[tokio::test(start_paused = true)]
+async fn a_dead_link_is_found_while_the_client_reads_nothing() {
+    for answers in [true, false] {
+        let (mut tunnel, mut node) = connected().await;
+        node.send(message(0, b"last")).await.expect("sent");
+        let node = tokio::spawn(async move {
+            while answers && node.next().await.is_some() {}
+            std::future::pending::<()>().await;
+        });
+        unread(&mut tunnel, Duration::from_hours(1)).await;
+        let mut last = [0; 4];
+        tunnel.read_exact(&mut last).await.expect("what has come is not lost");
+        assert_eq!(&last, b"last");
+        let read = tokio::time::timeout(Duration::from_secs(1), tunnel.read_u8()).await;
+        assert_eq!(read.is_err(), answers, "{read:?}");
+        node.abort();
+    }
+}

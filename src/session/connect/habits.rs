@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::Wanted;
+use super::wanted::Wanted;
 use crate::{
     auth::upstream::{Channel, Method},
     upstream::{ClusterId, Identity, Role, Upstream},

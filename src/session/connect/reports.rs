@@ -1,9 +1,9 @@
 //! What a client is told where no connection comes about.
 
-use super::Refusal;
 use crate::{
     error::{Report, SqlState, printable},
     pg::{backend, frame::Frame},
+    session::refusal::Refusal,
     upstream::{Login, Upstream},
 };
 

@@ -14,7 +14,7 @@ const SLOW: Duration = Duration::from_secs(2);
 
 /// The looks of one client.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct Backoff {
     until: Instant,
     /// When it was looked at again for the first time.
     began: Option<Instant>,
@@ -22,7 +22,7 @@ pub(super) struct Patience {
     pace: Duration,
 }
 
-impl Patience {
+impl Backoff {
     pub(super) fn until(until: Instant) -> Self {
         Self { until, began: None, due: None, pace: QUICK }
     }
@@ -53,9 +53,9 @@ mod tests {
 
     async fn looks(wait: Duration) -> Vec<u128> {
         let started = Instant::now();
-        let mut patience = Patience::until(started + wait);
+        let mut backoff = Backoff::until(started + wait);
         let mut looks = Vec::new();
-        while patience.next().await {
+        while backoff.next().await {
             looks.push(started.elapsed().as_millis());
         }
         looks

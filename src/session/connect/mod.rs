@@ -3,91 +3,35 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::timeout_at;
 
+use super::{backoff::Backoff, refusal::Refusal, registry::Registry};
 use crate::{
     auth::{
         memory::Memory,
         upstream::{Attempt, Channel, Early, LoginError, log_in},
     },
     error::{ClientFacing, Report, SqlState},
-    pg::{
-        backend::ErrorFields,
-        cancel::CancelKey,
-        startup::{ProtocolVersion, Startup},
-    },
-    session::{
-        patience::Patience,
-        registry::{Place, Registry},
-    },
+    pg::startup::ProtocolVersion,
     tls,
-    upstream::{
-        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, TlsFacts, TlsMode, Upstream,
-    },
+    upstream::{Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Login, TlsFacts, TlsMode, Upstream},
 };
-use greeting::{greeting, refuse_the_wrong_one};
-use habits::{Habit, HabitKey, Habits};
-use reports::{closed, explained, placed, undecided, unusable};
 
-mod greeting;
+mod first_ready;
 mod habits;
+mod miss;
 mod reports;
+mod wanted;
 
-/// A server's own refusal, or ours.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The server's ErrorResponse as it came, with a hint added where it had none.
-    Server {
-        /// The frame for the client.
-        frame: Bytes,
-        /// Its content.
-        fields: ErrorFields,
-    },
-    /// A report of ours.
-    Report(Report),
-}
+use first_ready::{refuse_the_wrong_one, until_ready};
+use habits::{Habit, HabitKey, Habits};
+use miss::Miss;
+use reports::{closed, explained, placed, undecided};
 
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        Self::Report(failure.report)
-    }
-}
-
-impl Refusal {
-    /// PostgreSQL clients try their next host on 57P03, and only where it comes before AuthenticationOk.
-    pub(super) fn is_cannot_connect_now(&self) -> bool {
-        match self {
-            Self::Server { fields, .. } => fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str(),
-            Self::Report(report) => report.sqlstate == SqlState::CANNOT_CONNECT_NOW,
-        }
-    }
-}
-
-/// A server that waits for the client's first query.
-pub(super) struct Connected {
-    pub(super) stream: BoxedStream,
-    pub(super) upstream: Upstream,
-    pub(super) login: Login,
-    pub(super) encrypted: bool,
-    /// Everything from behind AuthenticationOk to ReadyForQuery, as it came.
-    pub(super) greeting: Bytes,
-    /// Where the server gave one.
-    pub(super) key: Option<CancelKey>,
-    /// Bytes behind ReadyForQuery.
-    pub(super) rest: Bytes,
-    /// Its place among the cluster's sessions.
-    pub(super) place: Option<Place>,
-}
-
-/// The question of one client.
-pub(super) struct Wanted {
-    pub(super) ask: Ask,
-    /// The client's own packet, our options taken out.
-    pub(super) startup: Startup,
-    /// `None` is the login's default.
-    pub(super) database: Option<Bytes>,
-}
+pub(super) use first_ready::Connected;
+pub(super) use miss::failure_inside;
+pub(super) use wanted::Wanted;
 
 /// Opens connections to servers.
 pub(super) struct Connector {
@@ -97,27 +41,6 @@ pub(super) struct Connector {
     registry: Arc<Registry>,
     habits: Habits,
     memory: Memory,
-}
-
-/// How one try failed.
-enum Miss {
-    /// For good.
-    Final(Refusal),
-    /// The server that was resolved does not serve: another look may find the one that does.
-    Stale(Refusal),
-    /// The login was refused.
-    Login { refused: Box<Login>, refusal: Refusal },
-    /// The server wants it said another way: on a fresh stream, with the habit that is now remembered.
-    Again(Box<Login>),
-}
-
-impl From<Failure> for Miss {
-    fn from(failure: Failure) -> Self {
-        match failure.retry {
-            Retry::Resolve => Self::Stale(failure.into()),
-            Retry::No => Self::Final(failure.into()),
-        }
-    }
 }
 
 impl Connector {
@@ -150,7 +73,7 @@ impl Connector {
         let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
-        let mut patience = Patience::until(ask.wait_until);
+        let mut backoff = Backoff::until(ask.wait_until);
         // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
         let mut other_ways = 2;
         loop {
@@ -178,7 +101,7 @@ impl Connector {
                 }
                 Err(Miss::Stale(refusal)) => {
                     ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
-                    if !patience.next().await {
+                    if !backoff.next().await {
                         return Err(refusal);
                     }
                     upstream = self.directory.resolve_again(ask, &upstream).await?;
@@ -200,7 +123,7 @@ impl Connector {
         };
         let (login, stream) = tokio::try_join!(login, self.open(ask, upstream, habit))?;
         let (mut stream, channel) = stream;
-        let startup = rewritten(wanted, &login)?;
+        let startup = wanted.startup_for(&login).map_err(|report| Miss::Final(Refusal::Report(report)))?;
         let early = match (habit, &channel) {
             (Some(Habit::PlaintextScram), Channel::Plaintext) if !upstream.pooled => Early::Sasl,
             _ => Early::Wait,
@@ -213,7 +136,7 @@ impl Connector {
             Ok(method) => self.habits.learn(key, &channel, method),
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
-        let connected = greeting(stream, buf, &channel, (upstream.clone(), login)).await?;
+        let connected = until_ready(stream, buf, &channel, (upstream.clone(), login)).await?;
         refuse_the_wrong_one(ask, connected)
     }
 
@@ -291,48 +214,5 @@ fn facts(upstream: &Upstream, habit: Option<Habit>) -> TlsFacts {
     facts
 }
 
-/// The longest name that PostgreSQL has (`NAMEDATALEN`, with its terminating zero): it would cut a longer one short and
-/// let in the role that is called so.
-const MAX_ROLE: usize = 63;
-
-/// The client's packet with the user and the database that the login means; all else byte for byte.
-fn rewritten(wanted: &Wanted, login: &Login) -> Result<Startup, Miss> {
-    let database = wanted.database.clone().unwrap_or_else(|| Bytes::copy_from_slice(login.database.as_bytes()));
-    // A zero ends a name in the startup message, and what follows would be parameters of the author's choice.
-    let problem = if login.user.contains('\0') {
-        Some("the role's name holds a zero byte")
-    } else if login.user.len() > MAX_ROLE {
-        Some("the role's name is longer than the 63 bytes that PostgreSQL's have")
-    } else if database.contains(&0) {
-        Some("the database's name holds a zero byte")
-    } else {
-        None
-    };
-    if let Some(problem) = problem {
-        return Err(Miss::Final(Refusal::Report(unusable(login, problem))));
-    }
-    let mut startup = wanted.startup.clone();
-    startup.set("user", Bytes::copy_from_slice(login.user.as_bytes()));
-    startup.set("database", database);
-    Ok(startup)
-}
-
-/// A [`Failure`] that a stream's `io::Error` carries, however deep.
-pub(super) fn failure_inside(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(failure) = error.downcast_ref::<Failure>() {
-            return Some(failure.clone());
-        }
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = match inner {
-            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 #[cfg(test)]
-#[path = "connect/tests.rs"]
 mod tests;

@@ -3,9 +3,18 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use tracing::{debug, info};
 
-use super::client::{ClientStream, Peer, Socket};
+use super::{
+    Sessions,
+    client::{ClientStream, Peer, Socket},
+    registry::SessionId,
+    reply::tell,
+};
 use crate::{
     error::{ClientFacing, Report, SqlState},
     pg::{
@@ -38,7 +47,7 @@ pub(super) struct Greeted {
 
 /// A greeting that went wrong.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum GreetError {
+enum GreetError {
     /// The client went away, as port scanners and health checks do.
     #[error("the client closed before it sent a startup packet")]
     Gone,
@@ -53,8 +62,36 @@ pub(super) enum GreetError {
     Refused(Box<ClientStream>, Report),
 }
 
+impl Sessions {
+    /// What the client wants, where it says so in time and properly. Then `place` is dropped.
+    pub(super) async fn greeted<P: Send>(
+        &self,
+        id: SessionId,
+        socket: Socket,
+        peer: &Peer,
+        place: P,
+    ) -> Option<Greeting> {
+        let greeted = timeout(self.params.startup_deadline, greet(socket, peer, self.acceptor.as_ref())).await;
+        drop(place);
+        match greeted {
+            Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
+            Ok(Err(GreetError::Refused(mut client, report))) => {
+                info!(session = %id, %peer, %report, "connection refused");
+                tell(&mut client, &report).await;
+            }
+            Ok(Err(GreetError::Gone)) => debug!(session = %id, %peer, "{}", GreetError::Gone),
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                debug!(session = %id, %peer, %cause, "{error}");
+            }
+            Ok(Ok(greeting)) => return Some(greeting),
+        }
+        None
+    }
+}
+
 /// Reads until the client has said what it wants. The caller sets the deadline.
-pub(super) async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Result<Greeting, GreetError> {
+async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Result<Greeting, GreetError> {
     // On a Unix socket nothing crosses a network; PostgreSQL never encrypts there either.
     let acceptor = acceptor.filter(|_| matches!(peer, Peer::Tcp { .. }));
     let mut client = ClientStream::Plain(socket);
@@ -133,21 +170,4 @@ fn injected(client: ClientStream) -> GreetError {
         Report::fatal(SqlState::PROTOCOL_VIOLATION, "received unencrypted data after the request for encryption")
             .detail("Either the client has a bug, or somebody between it and pgferry is injecting bytes.");
     GreetError::Refused(Box::new(client), report)
-}
-
-/// Says the last words and closes so that they arrive: a socket that is closed over unread bytes is reset, and the
-/// reset overtakes what was written.
-pub(super) async fn close_with(client: &mut ClientStream, words: &[u8]) -> io::Result<()> {
-    client.write_all(words).await?;
-    client.shutdown().await?;
-    let mut rest = [0; 4096];
-    let mut budget = 256 * 1024;
-    while budget > 0 {
-        let read = client.read(&mut rest).await?;
-        if read == 0 {
-            break;
-        }
-        budget -= read.min(budget);
-    }
-    Ok(())
 }

@@ -1,31 +1,30 @@
-//! A session whose server has answered, until its end: the log's two lines, the pipe, and every way to end.
+//! A session whose server has answered, until its end: the pipe, and every way to end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
-    About, Phase, Sessions, cancel,
+    Sessions, cancel,
     connect::{Connected, failure_inside},
+    goodbye::{Goodbye, goodbye, last_words},
+    log::{self, About},
+    phase::{drained, lost_server},
     pipe::{Pipe, Stopped, Until},
     registry::{Live, Registered},
-    reply::{LAST_WORDS, Reply, last_words},
+    reply::Reply,
+    route::is_replication,
 };
 use crate::{
     error::{Report, SqlState},
     pg::encode,
-    upstream::{BoxedStream, Lost, Upstream},
+    upstream::{Lost, Mode, Role, Upstream},
 };
-
-/// After Terminate the server closes by itself. Closing first would answer its TLS close with a reset, which is what
-/// kills other tools' tunnels; one that takes longer than this is busy with something else.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A reason to end that is ours.
 struct Ending {
@@ -43,7 +42,13 @@ enum Over {
 
 impl Sessions {
     /// Hands the server's greeting over, pipes, and ends both sides properly.
-    pub(super) async fn converse(&self, about: About, mut reply: Reply, connected: Box<Connected>, early: BytesMut) {
+    pub(super) async fn run_established(
+        &self,
+        about: About,
+        mut reply: Reply,
+        connected: Box<Connected>,
+        early: BytesMut,
+    ) {
         let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place } = *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
         let lost = upstream.lost.clone();
@@ -53,20 +58,20 @@ impl Sessions {
             self.registry.register(about.id, live)
         });
         let notices = notices(&about, &upstream, login.superuser);
-        opened(&about, &upstream, &login.user, encrypted);
+        log::opened(&about, &upstream, &login.user, encrypted);
         let role = login.user.clone();
         drop(login);
         if reply.hand_over(&notices, &greeting).await.is_err() {
             goodbye(stream, Goodbye::Terminate).await;
-            return closed(&about, &upstream, &role, (0, 0), "client gone");
+            return log::ended(&about, &upstream, &role, (0, 0), "client gone");
         }
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
         drop((greeting, early));
-        let follows = about.follows_the_primary().then_some(lost);
+        let follows = follows_the_primary(&about).then_some(lost);
         let (over, ending) = self.pipe(&mut pipe, &upstream, follows).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
         let why = self.end(pipe, over, ending, registered, &upstream).await;
-        closed(&about, &upstream, &role, bytes, why);
+        log::ended(&about, &upstream, &role, bytes, why);
     }
 
     /// Pipes until something ends, watching for reasons to end.
@@ -172,58 +177,9 @@ enum Farewell {
     Say(Report),
 }
 
-/// What the server still hears.
-pub(super) enum Goodbye {
-    /// It has had the client's Terminate: its close is awaited.
-    Terminated,
-    /// It gets one from us.
-    Terminate,
-    /// Nothing: it is gone, or in the middle of a message.
-    Closed,
-}
-
-pub(super) async fn goodbye(mut stream: BoxedStream, goodbye: Goodbye) {
-    let farewell = async {
-        if let Goodbye::Terminate = goodbye {
-            let mut out = BytesMut::new();
-            encode::terminate(&mut out);
-            stream.write_all(&out).await?;
-            stream.flush().await?;
-        }
-        if !matches!(goodbye, Goodbye::Closed) {
-            let mut rest = [0; 4096];
-            while stream.read(&mut rest).await? > 0 {}
-        }
-        io::Result::Ok(())
-    };
-    // However the server's close looks, the session is over.
-    let _ = timeout(GOODBYE, farewell).await;
-    let _ = timeout(LAST_WORDS, stream.shutdown()).await;
-}
-
-/// Waits for a drain whose end is not the `known` one: a second signal brings it forward.
-async fn drained(phase: &mut watch::Receiver<Phase>, known: Option<Instant>) -> Instant {
-    loop {
-        if let Phase::Draining { until } = *phase.borrow_and_update()
-            && Some(until) != known
-        {
-            return until;
-        }
-        if phase.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Waits until the server is lost; for ever where nobody watches it.
-pub(super) async fn lost_server(lost: &mut Option<watch::Receiver<Option<Lost>>>) -> Lost {
-    if let Some(lost) = lost
-        && let Ok(reason) = lost.wait_for(Option::is_some).await
-        && let Some(reason) = *reason
-    {
-        return reason;
-    }
-    std::future::pending().await
+/// A failover ends the session: not one that streams WAL, nor one that did not care which server it got.
+fn follows_the_primary(about: &About) -> bool {
+    about.wanted.ask.target.mode != Mode::Any && !is_replication(&about.startup)
 }
 
 fn lost_report(upstream: &Upstream, reason: Lost) -> Report {
@@ -257,31 +213,14 @@ fn tunnel_lost(upstream: &Upstream, error: &io::Error) -> Report {
 /// The two cases of architecture that a person must know of; otherwise nothing is said.
 fn notices(about: &About, upstream: &Upstream, superuser: bool) -> Vec<Report> {
     let mut notices = Vec::new();
-    if superuser && about.wanted.ask.role == crate::upstream::Role::Default {
+    if superuser && about.wanted.ask.role == Role::Default {
         notices.push(Report::notice(format!(
             "you are a superuser here: {} has no other login that pgferry may use",
             upstream.cluster
         )));
     }
-    if upstream.standby_cluster && about.wanted.ask.target.mode == crate::upstream::Mode::Rw {
+    if upstream.standby_cluster && about.wanted.ask.target.mode == Mode::Rw {
         notices.push(Report::notice(format!("{} is a replica cluster: it is read-only", upstream.cluster)));
     }
     notices
-}
-
-fn opened(about: &About, upstream: &Upstream, role: &str, encrypted: bool) {
-    info!(
-        session = %about.id, client = %about.peer, who = about.who.who(), context = upstream.cluster.context,
-        target = %about.wanted.ask.target, pod = %upstream.server.name(), namespace = %upstream.server.namespace(), role,
-        application = about.application(), tls = encrypted,
-        seconds = about.started.elapsed().as_secs_f32(), "session opened"
-    );
-}
-
-fn closed(about: &About, upstream: &Upstream, role: &str, bytes: (u64, u64), why: &str) {
-    info!(
-        session = %about.id, context = upstream.cluster.context, target = %about.wanted.ask.target,
-        pod = %upstream.server.name(), namespace = %upstream.server.namespace(), role, application = about.application(),
-        bytes_up = bytes.0, bytes_down = bytes.1, seconds = about.started.elapsed().as_secs_f32(), why, "session ended"
-    );
 }

@@ -1,19 +1,39 @@
 //! What a server says between AuthenticationOk and ReadyForQuery, and whether it is the one that was asked for.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
-use super::{Connected, Miss, Refusal, closed, failure_inside, placed};
+use super::{
+    miss::{Miss, failure_inside},
+    reports::{closed, placed},
+};
 use crate::{
     auth::upstream::{Channel, LoginError},
     error::{ClientFacing, Report, SqlState},
-    pg::{PacketError, TransactionStatus, backend, frame::next_frame},
+    pg::{PacketError, TransactionStatus, backend, cancel::CancelKey, frame::next_frame},
+    session::{refusal::Refusal, registry::Place},
     upstream::{Ask, BoxedStream, Login, Mode, Server, Upstream},
 };
 
 /// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
 /// trigger's notices are kept within reason.
 const MAX_GREETING: usize = 256 * 1024;
+
+/// A server that waits for the client's first query.
+pub(in crate::session) struct Connected {
+    pub(in crate::session) stream: BoxedStream,
+    pub(in crate::session) upstream: Upstream,
+    pub(in crate::session) login: Login,
+    pub(in crate::session) encrypted: bool,
+    /// Everything from behind AuthenticationOk to ReadyForQuery, as it came.
+    pub(in crate::session) greeting: Bytes,
+    /// Where the server gave one.
+    pub(in crate::session) key: Option<CancelKey>,
+    /// Bytes behind ReadyForQuery.
+    pub(in crate::session) rest: Bytes,
+    /// Its place among the cluster's sessions.
+    pub(in crate::session) place: Option<Place>,
+}
 
 /// PostgreSQL 14 and later say at login whether they are a standby. A write must never reach one; and who asks for a
 /// replica is not to burden the primary.
@@ -42,7 +62,7 @@ pub(super) struct Greeted {
 }
 
 /// Reads on to ReadyForQuery, keeping every message as it came.
-pub(super) async fn greeting(
+pub(super) async fn until_ready(
     mut stream: BoxedStream,
     mut buf: BytesMut,
     channel: &Channel,

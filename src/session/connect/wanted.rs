@@ -1,0 +1,47 @@
+//! What one client wants, and the startup packet that says so to the server.
+
+use bytes::Bytes;
+
+use super::reports::unusable;
+use crate::{
+    error::Report,
+    pg::startup::Startup,
+    upstream::{Ask, Login},
+};
+
+/// The question of one client.
+pub(in crate::session) struct Wanted {
+    pub(in crate::session) ask: Ask,
+    /// The client's own packet, our options taken out.
+    pub(in crate::session) startup: Startup,
+    /// `None` is the login's default.
+    pub(in crate::session) database: Option<Bytes>,
+}
+
+/// The longest name that PostgreSQL has (`NAMEDATALEN`, with its terminating zero): it would cut a longer one short and
+/// let in the role that is called so.
+const MAX_ROLE: usize = 63;
+
+impl Wanted {
+    /// The client's packet with the user and the database that the login means; all else byte for byte.
+    pub(super) fn startup_for(&self, login: &Login) -> Result<Startup, Report> {
+        let database = self.database.clone().unwrap_or_else(|| Bytes::copy_from_slice(login.database.as_bytes()));
+        // A zero ends a name in the startup message, and what follows would be parameters of the author's choice.
+        let problem = if login.user.contains('\0') {
+            Some("the role's name holds a zero byte")
+        } else if login.user.len() > MAX_ROLE {
+            Some("the role's name is longer than the 63 bytes that PostgreSQL's have")
+        } else if database.contains(&0) {
+            Some("the database's name holds a zero byte")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(unusable(login, problem));
+        }
+        let mut startup = self.startup.clone();
+        startup.set("user", Bytes::copy_from_slice(login.user.as_bytes()));
+        startup.set("database", database);
+        Ok(startup)
+    }
+}

@@ -1,0 +1,142 @@
+//! One client connection from its first byte to its last, one struct a state:
+//! Greeted (said what it wants), Authenticated, Connected (the server has said ReadyForQuery), Piping.
+
+use bytes::Bytes;
+use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
+use tracing::{debug, warn};
+
+use super::{
+    Sessions,
+    await_server::Waited,
+    cancel,
+    client::{Accepted, ClientStream, Peer},
+    connect::Wanted,
+    handshake::{Greeted, Greeting},
+    log::About,
+    meet::Welcome,
+    phase::{Phase, draining},
+    refusal::Refusal,
+    registry::SessionId,
+    reply::Reply,
+    route::{Route, TARGET_OPTION, is_replication, route},
+    spare::Likeness,
+};
+use crate::{
+    auth::Authenticated,
+    error::{ClientFacing, Report},
+    pg::{cancel::CancelKey, options, startup::Startup},
+    upstream::{Ask, Progress, Target},
+};
+
+impl Sessions {
+    /// Serves one connection to its end. `place` is dropped when the client has said what it wants: it is one among the
+    /// connections that have not.
+    pub async fn serve<P: Send>(&self, id: SessionId, welcome: Welcome, place: P) {
+        let Welcome { accepted: Accepted { socket, peer, bound }, who } = welcome;
+        self.connector.directory.warm();
+        match self.greeted(id, socket, &peer, place).await {
+            // Whoever holds the key may cancel, of those who may connect at all.
+            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key).await,
+            Some(Greeting::Startup(greeted)) => {
+                let greeted = Box::new(greeted);
+                Box::pin(self.session(id, greeted, peer, bound, who)).await;
+            }
+            None => {}
+        }
+    }
+
+    async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey) {
+        match self.registry.find(key) {
+            None => debug!(session = %id, "a cancel request for no session of ours"),
+            Some(live) => {
+                if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
+                    warn!(session = %id, pod = live.upstream.server.name(), %failure, "a cancel request did not get through");
+                }
+            }
+        }
+        // The close is the answer; the client may be gone already.
+        let _ = client.shutdown().await;
+    }
+
+    async fn session(
+        &self,
+        id: SessionId,
+        greeted: Box<Greeted>,
+        peer: Peer,
+        bound: Option<Target>,
+        who: Authenticated,
+    ) {
+        let Greeted { client, startup, mut early } = *greeted;
+        let mut reply = Reply { client, negotiation: startup.negotiation(), opened: false };
+        let route = match self.route(&startup, bound.as_ref()) {
+            Ok(route) => route,
+            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
+        };
+        let started = Instant::now();
+        let (wanted, progress) = self.wanted(&who, &startup, route);
+        // A replication connection is one of a kind.
+        let likeness = (!is_replication(&startup)).then(|| Likeness::of(&wanted));
+        let (permit, spare) = match self.admit(likeness.as_ref()).await {
+            Ok(admitted) => admitted,
+            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
+        };
+        let outcome = match spare {
+            Some(connected) => {
+                debug!(session = %id, "a session that was logged in ahead is taken");
+                Waited::Connected(connected)
+            }
+            None => self.connected(id, &wanted, progress, &mut reply, &mut early).await,
+        };
+        let connected = match outcome {
+            Waited::Connected(connected) => connected,
+            Waited::Refused(refusal) => return reply.refuse(id, &peer, &refusal).await,
+            Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
+        };
+        if let (Some(spares), Some(likeness)) = (&self.spares, likeness) {
+            spares.prepare(likeness, &wanted, &self.connector, &self.registry);
+        }
+        let about = About { id, peer, who, startup, wanted, started };
+        self.run_established(about, reply, connected, early).await;
+        drop(permit);
+    }
+
+    /// Where to go.
+    fn route(&self, startup: &Startup, bound: Option<&Target>) -> Result<Route, Report> {
+        if let Phase::Draining { .. } = *self.phase.borrow() {
+            return Err(draining());
+        }
+        let directory = &self.connector.directory;
+        route(startup, bound, &self.params.names, &|name| directory.knows_context(name)).map_err(|error| error.report())
+    }
+
+    fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
+        let (progress, waiting) = Progress::new();
+        let now = Instant::now();
+        let ask = Ask {
+            identity: who.identity().clone(),
+            target: route.target,
+            role: route.role,
+            database: route.database.as_ref().map(|name| String::from_utf8_lossy(name).into_owned()),
+            deadline: now + self.params.connect_timeout,
+            wait_until: now + self.params.primary_wait.min(self.params.connect_timeout),
+            progress,
+        };
+        let mut startup = startup.clone();
+        strip_own_options(&mut startup);
+        (Wanted { ask, startup, database: route.database }, waiting)
+    }
+}
+
+/// `pgferry.*` is ours alone: a server would refuse it, or keep it as a setting.
+fn strip_own_options(startup: &mut Startup) {
+    let Some(given) = startup.get("options") else { return };
+    let (value, rest) = options::take_option(given, TARGET_OPTION);
+    if value.is_none() {
+        return;
+    }
+    if rest.iter().all(u8::is_ascii_whitespace) {
+        startup.remove("options");
+    } else {
+        startup.set("options", Bytes::from(rest));
+    }
+}
