@@ -26,6 +26,7 @@ mod goodbye;
 mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;
+mod log_lines;
 mod logins;
 mod names;
 mod protocol;

@@ -13,7 +13,7 @@ use super::{
     Sessions, cancel,
     connect::{Connected, failure_inside},
     goodbye::{Goodbye, goodbye, last_words},
-    log::{self, About},
+    log::{About, LoggedIn},
     phase::{drained, lost_server},
     pipe::{Pipe, Stopped, Until},
     registry::{Live, Registered},
@@ -58,12 +58,12 @@ impl Sessions {
             self.registry.register(about.id, live)
         });
         let notices = notices(&about, &upstream, login.superuser);
-        log::opened(&about, &upstream, &login.user, encrypted);
-        let role = login.user.clone();
+        let logged_in = LoggedIn::new(&about, &upstream, &login);
+        logged_in.opened(encrypted);
         drop(login);
         if reply.hand_over(&notices, &greeting).await.is_err() {
             goodbye(stream, Goodbye::Terminate).await;
-            return log::ended(&about, &upstream, &role, (0, 0), "client gone");
+            return logged_in.ended((0, 0), "client gone");
         }
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
         drop((greeting, early));
@@ -71,7 +71,7 @@ impl Sessions {
         let (over, ending) = self.pipe(&mut pipe, &upstream, follows).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
         let why = self.end(pipe, over, ending, registered, &upstream).await;
-        log::ended(&about, &upstream, &role, bytes, why);
+        logged_in.ended(bytes, why);
     }
 
     /// Pipes until something ends, watching for reasons to end.
