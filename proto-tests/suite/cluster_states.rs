@@ -1,7 +1,5 @@
 //! Clusters that do not serve, on purpose or for a moment, and what their clients read.
 
-use std::time::Duration;
-
 use proto_tests::{
     cnpg::{Cluster, pod_object},
     kubernetes::Backend,
@@ -9,7 +7,7 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::World;
+use crate::support::{PATIENCE, World, refused, until};
 
 /// Not waiting for a primary, so that errors come at once.
 async fn impatient(world: &World) -> proto_tests::subject::Subject {
@@ -19,14 +17,7 @@ async fn impatient(world: &World) -> proto_tests::subject::Subject {
 
 /// The refusal that a change brings, once the watch has heard of it.
 async fn refused_soon(pgferry: &proto_tests::subject::Subject, database: &str) -> proto_tests::wire::Fields {
-    let refused = async {
-        loop {
-            if let Err(fields) = pgferry.connect("pgferry", database).await {
-                return fields;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("a refusal")
+    refused(pgferry, "pgferry", database).await
 }
 
 #[tokio::test]
@@ -158,17 +149,13 @@ async fn a_refused_port_is_named_and_tried_again() {
     let connecting = pgferry.connect("pgferry", "shop");
     tokio::pin!(connecting);
     let before = world.api.count("get", "pods/portforward");
-    let retried = async {
-        while world.api.count("get", "pods/portforward") < before + 2 {
-            tokio::task::yield_now().await;
-        }
-    };
+    let retried = until("it is tried again", || world.api.count("get", "pods/portforward") >= before + 2);
     tokio::select! {
         _ = &mut connecting => panic!("nothing listens"),
         () = retried => {}
     }
     world.api.backend("prod", "shop-1", 5432, Backend::To(world.server.address()));
-    tokio::time::timeout(Duration::from_secs(20), connecting).await.expect("in time").unwrap();
+    tokio::time::timeout(PATIENCE, connecting).await.expect("in time").unwrap();
 }
 
 #[tokio::test]

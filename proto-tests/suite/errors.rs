@@ -13,7 +13,7 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
-    support::World,
+    support::{World, let_in},
     trust_stage::{secret, service},
 };
 
@@ -133,12 +133,8 @@ async fn staged() -> Vec<Row> {
     let bad = said(startup(3, 0, &[("user", "a"), ("user", "b")])).await;
     let oversized = said(10_001_u32.to_be_bytes().to_vec()).await;
     pgferry.says("session ended").await;
-    let mut open = loop {
-        // The place of the session that was cut is free in a moment.
-        if let Ok(open) = pgferry.connect("pgferry", "shop").await {
-            break open;
-        }
-    };
+    // The place of the session that was cut is free in a moment.
+    let mut open = let_in(&pgferry, "pgferry", "shop").await;
     world.cluster().begin_deleting(1);
     let deleted = open.next().await.unwrap().unwrap().fields();
     let rows = [

@@ -1,6 +1,6 @@
 //! Sessions whose server is lost.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use proto_tests::{
     cnpg::{Cluster, encoded},
@@ -11,7 +11,7 @@ use proto_tests::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
     let replica = PostgresServer::replica_of(&mut world.server).await.unwrap();
@@ -22,7 +22,7 @@ async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
 
 /// What an idle session hears at its end.
 async fn farewell(wire: &mut Wire) -> String {
-    let message = timeout(Duration::from_secs(10), wire.next()).await.expect("in time").unwrap().expect("a message");
+    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
     assert_eq!(message.tag, 'E');
     message.fields().code
 }

@@ -11,10 +11,10 @@ use proto_tests::{
 };
 use tokio::time::timeout;
 
-use crate::support::{BINARY, World};
+use crate::support::{BINARY, PATIENCE, World};
 
-/// No deadline of pgferry's is as long, and a busy machine needs some.
-pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
+/// No deadline of pgferry's is as long.
+pub(crate) const IN_TIME: Duration = PATIENCE;
 
 /// COPY IN into a table of its own.
 pub(crate) const COPY: &str = "create temp table t (a int); copy t from stdin";

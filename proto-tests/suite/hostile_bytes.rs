@@ -1,7 +1,5 @@
 //! Bytes before authentication: an error or a close, within the deadline, in bounded memory, and never a session.
 
-use std::time::Duration;
-
 use proto_tests::wire::{SSL_REQUEST, Wire, message, startup};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 /// What comes back, until the close.
 async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -18,7 +16,7 @@ async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let _ = socket.write_all(bytes).await;
     let _ = socket.shutdown().await;
     let mut answer = Vec::new();
-    let ended = timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await;
+    let ended = timeout(PATIENCE, socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "no close for {:?}", &bytes[..bytes.len().min(40)]);
     answer
 }
@@ -72,7 +70,7 @@ async fn a_slow_client_is_closed_at_the_deadline() {
         let mut answer = Vec::new();
         let _ = in_tls.read_to_end(&mut answer).await;
     };
-    timeout(Duration::from_secs(15), closed).await.expect("all are closed");
+    timeout(PATIENCE, closed).await.expect("all are closed");
 }
 
 #[tokio::test]

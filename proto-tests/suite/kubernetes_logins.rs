@@ -10,7 +10,7 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, World, plugin, runs};
+use crate::support::{BINARY, PACE, World, plugin, runs};
 
 async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
     Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, json!({}))).await
@@ -228,9 +228,10 @@ async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
         pgferry.says("it may still be being written").await;
     };
     let writing = async {
+        let mut writes = tokio::time::interval(PACE);
         loop {
+            writes.tick().await;
             fs::write(&file, "").unwrap();
-            tokio::task::yield_now().await;
         }
     };
     tokio::select! {

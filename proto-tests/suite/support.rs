@@ -8,7 +8,7 @@ use proto_tests::{
     postgres::{PostgresServer, Setup},
     secrets,
     subject::{Start, Subject},
-    wire::Wire,
+    wire::{Fields, Wire},
 };
 
 use serde_json::{Value, json};
@@ -16,11 +16,11 @@ use tokio::time::{interval, timeout};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
-/// Long enough for a busy machine; a test that needs it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// Long enough for any machine, and longer than all that subjects are given (`Start::new`); a test that needs it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Between two looks: the machine has other tests to run.
-const PACE: Duration = Duration::from_millis(10);
+pub(crate) const PACE: Duration = Duration::from_millis(10);
 
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -42,6 +42,34 @@ pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
         }
     };
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
+}
+
+/// Connects until somebody is let in.
+pub(crate) async fn let_in(pgferry: &Subject, user: &str, database: &str) -> Wire {
+    let again = async {
+        let mut looks = interval(PACE);
+        loop {
+            looks.tick().await;
+            if let Ok(wire) = pgferry.connect(user, database).await {
+                return wire;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a place for {user} {database}"))
+}
+
+/// Connects until somebody is refused.
+pub(crate) async fn refused(pgferry: &Subject, user: &str, database: &str) -> Fields {
+    let again = async {
+        let mut looks = interval(PACE);
+        loop {
+            looks.tick().await;
+            if let Err(fields) = pgferry.connect(user, database).await {
+                return fields;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a refusal of {user} {database}"))
 }
 
 /// `pgferry serve` with a configuration.

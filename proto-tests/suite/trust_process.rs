@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{BINARY, PATIENCE, World, plugin, runs, until_true};
+use crate::support::{BINARY, PATIENCE, World, let_in, plugin, runs, until_true};
 
 /// Somebody else on this machine.
 const NOBODY: u32 = 65_534;
@@ -180,14 +180,7 @@ async fn a_spare_session_leaves_its_place_to_a_client() {
     drop(second);
     // One that may be asked for while it is being made, or before there is one.
     for _ in 0..10 {
-        let again = async {
-            loop {
-                if let Ok(wire) = pgferry.connect("app", "shop.prod").await {
-                    return wire;
-                }
-            }
-        };
-        let mut wire = timeout(PATIENCE, again).await.expect("a place is free again");
+        let mut wire = let_in(&pgferry, "app", "shop.prod").await;
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "2");
         wire.message(b'X', b"").await.unwrap();
     }
@@ -200,14 +193,7 @@ async fn one_session_is_one_session() {
     let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\nspare = \"15s\"\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     for database in ["shop.prod", "shop.prod", "shop.prod/postgres", "shop.prod"] {
-        let next = async {
-            loop {
-                if let Ok(wire) = pgferry.connect("app", database).await {
-                    return wire;
-                }
-            }
-        };
-        let mut wire = timeout(PATIENCE, next).await.expect("a place is free again");
+        let mut wire = let_in(&pgferry, "app", database).await;
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "1");
         assert_eq!(pgferry.refusal("app", "shop.prod").await.code, "53300");
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "1");

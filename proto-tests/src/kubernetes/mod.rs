@@ -128,6 +128,8 @@ pub(crate) struct Store {
     websockets: bool,
     /// The container runtime's limit on streams without a message.
     stream_idle: Option<Duration>,
+    /// How late the end of a server's stream is reported.
+    linger: Duration,
     events: broadcast::Sender<(u64, &'static str, Value)>,
 }
 
@@ -220,6 +222,7 @@ impl FakeKubernetes {
             page: usize::MAX,
             websockets: true,
             stream_idle: None,
+            linger: forward::LINGER,
             events: broadcast::Sender::new(10_000),
         };
         let shared = Arc::new(Shared {
@@ -379,6 +382,11 @@ impl FakeKubernetes {
     /// Pings are no messages there.
     pub fn end_silent_streams(&self, after: Duration) {
         self.shared.store().stream_idle = Some(after);
+    }
+
+    /// How late new tunnels report that the server has closed.
+    pub fn linger(&self, linger: Duration) {
+        self.shared.store().linger = linger;
     }
 
     /// Waits until this many messages have come that carry nothing.
