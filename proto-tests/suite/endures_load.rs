@@ -149,7 +149,7 @@ fn tasks(pgferry: &Subject) -> usize {
 async fn a_drain_of_two_hundred_sessions() {
     const SESSIONS: usize = 200;
     const BUSY: usize = 20;
-    let world = World::new().await;
+    let world = World::with(|setup| setup.setting("max_connections", "400")).await;
     let mut watcher = world.directly().await;
     let mut alone = world.pgferry().await;
     drop(sessions(&alone, 1).await);

@@ -30,7 +30,7 @@ async fn impatient(world: &World) -> Subject {
 
 /// One world for each, so that no failure hides another.
 async fn caused(what: &'static str, user: &str, database: &str, cause: impl FnOnce(&World)) -> Row {
-    let world = World::new().await;
+    let world = World::reading().await;
     cause(&world);
     let pgferry = impatient(&world).await;
     Row { what, fields: pgferry.refusal(user, database).await }
@@ -105,16 +105,16 @@ async fn rows() -> Vec<Row> {
 
 /// Those that take more than a wrong name or a changed object.
 async fn staged() -> Vec<Row> {
-    let ambiguous = World::new().await;
+    let ambiguous = World::reading().await;
     Cluster::new(&ambiguous.api, ("staging", "shop"), &ambiguous.password, &[ambiguous.server.address()]);
     let two = impatient(&ambiguous).await.refusal("pgferry", "shop").await;
 
-    let offline = World::new().await;
+    let offline = World::reading().await;
     let pgferry = impatient(&offline).await;
     offline.api.go_down().await;
     let unreachable = pgferry.refusal("pgferry", "shop").await;
 
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\n");
     let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let mut open = pgferry.connect("pgferry", "shop").await.unwrap();

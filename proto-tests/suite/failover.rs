@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::support::{PATIENCE, World};
 
 async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
-    let replica = PostgresServer::replica_of(&mut world.server).await.unwrap();
+    let replica = PostgresServer::replica_of(world.own()).await.unwrap();
     let servers = [world.server.address(), replica.address()];
     let cluster = Cluster::new(&world.api, ("prod", "pair"), &world.password, &servers);
     (replica, cluster)
@@ -129,9 +129,9 @@ async fn a_server_that_is_killed_is_reported() {
     let mut world = World::new().await;
     let pgferry = world.pgferry().await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
-    world.server.stop();
+    world.own().stop();
     assert_eq!(farewell(&mut wire).await, "57P01", "the server's own FATAL");
-    world.server.run().unwrap();
+    world.own().run().unwrap();
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
 }

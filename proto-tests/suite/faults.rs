@@ -337,7 +337,7 @@ async fn messages_that_lie_about_their_length_are_passed_on_and_not_kept() {
 #[tokio::test]
 #[ignore = "takes three minutes: cargo test --test proto -- --ignored"]
 async fn a_copy_that_waits_for_a_lock_is_not_a_dead_link() {
-    let stage = Stage::new(&[]).await;
+    let stage = Stage::of(World::new().await, &[]).await;
     let mut holder = stage.pgferry.connect("pgferry", "shop.prod").await.unwrap();
     holder.query("create table t (a int primary key, b text)").await.unwrap();
     holder.query("begin").await.unwrap();

@@ -36,7 +36,7 @@ async fn serve(world: &World, environment: &[(&str, &str)]) -> Subject {
 
 impl Stage {
     pub(crate) async fn new(environment: &[(&'static str, &'static str)]) -> Self {
-        Self::of(World::new().await, environment).await
+        Self::of(World::reading().await, environment).await
     }
 
     pub(crate) async fn of(world: World, environment: &[(&'static str, &'static str)]) -> Self {

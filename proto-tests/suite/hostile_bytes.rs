@@ -23,7 +23,7 @@ async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_broken_beginning_ends() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let good = startup(3, 0, &[("user", "app"), ("database", "shop")]);
     let mut cases: Vec<Vec<u8>> = vec![
@@ -56,7 +56,7 @@ async fn every_broken_beginning_ends() {
 
 #[tokio::test]
 async fn a_slow_client_is_closed_at_the_deadline() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nstartup_deadline = \"1s\"\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let mut silent = Wire::tcp(pgferry.address()).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_slow_client_is_closed_at_the_deadline() {
 
 #[tokio::test]
 async fn floods_before_authentication_are_not_kept() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     let before = pgferry.resident();

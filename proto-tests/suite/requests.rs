@@ -149,7 +149,7 @@ async fn a_spare_session_does_not_outlive_its_kubeconfig() {
 
 #[tokio::test]
 async fn two_hundred_sessions_at_once() {
-    let world = World::new().await;
+    let world = World::with(|setup| setup.setting("max_connections", "400")).await;
     // What is asked is whether all are served, not how fast: each does two handshakes here, both ends of both.
     let config = world.api.write("config.toml", "[sessions]\nconnect_timeout = \"3m\"\n");
     let pgferry = Arc::new(world.pgferry_with(&["--config", config.to_str().unwrap()]).await);

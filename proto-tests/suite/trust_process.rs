@@ -48,7 +48,7 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
         println!("skipped: only root can be another user, and only Linux says who that is");
         return;
     }
-    let world = World::new().await;
+    let world = World::reading().await;
     // A token that has ended already: whoever needs Kubernetes runs the plugin.
     let user = plugin(&world.api, world.api.token(), "2001-01-01T00:00:00Z");
     let kubeconfig = world.api.kubeconfig_with("fake", None, user, json!({}));
@@ -83,14 +83,14 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
 /// Each listener took a place before anybody came to it: with fewer places than listeners some served nobody.
 #[tokio::test]
 async fn fewer_startup_places_than_listeners_starve_none() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nmax_startups = 1\n");
     let sockets = world.api.directory().join("sockets");
     let args = ["--config", config.to_str().unwrap(), "--socket-dir", sockets.to_str().unwrap()];
     let mut pgferry = world.pgferry_with(&args).await;
     pgferry.says(".s.PGSQL.").await;
     let parameters = [("user", "app"), ("database", "shop")];
-    for address in pgferry.addresses.clone() {
+    for address in pgferry.every_address().await {
         let mut wire = Wire::tcp(address).await.unwrap();
         timeout(PATIENCE, wire.start(&parameters)).await.expect("a place").unwrap();
     }
@@ -273,7 +273,7 @@ fn controls(text: &str) -> bool {
 /// An object's author could paint whatever they liked on the terminal of who lists it.
 #[tokio::test]
 async fn what_others_wrote_is_shown_and_not_obeyed() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let wild = |text: &str| format!("{text}\u{1b}[31m\u{9b}1m\u{7}\r");
     let spec = json!({"instances": 1, "bootstrap": {"initdb": {"database": wild("db"), "owner": wild("role")}}});
     let cluster = Cluster::with_spec(&world.api, ("prod", "wild"), spec, &[]);

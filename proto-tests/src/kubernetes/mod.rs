@@ -33,6 +33,7 @@ mod selectors;
 pub mod certificates;
 pub mod proxies;
 
+use crate::ports;
 use certificates::Authority;
 pub use script::{Act, Script, When};
 
@@ -233,7 +234,8 @@ impl FakeKubernetes {
             closed: watch::Sender::new(0),
             down: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // It may go down, and come back where it was.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports::free())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let it = Self {
             shared,
