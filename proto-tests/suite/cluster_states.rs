@@ -15,6 +15,13 @@ async fn impatient(world: &World) -> proto_tests::subject::Subject {
     world.pgferry_with(&["--config", config.to_str().unwrap()]).await
 }
 
+/// Waiting for a primary as long as it takes.
+async fn patient(world: &World) -> proto_tests::subject::Subject {
+    let config = "[sessions]\nprimary_wait = \"5m\"\nconnect_timeout = \"5m\"\n";
+    let config = world.api.write("config.toml", config);
+    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+}
+
 /// The refusal that a change brings, once the watch has heard of it.
 async fn refused_soon(pgferry: &proto_tests::subject::Subject, database: &str) -> proto_tests::wire::Fields {
     refused(pgferry, "pgferry", database).await
@@ -43,7 +50,7 @@ async fn hibernated_and_fenced_clusters_say_so() {
 #[tokio::test]
 async fn a_missing_primary_is_waited_for() {
     let world = World::reading().await;
-    let pgferry = world.pgferry().await;
+    let pgferry = patient(&world).await;
     world.cluster().set_ready(1, false);
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
@@ -145,7 +152,7 @@ async fn a_refused_port_is_named_and_tried_again() {
     assert_eq!(refusal.code, "08001");
     assert!(refusal.message.contains("pod shop-1") && refusal.message.contains("refused"), "{refusal:?}");
     drop(pgferry);
-    let pgferry = world.pgferry().await;
+    let pgferry = patient(&world).await;
     let connecting = pgferry.connect("pgferry", "shop");
     tokio::pin!(connecting);
     let before = world.api.count("get", "pods/portforward");
