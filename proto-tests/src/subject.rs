@@ -23,8 +23,13 @@ use crate::{
     wire::{Fields, Wire},
 };
 
-/// Long enough for a busy machine; a test that needs it fails.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Long enough for any machine; a test that needs it fails.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// What a subject is given where its test is about something else: the defaults are for a machine that does nothing but
+/// wait for the API server, and this one runs that as well, and PostgreSQL, and the compiler for somebody else.
+const LIMITS: [(&str, &str); 2] =
+    [("PGFERRY__KUBERNETES__REQUEST_TIMEOUT", "1m"), ("PGFERRY__KUBERNETES__CONNECT_TIMEOUT", "1m")];
 
 /// Whether it may be looked into.
 pub const CORE_DUMPS: &str = "PGFERRY__PROCESS__CORE_DUMPS";
@@ -52,6 +57,7 @@ impl Start {
         let home = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home.path());
+        command.envs(LIMITS);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         if !rustix::process::geteuid().is_root() {
             // An undumpable process' descriptors are root's alone to count.
@@ -123,7 +129,7 @@ impl Start {
     }
 }
 
-/// Every listener is named in lines that come together; the last is followed by others, so all are there soon.
+/// Every listener that is named so far.
 fn listeners(output: &str) -> (Vec<SocketAddr>, Vec<PathBuf>) {
     let (mut addresses, mut sockets) = (Vec::new(), Vec::new());
     for line in output.lines() {
@@ -159,6 +165,12 @@ impl Subject {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// All TCP addresses; the others are named behind the first, and what Kubernetes answers behind them.
+    pub async fn every_address(&mut self) -> Vec<SocketAddr> {
+        self.says(" ready context=").await;
+        listeners(&self.output()).0
     }
 
     #[must_use]

@@ -1,7 +1,5 @@
 //! Clusters that do not serve, on purpose or for a moment, and what their clients read.
 
-use std::time::Duration;
-
 use proto_tests::{
     cnpg::{Cluster, pod_object},
     kubernetes::Backend,
@@ -9,7 +7,7 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::World;
+use crate::support::{PATIENCE, World, refused, until};
 
 /// Not waiting for a primary, so that errors come at once.
 async fn impatient(world: &World) -> proto_tests::subject::Subject {
@@ -17,21 +15,21 @@ async fn impatient(world: &World) -> proto_tests::subject::Subject {
     world.pgferry_with(&["--config", config.to_str().unwrap()]).await
 }
 
+/// Waiting for a primary as long as it takes.
+async fn patient(world: &World) -> proto_tests::subject::Subject {
+    let config = "[sessions]\nprimary_wait = \"5m\"\nconnect_timeout = \"5m\"\n";
+    let config = world.api.write("config.toml", config);
+    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+}
+
 /// The refusal that a change brings, once the watch has heard of it.
 async fn refused_soon(pgferry: &proto_tests::subject::Subject, database: &str) -> proto_tests::wire::Fields {
-    let refused = async {
-        loop {
-            if let Err(fields) = pgferry.connect("pgferry", database).await {
-                return fields;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("a refusal")
+    refused(pgferry, "pgferry", database).await
 }
 
 #[tokio::test]
 async fn hibernated_and_fenced_clusters_say_so() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     world.cluster().annotate("cnpg.io/hibernation", "on");
     let refusal = pgferry.refusal("pgferry", "shop").await;
@@ -51,8 +49,8 @@ async fn hibernated_and_fenced_clusters_say_so() {
 
 #[tokio::test]
 async fn a_missing_primary_is_waited_for() {
-    let world = World::new().await;
-    let pgferry = world.pgferry().await;
+    let world = World::reading().await;
+    let pgferry = patient(&world).await;
     world.cluster().set_ready(1, false);
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     wire.send(&proto_tests::wire::startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
@@ -69,7 +67,7 @@ async fn a_missing_primary_is_waited_for() {
 
 #[tokio::test]
 async fn no_ready_primary_comes_before_authentication_ok() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     world.cluster().set_ready(1, false);
     world.cluster().change(|cluster| cluster["status"]["phase"] = json!("Failing over"));
@@ -88,7 +86,7 @@ async fn no_ready_primary_comes_before_authentication_ok() {
 
 #[tokio::test]
 async fn while_the_role_is_handed_over_nobody_is_the_primary() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     world.cluster().change(|cluster| cluster["status"]["targetPrimary"] = json!("pending"));
     assert_eq!(pgferry.refusal("pgferry", "shop").await.code, "57P03");
@@ -101,7 +99,7 @@ async fn while_the_role_is_handed_over_nobody_is_the_primary() {
 /// Pooler pods and upgrade jobs carry the cluster's labels, the latter even the primary's.
 #[tokio::test]
 async fn poolers_and_jobs_are_never_chosen() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = impatient(&world).await;
     let decoy = |name: &str, labels: serde_json::Value| {
         world.api.put("pods", pod_object("prod", name, &labels));
@@ -123,7 +121,7 @@ async fn poolers_and_jobs_are_never_chosen() {
 #[tokio::test]
 async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut world = World::new().await;
-    let replica = proto_tests::postgres::PostgresServer::replica_of(&mut world.server).await.unwrap();
+    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).await.unwrap();
     let cluster =
         Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
     let pgferry = impatient(&world).await;
@@ -147,33 +145,29 @@ async fn replicas_are_for_reading_and_replica_clusters_say_so() {
 
 #[tokio::test]
 async fn a_refused_port_is_named_and_tried_again() {
-    let world = World::new().await;
+    let world = World::reading().await;
     world.api.backend("prod", "shop-1", 5432, Backend::Refuse);
     let pgferry = impatient(&world).await;
     let refusal = pgferry.refusal("pgferry", "shop").await;
     assert_eq!(refusal.code, "08001");
     assert!(refusal.message.contains("pod shop-1") && refusal.message.contains("refused"), "{refusal:?}");
     drop(pgferry);
-    let pgferry = world.pgferry().await;
+    let pgferry = patient(&world).await;
     let connecting = pgferry.connect("pgferry", "shop");
     tokio::pin!(connecting);
     let before = world.api.count("get", "pods/portforward");
-    let retried = async {
-        while world.api.count("get", "pods/portforward") < before + 2 {
-            tokio::task::yield_now().await;
-        }
-    };
+    let retried = until("it is tried again", || world.api.count("get", "pods/portforward") >= before + 2);
     tokio::select! {
         _ = &mut connecting => panic!("nothing listens"),
         () = retried => {}
     }
     world.api.backend("prod", "shop-1", 5432, Backend::To(world.server.address()));
-    tokio::time::timeout(Duration::from_secs(20), connecting).await.expect("in time").unwrap();
+    tokio::time::timeout(PATIENCE, connecting).await.expect("in time").unwrap();
 }
 
 #[tokio::test]
 async fn a_pod_that_vanishes_between_lookup_and_dial_is_looked_up_again() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let gone = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "pods \"shop-1\" not found"});
     world.api.fault("get", "pods/portforward", 1, proto_tests::kubernetes::Fault::Status(404, gone.to_string()));

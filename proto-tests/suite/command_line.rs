@@ -11,7 +11,7 @@ async fn list(world: &World, args: &[&str]) -> (i32, String, String) {
 
 #[tokio::test]
 async fn list_shows_what_can_be_reached() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let asleep = Cluster::new(&world.api, ("staging", "asleep"), &world.password, &[]);
     asleep.annotate("cnpg.io/hibernation", "on");
     let (code, out, err) = list(&world, &[]).await;
@@ -45,7 +45,7 @@ async fn list_shows_what_can_be_reached() {
 
 #[tokio::test]
 async fn list_reads_page_by_page() {
-    let world = World::new().await;
+    let world = World::reading().await;
     for number in 0..25 {
         Cluster::new(&world.api, ("many", &format!("c{number:02}")), &world.password, &[world.server.address()]);
     }
@@ -59,7 +59,7 @@ async fn list_reads_page_by_page() {
 
 #[tokio::test]
 async fn list_with_few_rights_names_the_missing_ones() {
-    let world = World::new().await;
+    let world = World::reading().await;
     world.api.deny(None, "list", "clusters", None);
     let (code, out, err) = list(&world, &[]).await;
     assert_eq!(code, 0);
@@ -77,7 +77,7 @@ async fn list_with_few_rights_names_the_missing_ones() {
 
 #[tokio::test]
 async fn list_fails_with_a_reason() {
-    let world = World::new().await;
+    let world = World::reading().await;
     world.api.revoke(world.api.token());
     let (code, out, err) = list(&world, &[]).await;
     assert_eq!((code, out.as_str()), (69, ""));
@@ -86,7 +86,7 @@ async fn list_fails_with_a_reason() {
 
 #[tokio::test]
 async fn config_shows_every_value_and_its_origin() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let file = world.api.write("config.toml", "[sessions]\ndrain = \"3s\"\n");
     let start = Start::new(BINARY).args(["config", "--namespace", "prod", "--config"]).arg(&file);
     let (code, out, _) = start.env("PGFERRY__LISTEN__PORT", "10001").run().await;

@@ -11,11 +11,11 @@ use crate::support::{World, serve};
 
 #[tokio::test]
 async fn clients_may_encrypt_negotiated_or_direct() {
-    let world = World::new().await;
-    let pgferry = world.pgferry().await;
+    let world = World::reading().await;
+    let mut pgferry = world.pgferry().await;
     let parameters = [("user", "app"), ("database", "shop")];
-    for address in &pgferry.addresses {
-        let mut wire = Wire::tls(*address).await.unwrap();
+    for address in pgferry.every_address().await {
+        let mut wire = Wire::tls(address).await.unwrap();
         wire.start(&parameters).await.unwrap();
         assert_eq!(wire.value("select 1").await.unwrap(), "1");
     }
@@ -32,7 +32,7 @@ async fn clients_may_encrypt_negotiated_or_direct() {
 /// CVE-2021-23214: bytes that came before the handshake must not be taken for the client's own inside TLS.
 #[tokio::test]
 async fn plaintext_glued_to_the_request_is_refused() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut socket = tokio::net::TcpStream::connect(pgferry.address()).await.unwrap();
     let glued = [&SSL_REQUEST[..], &startup(3, 0, &[("user", "app"), ("database", "shop")])].concat();
@@ -46,7 +46,7 @@ async fn plaintext_glued_to_the_request_is_refused() {
 
 #[tokio::test]
 async fn certificate_files_are_read_again_when_they_change() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let write = |authority: &Authority| {
         let (certificate, key) = authority.server(&["localhost"]);
         (world.api.write("tls.crt", &certificate), world.api.write("tls.key", &key))

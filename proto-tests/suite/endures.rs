@@ -20,10 +20,10 @@ use tokio::{
 
 use crate::support::{PATIENCE, World, plugin, runs, until, until_true};
 
-/// What the design promises, on a machine that runs other tests: a connection that leads nowhere is given up after a
-/// second, for a list after three (`PROMPT` and `GATHERED` in src/k8s/pool.rs), and as much again for all else. It used
-/// to cost the whole request timeout, ten seconds.
-const AT_ONCE: Duration = Duration::from_secs(6);
+/// The design promises that a connection that leads nowhere is given up after a second, for a list after three (`PROMPT`
+/// and `GATHERED`). It used to cost the whole request timeout, which subjects here have a minute of (`Start::new`): the
+/// half of that tells the two apart on any machine.
+const AT_ONCE: Duration = Duration::from_secs(30);
 
 /// A first query over a new connection, and how long that took.
 async fn first_query(pgferry: &Subject) -> Duration {
@@ -72,14 +72,14 @@ async fn the_first_connect_after_a_stop_or_a_network_change_works_at_once() {
 #[tokio::test]
 async fn a_spare_session_is_not_given_away_after_a_stop() {
     let world = World::new().await;
-    let (relay, pgferry) = world.relayed(&format!("{LIVELY}[sessions]\nspare = \"1s\"\n")).await;
+    let (relay, pgferry) = world.relayed(&format!("{LIVELY}[sessions]\nspare = \"5s\"\n")).await;
     let mut watcher = world.directly().await;
     first_query(&pgferry).await;
     let spare = "select count(*) = 1 from pg_stat_activity where state = 'idle' and query = ''";
     until_true(&mut watcher, spare).await;
     stopped(&pgferry).await;
     relay.harm(Harm::Blackhole);
-    watcher.query("select pg_sleep(1.5)").await.unwrap();
+    watcher.query("select pg_sleep(6)").await.unwrap();
     pgferry.signal(Signal::CONT);
     let first = first_query(&pgferry).await;
     println!("with a spare session from before the stop: {first:.2?}");
@@ -92,7 +92,7 @@ async fn a_slow_api_server_is_not_asked_everything_twice() {
     const CLIENTS: usize = 10;
     /// As many at a time are asked again (`AGAIN` in src/k8s/pool.rs).
     const AGAIN: usize = 4;
-    /// Long enough for all to be asked again, each after a second; well below the ten that a call has.
+    /// Long enough for another round, each being a second behind the last; well below the minute that a call has.
     const HELD: Duration = Duration::from_secs(4);
     let world = World::new().await;
     // Clients of one cluster share one request.
@@ -116,6 +116,10 @@ async fn a_slow_api_server_is_not_asked_everything_twice() {
     world.api.fault("get", "secrets", 99, Fault::Hold(Arc::clone(&hold)));
     world.api.forget_requests();
     let mut connecting = pin!(join_all((0..CLIENTS).map(connect)));
+    tokio::select! {
+        _ = &mut connecting => panic!("nobody has a Secret yet"),
+        () = until("some are asked again", || world.api.asked("get", "secrets") > CLIENTS) => {}
+    }
     assert!(timeout(HELD, &mut connecting).await.is_err(), "nobody has a Secret yet");
     let asked = world.api.asked("get", "secrets");
     println!("{CLIENTS} Secrets were asked for {asked} times");
@@ -174,7 +178,7 @@ async fn an_api_server_that_is_away_while_the_token_ends() {
     assert_eq!(running.value("select 1").await.unwrap(), "1");
     // The watch is back too: it sees what happens to the server.
     world.cluster().begin_deleting(1);
-    let goodbye = timeout(Duration::from_secs(20), running.next()).await.expect("in time").unwrap().unwrap();
+    let goodbye = timeout(PATIENCE, running.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!(goodbye.fields().code, "57P01");
 }
 
@@ -235,7 +239,7 @@ async fn neither_a_relist_nor_a_restarted_api_server_ends_a_session() {
         assert_eq!(session.value("select 1").await.unwrap(), "1", "{disturbance}");
     }
     world.cluster().begin_deleting(1);
-    let goodbye = timeout(Duration::from_secs(20), session.next()).await.expect("in time").unwrap().unwrap();
+    let goodbye = timeout(PATIENCE, session.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!(goodbye.fields().code, "57P01");
 }
 
@@ -280,13 +284,14 @@ async fn a_kubeconfig_that_is_replaced_leaves_running_sessions_alone() {
     assert!(!pgferry.output().contains("failover"), "{}", pgferry.output());
 }
 
-const LIVELY: &str = "[kubernetes]\nping_after = \"500ms\"\ndead_after = \"2s\"\n";
+/// The design's 25 and 90 seconds in small: as much shorter as a machine can be late and still not be taken for a dead link.
+const LIVELY: &str = "[kubernetes]\nping_after = \"500ms\"\ndead_after = \"6s\"\n";
 
 /// Container runtimes end streams that are silent for four hours, whatever pings pass.
 #[tokio::test]
 async fn a_quiet_session_outlives_the_container_runtimes_limit() {
     let world = World::new().await;
-    world.api.end_silent_streams(Duration::from_secs(2));
+    world.api.end_silent_streams(Duration::from_secs(5));
     let (_relay, forgetful) = world.relayed(LIVELY).await;
     let mut pinged = forgetful.connect("pgferry", "shop").await.unwrap();
     let (_relay, mindful) = world.relayed(&format!("{LIVELY}remind_after = \"500ms\"\n")).await;
@@ -294,10 +299,10 @@ async fn a_quiet_session_outlives_the_container_runtimes_limit() {
     assert_eq!(pinged.next().await.unwrap().unwrap().fields().code, "08006", "the limit is what it seems");
     let outlived = async {
         // Three times the limit.
-        world.api.reminders(12).await;
+        world.api.reminders(30).await;
         assert_eq!(reminded.value("select 1").await.unwrap(), "1");
     };
-    timeout(Duration::from_secs(30), outlived).await.expect("reminders");
+    timeout(PATIENCE, outlived).await.expect("reminders");
 }
 
 /// A link that swallows everything is found while the session is idle and while its query runs; the default is 90 s.
@@ -311,11 +316,12 @@ async fn a_blackholed_link_is_found() {
     relay.harm(Harm::Blackhole);
     let started = Instant::now();
     for (what, wire) in [("idle", &mut idle), ("busy", &mut busy)] {
-        let told = timeout(Duration::from_secs(20), wire.until_ready()).await.expect("it is found").unwrap_err();
+        let told = timeout(PATIENCE, wire.until_ready()).await.expect("it is found").unwrap_err();
         println!("{what}: {} after {:.1?}", told.message, started.elapsed());
         assert!(told.code == "08006" && told.message.contains("nothing was heard for"), "{told:?}");
     }
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    // Six seconds here; the half of the default.
+    assert!(started.elapsed() < Duration::from_secs(45), "{:?}", started.elapsed());
 }
 
 /// More than all buffers hold, and a server that takes none of it for longer than a silent link is given: nothing can
@@ -339,7 +345,7 @@ async fn a_copy_that_waits_for_a_lock_survives() {
         copy.until_ready().await
     };
     let release = async {
-        owner.query("select pg_sleep(5)").await.unwrap();
+        owner.query("select pg_sleep(13)").await.unwrap();
         owner.query("commit").await.unwrap();
     };
     let (copied, ()) = tokio::join!(copied, release);

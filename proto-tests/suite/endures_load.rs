@@ -8,7 +8,11 @@ use proto_tests::{
     wire::{Wire, message},
 };
 use rustix::process::Signal;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use crate::support::{PATIENCE, World, until, until_true};
 
@@ -116,11 +120,11 @@ async fn a_gibibyte_that_one_side_does_not_take_stays_where_it_is() {
 
 /// A stalled session holds up no other.
 async fn others_are_served(others: &mut [Wire]) {
-    let started = Instant::now();
     for other in others {
-        assert_eq!(other.value("select 1").await.unwrap(), "1");
+        // Whoever waits for the stalled one waits for ever.
+        let served = timeout(PATIENCE, other.value("select 1")).await.expect("it is held up");
+        assert_eq!(served.unwrap(), "1");
     }
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 /// How many connect at the same time.
@@ -145,7 +149,7 @@ fn tasks(pgferry: &Subject) -> usize {
 async fn a_drain_of_two_hundred_sessions() {
     const SESSIONS: usize = 200;
     const BUSY: usize = 20;
-    let world = World::new().await;
+    let world = World::with(|setup| setup.setting("max_connections", "400")).await;
     let mut watcher = world.directly().await;
     let mut alone = world.pgferry().await;
     drop(sessions(&alone, 1).await);
@@ -199,7 +203,8 @@ async fn a_drain_of_two_hundred_sessions() {
             "{signals} signals: {BUSY} busy ones within {ended:.0?}; {} tasks left, after one session {few}",
             tasks(&pgferry)
         );
-        assert!(ended < Duration::from_secs(10), "{ended:?}");
+        // An end that is told at once takes none of the time that the drain has, an hour here.
+        assert!(ended < PATIENCE, "{ended:?}");
         assert!(!pgferry.output().contains("do not end"), "they were cut");
         // Idle connections to the API server, also of cancel requests, which go out at the same time.
         let idle = if signals == 1 { 2 * AT_A_TIME } else { 2 * BUSY };

@@ -13,7 +13,7 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
-    support::World,
+    support::{World, let_in},
     trust_stage::{secret, service},
 };
 
@@ -24,13 +24,19 @@ struct Row {
 }
 
 async fn impatient(world: &World) -> Subject {
-    let config = world.api.write("config.toml", "[sessions]\nprimary_wait = \"0s\"\nconnect_timeout = \"3s\"\n");
+    within(world, "1m").await
+}
+
+/// Impatient, and with so long for all that a connection takes.
+async fn within(world: &World, limit: &str) -> Subject {
+    let config = format!("[sessions]\nprimary_wait = \"0s\"\nconnect_timeout = \"{limit}\"\n");
+    let config = world.api.write("config.toml", &config);
     world.pgferry_with(&["--config", config.to_str().unwrap()]).await
 }
 
 /// One world for each, so that no failure hides another.
 async fn caused(what: &'static str, user: &str, database: &str, cause: impl FnOnce(&World)) -> Row {
-    let world = World::new().await;
+    let world = World::reading().await;
     cause(&world);
     let pgferry = impatient(&world).await;
     Row { what, fields: pgferry.refusal(user, database).await }
@@ -96,25 +102,30 @@ async fn rows() -> Vec<Row> {
             world.api.fault("get", "clusters", 99, status(503, "ServiceUnavailable"));
         })
         .await,
-        caused("the API server does not answer", "pgferry", "shop", |world| {
-            world.api.fault("get", "clusters", 99, Fault::Hold(std::sync::Arc::default()));
-        })
-        .await,
+        silent().await,
     ]
+}
+
+/// Nothing else takes as long as there is.
+async fn silent() -> Row {
+    let world = World::reading().await;
+    world.api.fault("get", "clusters", 99, Fault::Hold(std::sync::Arc::default()));
+    let pgferry = within(&world, "3s").await;
+    Row { what: "the API server does not answer", fields: pgferry.refusal("pgferry", "shop").await }
 }
 
 /// Those that take more than a wrong name or a changed object.
 async fn staged() -> Vec<Row> {
-    let ambiguous = World::new().await;
+    let ambiguous = World::reading().await;
     Cluster::new(&ambiguous.api, ("staging", "shop"), &ambiguous.password, &[ambiguous.server.address()]);
     let two = impatient(&ambiguous).await.refusal("pgferry", "shop").await;
 
-    let offline = World::new().await;
+    let offline = World::reading().await;
     let pgferry = impatient(&offline).await;
     offline.api.go_down().await;
     let unreachable = pgferry.refusal("pgferry", "shop").await;
 
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\n");
     let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let mut open = pgferry.connect("pgferry", "shop").await.unwrap();
@@ -133,12 +144,8 @@ async fn staged() -> Vec<Row> {
     let bad = said(startup(3, 0, &[("user", "a"), ("user", "b")])).await;
     let oversized = said(10_001_u32.to_be_bytes().to_vec()).await;
     pgferry.says("session ended").await;
-    let mut open = loop {
-        // The place of the session that was cut is free in a moment.
-        if let Ok(open) = pgferry.connect("pgferry", "shop").await {
-            break open;
-        }
-    };
+    // The place of the session that was cut is free in a moment.
+    let mut open = let_in(&pgferry, "pgferry", "shop").await;
     world.cluster().begin_deleting(1);
     let deleted = open.next().await.unwrap().unwrap().fields();
     let rows = [

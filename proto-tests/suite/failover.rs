@@ -1,6 +1,6 @@
 //! Sessions whose server is lost.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use proto_tests::{
     cnpg::{Cluster, encoded},
@@ -11,10 +11,10 @@ use proto_tests::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
-    let replica = PostgresServer::replica_of(&mut world.server).await.unwrap();
+    let replica = PostgresServer::replica_of(world.own()).await.unwrap();
     let servers = [world.server.address(), replica.address()];
     let cluster = Cluster::new(&world.api, ("prod", "pair"), &world.password, &servers);
     (replica, cluster)
@@ -22,7 +22,7 @@ async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
 
 /// What an idle session hears at its end.
 async fn farewell(wire: &mut Wire) -> String {
-    let message = timeout(Duration::from_secs(10), wire.next()).await.expect("in time").unwrap().expect("a message");
+    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
     assert_eq!(message.tag, 'E');
     message.fields().code
 }
@@ -129,9 +129,9 @@ async fn a_server_that_is_killed_is_reported() {
     let mut world = World::new().await;
     let pgferry = world.pgferry().await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
-    world.server.stop();
+    world.own().stop();
     assert_eq!(farewell(&mut wire).await, "57P01", "the server's own FATAL");
-    world.server.run().unwrap();
+    world.own().run().unwrap();
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
 }

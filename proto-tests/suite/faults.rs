@@ -289,8 +289,8 @@ async fn a_server_that_cannot_fork_is_heard() {
 /// A server that hangs while it logs somebody in has until `sessions.connect_timeout`, in every state.
 #[tokio::test]
 async fn a_login_that_hangs_ends_at_the_connect_timeout() {
-    let limit = Duration::from_millis(1500);
-    let stage = &Stage::new(&[("PGFERRY__SESSIONS__CONNECT_TIMEOUT", "1500ms")]).await;
+    let limit = Duration::from_secs(5);
+    let stage = &Stage::new(&[("PGFERRY__SESSIONS__CONNECT_TIMEOUT", "5s")]).await;
     let half = message(b'R', &[0; 8])[..7].to_vec();
     let cases = [
         (When::Opened, vec![Act::Hang]),
@@ -337,7 +337,7 @@ async fn messages_that_lie_about_their_length_are_passed_on_and_not_kept() {
 #[tokio::test]
 #[ignore = "takes three minutes: cargo test --test proto -- --ignored"]
 async fn a_copy_that_waits_for_a_lock_is_not_a_dead_link() {
-    let stage = Stage::new(&[]).await;
+    let stage = Stage::of(World::new().await, &[]).await;
     let mut holder = stage.pgferry.connect("pgferry", "shop.prod").await.unwrap();
     holder.query("create table t (a int primary key, b text)").await.unwrap();
     holder.query("begin").await.unwrap();

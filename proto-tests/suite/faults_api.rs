@@ -76,12 +76,12 @@ fn answers(call: &Call, truncated: &str) -> Vec<(&'static str, Fault, Told)> {
         ("half a Status", Fault::Status(500, "{\"kind\": \"Sta".to_owned()), answered("(status 500)")),
         ("nothing", Fault::Status(200, String::new()), call.foreign),
         ("an end", Fault::Cut, UNREACHABLE),
-        ("silence", Fault::Hold(Arc::default()), answered("did not answer within 1 s")),
+        ("silence", Fault::Hold(Arc::default()), answered("did not answer within 4 s")),
     ]
 }
 
 async fn stage() -> Stage {
-    Stage::new(&[("PGFERRY__KUBERNETES__REQUEST_TIMEOUT", "1s")]).await
+    Stage::new(&[("PGFERRY__KUBERNETES__REQUEST_TIMEOUT", "4s")]).await
 }
 
 /// One call against all answers; `fresh` where pgferry asks only once.

@@ -10,7 +10,10 @@ use proto_tests::{
 use rustix::process::Signal;
 use tokio::time::timeout;
 
-use crate::faults_stage::{COPY, End, IN_TIME, Stage, end_with};
+use crate::{
+    faults_stage::{COPY, End, IN_TIME, Stage, end_with},
+    support::until,
+};
 
 /// A session in the middle of a query whose server does not go on.
 async fn hung(stage: &Stage) -> Wire {
@@ -56,8 +59,11 @@ async fn a_failover_ends_it_when_the_grace_is_over() {
     stage.pgferry = stage.again().await;
     let mut wire = hung(&stage).await;
     no_new_tunnels(&stage);
+    let asked = || stage.world.api.asked("get", "pods/portforward");
+    let before = asked();
     stage.world.cluster().begin_deleting(1);
-    // Less than what a cancel request may take.
+    until("its query is being cancelled", || asked() > before).await;
+    // Less than what the cancel request takes, which is under way.
     let (end, fields) = timeout(Duration::from_secs(4), end_with(&mut wire)).await.expect("in time");
     assert_eq!(end, End::Said("57P01".to_owned()), "{fields:?}");
     assert!(fields.message.contains("pod shop-1 is being deleted"), "{fields:?}");

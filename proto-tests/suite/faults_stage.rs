@@ -11,10 +11,10 @@ use proto_tests::{
 };
 use tokio::time::timeout;
 
-use crate::support::{BINARY, World};
+use crate::support::{BINARY, PATIENCE, World};
 
-/// No deadline of pgferry's is as long, and a busy machine needs some.
-pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
+/// No deadline of pgferry's is as long.
+pub(crate) const IN_TIME: Duration = PATIENCE;
 
 /// COPY IN into a table of its own.
 pub(crate) const COPY: &str = "create temp table t (a int); copy t from stdin";
@@ -36,7 +36,7 @@ async fn serve(world: &World, environment: &[(&str, &str)]) -> Subject {
 
 impl Stage {
     pub(crate) async fn new(environment: &[(&'static str, &'static str)]) -> Self {
-        Self::of(World::new().await, environment).await
+        Self::of(World::reading().await, environment).await
     }
 
     pub(crate) async fn of(world: World, environment: &[(&'static str, &'static str)]) -> Self {

@@ -1,7 +1,5 @@
 //! Bytes before authentication: an error or a close, within the deadline, in bounded memory, and never a session.
 
-use std::time::Duration;
-
 use proto_tests::wire::{SSL_REQUEST, Wire, message, startup};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 /// What comes back, until the close.
 async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -18,14 +16,14 @@ async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let _ = socket.write_all(bytes).await;
     let _ = socket.shutdown().await;
     let mut answer = Vec::new();
-    let ended = timeout(Duration::from_secs(20), socket.read_to_end(&mut answer)).await;
+    let ended = timeout(PATIENCE, socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "no close for {:?}", &bytes[..bytes.len().min(40)]);
     answer
 }
 
 #[tokio::test]
 async fn every_broken_beginning_ends() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let good = startup(3, 0, &[("user", "app"), ("database", "shop")]);
     let mut cases: Vec<Vec<u8>> = vec![
@@ -58,7 +56,7 @@ async fn every_broken_beginning_ends() {
 
 #[tokio::test]
 async fn a_slow_client_is_closed_at_the_deadline() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nstartup_deadline = \"1s\"\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let mut silent = Wire::tcp(pgferry.address()).await.unwrap();
@@ -72,12 +70,12 @@ async fn a_slow_client_is_closed_at_the_deadline() {
         let mut answer = Vec::new();
         let _ = in_tls.read_to_end(&mut answer).await;
     };
-    timeout(Duration::from_secs(15), closed).await.expect("all are closed");
+    timeout(PATIENCE, closed).await.expect("all are closed");
 }
 
 #[tokio::test]
 async fn floods_before_authentication_are_not_kept() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     let before = pgferry.resident();

@@ -10,7 +10,7 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, World, plugin, runs};
+use crate::support::{BINARY, PACE, World, plugin, runs};
 
 async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
     Start::new(BINARY).serve(&api.kubeconfig_with("fake", None, user, json!({}))).await
@@ -18,7 +18,7 @@ async fn with_user(api: &FakeKubernetes, user: Value) -> Subject {
 
 #[tokio::test]
 async fn tokens_token_files_and_client_certificates() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let api = &world.api;
     let (certificate, key) = api.authority().client("carol");
     let file = api.write("token", api.token());
@@ -41,7 +41,7 @@ async fn tokens_token_files_and_client_certificates() {
 
 #[tokio::test]
 async fn a_credential_plugin_runs_once_a_token() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let api = &world.api;
     let token = api.user("dave");
     let pgferry = with_user(api, plugin(api, &token, "2099-01-01T00:00:00Z")).await;
@@ -60,7 +60,7 @@ async fn a_credential_plugin_runs_once_a_token() {
 
 #[tokio::test]
 async fn a_plugin_that_fails_says_so_without_its_output() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let api = &world.api;
     secrets::remember("s3cr3t-plugin-output");
     let token = api.user("dave");
@@ -86,7 +86,7 @@ async fn a_plugin_that_fails_says_so_without_its_output() {
 /// While a person logs in, the client is told what it waits for.
 #[tokio::test]
 async fn a_login_that_takes_long_is_announced() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let api = &world.api;
     let token = api.user("dave");
     let fifo = api.directory().join("fifo");
@@ -109,7 +109,7 @@ async fn a_login_that_takes_long_is_announced() {
 
 #[tokio::test]
 async fn an_expired_login_says_what_to_type() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     world.api.revoke(world.api.token());
@@ -123,7 +123,7 @@ async fn an_expired_login_says_what_to_type() {
 
 #[tokio::test]
 async fn http_and_socks_proxies() {
-    let world = World::new().await;
+    let world = World::reading().await;
     for (proxy, scheme) in
         [(Proxy::http().await, "http"), (Proxy::socks5().await, "socks5"), (Proxy::socks5().await, "socks5h")]
     {
@@ -149,7 +149,7 @@ async fn http_and_socks_proxies() {
 
 #[tokio::test]
 async fn another_server_name_and_an_untrusted_certificate() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let token = json!({"token": world.api.token()});
     let kubeconfig =
         world.api.kubeconfig_with("fake", None, token.clone(), json!({"tls-server-name": "kubernetes.test"}));
@@ -165,7 +165,7 @@ async fn another_server_name_and_an_untrusted_certificate() {
 /// Certificates that the kubeconfig names are renewed without it: a CA, a client's certificate and its key.
 #[tokio::test]
 async fn files_that_the_kubeconfig_names_are_read_again_when_they_change() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let api = &world.api;
     let authority = api.write("ca.crt", Authority::new("stranger").pem());
     let (certificate, key) = api.authority().client("carol");
@@ -187,10 +187,10 @@ async fn files_that_the_kubeconfig_names_are_read_again_when_they_change() {
 /// As `kind delete cluster && kind create cluster` does: another server, another CA, under the same name.
 #[tokio::test]
 async fn a_replaced_kubeconfig_is_used_without_a_restart() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     pgferry.connect("pgferry", "shop").await.unwrap();
-    let other = World::new().await;
+    let other = World::reading().await;
     let file = world.api.directory().join("kubeconfig");
     fs::copy(other.api.kubeconfig(), &file).unwrap();
     pgferry.connect("pgferry", "shop").await.unwrap();
@@ -201,7 +201,7 @@ async fn a_replaced_kubeconfig_is_used_without_a_restart() {
 /// cluster that the context means now.
 #[tokio::test]
 async fn a_cancel_request_never_goes_to_another_cluster() {
-    let (world, other) = (World::new().await, World::new().await);
+    let (world, other) = (World::reading().await, World::reading().await);
     let mut pgferry = world.pgferry().await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     wire.message(b'Q', b"select pg_sleep(600)\0").await.unwrap();
@@ -217,7 +217,7 @@ async fn a_cancel_request_never_goes_to_another_cluster() {
 /// that is written anew later is waited for.
 #[tokio::test]
 async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let file = world.api.directory().join("later");
     let mut pgferry = Start::new(BINARY).serve(&file).await;
     pgferry.says("there is no kubeconfig").await;
@@ -228,9 +228,10 @@ async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
         pgferry.says("it may still be being written").await;
     };
     let writing = async {
+        let mut writes = tokio::time::interval(PACE);
         loop {
+            writes.tick().await;
             fs::write(&file, "").unwrap();
-            tokio::task::yield_now().await;
         }
     };
     tokio::select! {
@@ -243,7 +244,7 @@ async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
 
 #[tokio::test]
 async fn no_kubernetes_at_the_start_is_a_warning() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let kubeconfig = world.api.kubeconfig();
     world.api.go_down().await;
     let mut pgferry = Start::new(BINARY).serve(&kubeconfig).await;

@@ -1,16 +1,15 @@
 //! Limits, listening, and stopping.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use proto_tests::{subject::Start, wire::Wire};
 use rustix::process::Signal;
-use tokio::time::timeout;
 
-use crate::support::{BINARY, World};
+use crate::support::{BINARY, World, let_in};
 
 #[tokio::test]
 async fn too_many_connections() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nmax_connections = 2\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let first = pgferry.connect("pgferry", "shop").await.unwrap();
@@ -19,14 +18,13 @@ async fn too_many_connections() {
     assert_eq!(refusal.code, "53300");
     assert!(refusal.message.contains("2 connections") && refusal.hint.contains("max_connections"), "{refusal:?}");
     drop(first);
-    let again = async { while pgferry.connect("pgferry", "shop").await.is_err() {} };
-    timeout(Duration::from_secs(20), again).await.expect("a place is free again");
+    let_in(&pgferry, "pgferry", "shop").await;
 }
 
 /// One cluster's limit is not another's, and a cancel request has no part in it.
 #[tokio::test]
 async fn too_many_connections_to_one_cluster() {
-    let world = World::new().await;
+    let world = World::reading().await;
     proto_tests::cnpg::Cluster::new(&world.api, ("prod", "other"), &world.password, &[world.server.address()]);
     let config = world.api.write("config.toml", "[sessions]\nmax_per_cluster = 2\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
@@ -40,13 +38,12 @@ async fn too_many_connections_to_one_cluster() {
     );
     pgferry.connect("pgferry", "other.prod").await.unwrap();
     drop(first);
-    let again = async { while pgferry.connect("pgferry", "shop.prod").await.is_err() {} };
-    timeout(Duration::from_secs(20), again).await.expect("a place is free again");
+    let_in(&pgferry, "pgferry", "shop.prod").await;
 }
 
 #[tokio::test]
 async fn it_listens_on_both_loopbacks_and_on_a_private_socket() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let directory = world.api.directory().join("sockets");
     let mut pgferry = world.pgferry_with(&["--socket-dir", directory.to_str().unwrap()]).await;
     pgferry.says(".s.PGSQL.").await;
@@ -55,7 +52,7 @@ async fn it_listens_on_both_loopbacks_and_on_a_private_socket() {
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let parameters = [("user", "app"), ("database", "shop")];
     Wire::unix(&socket).await.unwrap().start(&parameters).await.unwrap();
-    for address in pgferry.addresses.clone() {
+    for address in pgferry.every_address().await {
         assert!(address.ip().is_loopback());
         Wire::tcp(address).await.unwrap().start(&parameters).await.unwrap();
     }
@@ -66,7 +63,7 @@ async fn it_listens_on_both_loopbacks_and_on_a_private_socket() {
 
 #[tokio::test]
 async fn a_taken_port_is_an_exit_that_says_by_whom() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let port = pgferry.address().port().to_string();
     let (code, _, error) = Start::new(BINARY).args(["serve", "--port", &port]).run().await;
@@ -83,7 +80,7 @@ async fn another_user_of_this_machine_is_refused() {
     if !cfg!(target_os = "linux") || !rustix::process::geteuid().is_root() {
         return;
     }
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let port = pgferry.address().port();
     // A client as another user: bash's own sockets, so that nothing need be installed.
@@ -111,8 +108,8 @@ async fn another_user_of_this_machine_is_refused() {
 
 #[tokio::test]
 async fn a_drain_ends_idle_sessions_and_lets_running_ones_finish() {
-    let world = World::new().await;
-    let mut pgferry = world.pgferry_with(&["--drain", "20s"]).await;
+    let world = World::reading().await;
+    let mut pgferry = world.pgferry_with(&["--drain", "1h"]).await;
     let mut idle = pgferry.connect("pgferry", "shop").await.unwrap();
     let mut busy = pgferry.connect("pgferry", "shop").await.unwrap();
     busy.query("begin").await.unwrap();
@@ -128,7 +125,7 @@ async fn a_drain_ends_idle_sessions_and_lets_running_ones_finish() {
 
 #[tokio::test]
 async fn the_drain_has_an_end_and_a_second_signal_is_faster() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let mut pgferry = world.pgferry_with(&["--drain", "1s"]).await;
     let mut busy = pgferry.connect("pgferry", "shop").await.unwrap();
     busy.query("begin").await.unwrap();
@@ -149,7 +146,7 @@ async fn the_drain_has_an_end_and_a_second_signal_is_faster() {
 
 #[tokio::test]
 async fn the_log_has_two_lines_a_session() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let mut pgferry = world.pgferry_with(&["--log-format", "json"]).await;
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     wire.start(&[("user", "app"), ("database", "shop"), ("application_name", "te\u{1b}[31mst")]).await.unwrap();

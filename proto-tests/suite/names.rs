@@ -7,7 +7,7 @@ use crate::support::{BINARY, World};
 
 #[tokio::test]
 async fn a_database_names_a_cluster() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     for database in ["shop", "shop.prod", "shop.prod@fake", "shop@fake", "shop:any", "shop/app", "shop.prod:rw/app"] {
         let mut wire =
@@ -24,7 +24,7 @@ async fn a_database_names_a_cluster() {
 
 #[tokio::test]
 async fn a_user_with_a_target_opens_any_database() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     for (user, database, wanted) in [
         ("app@shop", "app", "app"),
@@ -43,7 +43,7 @@ async fn a_user_with_a_target_opens_any_database() {
 
 #[tokio::test]
 async fn an_option_names_the_target_and_others_are_forwarded() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     let options = "-c pgferry.target=shop.prod -c search_path=\"a\\ b\"";
@@ -54,13 +54,13 @@ async fn an_option_names_the_target_and_others_are_forwarded() {
 
 #[tokio::test]
 async fn aliases_and_bound_listeners() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[names.aliases]\nreports = \"shop.prod/postgres\"\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     let mut wire = pgferry.connect("pgferry", "reports").await.unwrap();
     assert_eq!(wire.value("select current_database()").await.unwrap(), "postgres");
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = proto_tests::ports::free();
     let config = world.api.write("bound.toml", &format!("[listen.bindings]\n{free} = \"shop.prod\"\n"));
     let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     pgferry.says("for shop.prod").await;
@@ -71,7 +71,7 @@ async fn aliases_and_bound_listeners() {
 
 #[tokio::test]
 async fn maintenance_databases_are_never_targets() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     for database in ["postgres", "template0", "template1"] {
         let refusal = pgferry.refusal("alice", database).await;
@@ -82,7 +82,7 @@ async fn maintenance_databases_are_never_targets() {
 
 #[tokio::test]
 async fn a_bare_name_is_looked_up_in_the_namespace_in_force_then_everywhere() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let address = world.server.address();
     Cluster::new(&world.api, ("staging", "shop"), &world.password, &[address]);
     Cluster::new(&world.api, ("finance", "ledger"), &world.password, &[address]);
@@ -102,7 +102,7 @@ async fn a_bare_name_is_looked_up_in_the_namespace_in_force_then_everywhere() {
 
 #[tokio::test]
 async fn an_argo_application_leads_to_its_only_cluster() {
-    let world = World::new().await;
+    let world = World::reading().await;
     world.cluster().change(|cluster| cluster["metadata"]["labels"]["argocd.argoproj.io/instance"] = json!("webshop"));
     let pgferry = world.pgferry().await;
     assert!(pgferry.connect("pgferry", "webshop").await.is_ok());
@@ -115,7 +115,7 @@ async fn an_argo_application_leads_to_its_only_cluster() {
 
 #[tokio::test]
 async fn unknown_names_come_with_near_misses() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let refusal = pgferry.refusal("alice", "shpo").await;
     assert_eq!(refusal.code, "3D000");
@@ -133,7 +133,7 @@ async fn unknown_names_come_with_near_misses() {
 
 #[tokio::test]
 async fn contexts_with_awkward_names() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let user = json!({"token": world.api.token()});
     let name = "arn:aws:eks:eu-north-1:1:cluster/x";
     let kubeconfig = world.api.kubeconfig_with(name, None, user, json!({}));

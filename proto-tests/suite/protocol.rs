@@ -6,7 +6,7 @@ use crate::support::World;
 
 #[tokio::test]
 async fn startup_parameters_arrive_unchanged() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     let parameters = [
@@ -31,7 +31,7 @@ async fn startup_parameters_arrive_unchanged() {
 
 #[tokio::test]
 async fn the_backends_pid_is_its_own() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     let pid = wire.value("select pg_backend_pid()").await.unwrap();
@@ -40,7 +40,7 @@ async fn the_backends_pid_is_its_own() {
 
 #[tokio::test]
 async fn protocol_versions() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let parameters = [("user", "app"), ("database", "shop")];
     // 3.2 gives long cancel keys, 3.0 exactly four bytes.
@@ -65,7 +65,7 @@ async fn protocol_versions() {
 
 #[tokio::test]
 async fn encryption_requests_in_any_order() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry_with(&["--tls", "off"]).await;
     for order in [[SSL_REQUEST, GSSENC_REQUEST], [GSSENC_REQUEST, SSL_REQUEST]] {
         let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
@@ -79,7 +79,7 @@ async fn encryption_requests_in_any_order() {
 
 #[tokio::test]
 async fn a_startup_message_byte_by_byte() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     for byte in startup(3, 0, &[("user", "app"), ("database", "shop")]) {
@@ -91,7 +91,7 @@ async fn a_startup_message_byte_by_byte() {
 /// A client that needs no password may send its first query with the startup message.
 #[tokio::test]
 async fn queries_sent_early_are_kept() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = Wire::tcp(pgferry.address()).await.unwrap();
     let mut all = startup(3, 0, &[("user", "app"), ("database", "shop")]);
@@ -126,7 +126,7 @@ async fn copy_both_ways_and_large_values() {
 
 #[tokio::test]
 async fn notifications_reach_an_idle_session() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut listener = pgferry.connect("pgferry", "shop").await.unwrap();
     listener.query("listen news").await.unwrap();
@@ -139,7 +139,7 @@ async fn notifications_reach_an_idle_session() {
 
 #[tokio::test]
 async fn large_objects_by_function_call() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     // FunctionCall of lo_creat(-1), binary.
@@ -152,7 +152,7 @@ async fn large_objects_by_function_call() {
 
 #[tokio::test]
 async fn tokio_postgres_works_through_it() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let pgferry = world.pgferry().await;
     let config = format!("host=127.0.0.1 port={} user=app@shop dbname=app", pgferry.address().port());
     let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();

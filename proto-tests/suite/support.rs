@@ -1,6 +1,10 @@
 //! What most tests begin with: one cluster `shop` in namespace `prod` on a real server, and pgferry before it.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use proto_tests::{
     cnpg::Cluster,
@@ -8,19 +12,22 @@ use proto_tests::{
     postgres::{PostgresServer, Setup},
     secrets,
     subject::{Start, Subject},
-    wire::Wire,
+    wire::{Fields, Wire},
 };
 
 use serde_json::{Value, json};
-use tokio::time::{interval, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{interval, timeout},
+};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");
 
-/// Long enough for a busy machine; a test that needs it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// Long enough for any machine, and longer than all that subjects are given (`Start::new`); a test that needs it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Between two looks: the machine has other tests to run.
-const PACE: Duration = Duration::from_millis(10);
+pub(crate) const PACE: Duration = Duration::from_millis(10);
 
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -44,6 +51,34 @@ pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
 }
 
+/// Connects until somebody is let in.
+pub(crate) async fn let_in(pgferry: &Subject, user: &str, database: &str) -> Wire {
+    let again = async {
+        let mut looks = interval(PACE);
+        loop {
+            looks.tick().await;
+            if let Ok(wire) = pgferry.connect(user, database).await {
+                return wire;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a place for {user} {database}"))
+}
+
+/// Connects until somebody is refused.
+pub(crate) async fn refused(pgferry: &Subject, user: &str, database: &str) -> Fields {
+    let again = async {
+        let mut looks = interval(PACE);
+        loop {
+            looks.tick().await;
+            if let Err(fields) = pgferry.connect(user, database).await {
+                return fields;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a refusal of {user} {database}"))
+}
+
 /// `pgferry serve` with a configuration.
 pub(crate) async fn serve(api: &FakeKubernetes, configuration: &str) -> Subject {
     let file = api.write("config.toml", configuration);
@@ -60,10 +95,18 @@ pub(crate) async fn list(api: &FakeKubernetes) -> Vec<Value> {
     all["clusters"].as_array().unwrap().clone()
 }
 
+/// A server with an application's database, and the application's password.
+async fn start(change: impl FnOnce(Setup) -> Setup) -> (PostgresServer, String) {
+    let password = secrets::make("app");
+    let setup = change(Setup::new(18).application("app", &password, "app"));
+    (PostgresServer::start(setup).await.expect("a server"), password)
+}
+
 /// A world with one cluster.
 pub(crate) struct World {
     pub(crate) api: FakeKubernetes,
-    pub(crate) server: PostgresServer,
+    /// Its own, or one that other tests read at the same time.
+    pub(crate) server: Arc<PostgresServer>,
     pub(crate) password: String,
 }
 
@@ -72,14 +115,39 @@ impl World {
         Self::with(|setup| setup).await
     }
 
-    /// With a server of one's own.
-    pub(crate) async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
-        let password = secrets::make("app");
-        let setup = change(Setup::new(18).application("app", &password, "app"));
-        let server = PostgresServer::start(setup).await.expect("a server");
+    /// Where nothing is asked of the server but to let people in: one that others use at the same time, which is there
+    /// as long as any of them is.
+    pub(crate) async fn reading() -> Self {
+        static READ: Mutex<(Weak<PostgresServer>, String)> = Mutex::const_new((Weak::new(), String::new()));
+        let mut read = READ.lock().await;
+        let server = if let Some(server) = read.0.upgrade() {
+            server
+        } else {
+            let (server, password) = start(|setup| setup).await;
+            let server = Arc::new(server);
+            *read = (Arc::downgrade(&server), password);
+            server
+        };
+        let password = read.1.clone();
+        drop(read);
+        Self::on(server, password).await
+    }
+
+    async fn on(server: Arc<PostgresServer>, password: String) -> Self {
         let api = FakeKubernetes::start().await;
         Cluster::new(&api, ("prod", "shop"), &password, &[server.address()]);
         Self { api, server, password }
+    }
+
+    /// The server, where it is the world's own.
+    pub(crate) fn own(&mut self) -> &mut PostgresServer {
+        Arc::get_mut(&mut self.server).expect("a server of its own")
+    }
+
+    /// With a server of one's own.
+    pub(crate) async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let (server, password) = start(change).await;
+        Self::on(Arc::new(server), password).await
     }
 
     pub(crate) fn cluster(&self) -> Cluster<'_> {

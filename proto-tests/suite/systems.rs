@@ -1,7 +1,7 @@
 //! Every system's clusters, by name: one list of claims, each tried on each system with real servers that let clients
 //! in as that system's own do. The README's table is what came of it.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use futures_util::{StreamExt as _, stream};
 use proto_tests::{
@@ -14,10 +14,11 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{errors::in_readme, support};
+use crate::{
+    errors::in_readme,
+    support::{self, PACE, PATIENCE},
+};
 
-/// Long enough for a busy machine; a claim that needs it fails.
-const PATIENCE: Duration = Duration::from_mins(1);
 /// A superuser of the tests' own, trusted on loopback.
 const RIG: &str = "rig";
 
@@ -423,7 +424,9 @@ async fn failover(stage: &mut Stage<'_>, pgferry: &Subject) -> Cell {
         assert_eq!((fields.code.as_str(), fields.severity.as_str()), ("57P01", "FATAL"), "{fields:?}");
     }
     let moved = async {
+        let mut looks = tokio::time::interval(PACE);
         loop {
+            looks.tick().await;
             match pgferry.connect("pgferry", &stage.target()).await {
                 Ok(mut wire) => {
                     if stage.server_of(&mut wire).await == 1 {

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{BINARY, PATIENCE, World, plugin, runs, until_true};
+use crate::support::{BINARY, PATIENCE, World, let_in, plugin, runs, until_true};
 
 /// Somebody else on this machine.
 const NOBODY: u32 = 65_534;
@@ -48,7 +48,7 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
         println!("skipped: only root can be another user, and only Linux says who that is");
         return;
     }
-    let world = World::new().await;
+    let world = World::reading().await;
     // A token that has ended already: whoever needs Kubernetes runs the plugin.
     let user = plugin(&world.api, world.api.token(), "2001-01-01T00:00:00Z");
     let kubeconfig = world.api.kubeconfig_with("fake", None, user, json!({}));
@@ -83,14 +83,14 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
 /// Each listener took a place before anybody came to it: with fewer places than listeners some served nobody.
 #[tokio::test]
 async fn fewer_startup_places_than_listeners_starve_none() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let config = world.api.write("config.toml", "[sessions]\nmax_startups = 1\n");
     let sockets = world.api.directory().join("sockets");
     let args = ["--config", config.to_str().unwrap(), "--socket-dir", sockets.to_str().unwrap()];
     let mut pgferry = world.pgferry_with(&args).await;
     pgferry.says(".s.PGSQL.").await;
     let parameters = [("user", "app"), ("database", "shop")];
-    for address in pgferry.addresses.clone() {
+    for address in pgferry.every_address().await {
         let mut wire = Wire::tcp(address).await.unwrap();
         timeout(PATIENCE, wire.start(&parameters)).await.expect("a place").unwrap();
     }
@@ -180,14 +180,7 @@ async fn a_spare_session_leaves_its_place_to_a_client() {
     drop(second);
     // One that may be asked for while it is being made, or before there is one.
     for _ in 0..10 {
-        let again = async {
-            loop {
-                if let Ok(wire) = pgferry.connect("app", "shop.prod").await {
-                    return wire;
-                }
-            }
-        };
-        let mut wire = timeout(PATIENCE, again).await.expect("a place is free again");
+        let mut wire = let_in(&pgferry, "app", "shop.prod").await;
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "2");
         wire.message(b'X', b"").await.unwrap();
     }
@@ -200,14 +193,7 @@ async fn one_session_is_one_session() {
     let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\nspare = \"15s\"\n");
     let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
     for database in ["shop.prod", "shop.prod", "shop.prod/postgres", "shop.prod"] {
-        let next = async {
-            loop {
-                if let Ok(wire) = pgferry.connect("app", database).await {
-                    return wire;
-                }
-            }
-        };
-        let mut wire = timeout(PATIENCE, next).await.expect("a place is free again");
+        let mut wire = let_in(&pgferry, "app", database).await;
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "1");
         assert_eq!(pgferry.refusal("app", "shop.prod").await.code, "53300");
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "1");
@@ -287,7 +273,7 @@ fn controls(text: &str) -> bool {
 /// An object's author could paint whatever they liked on the terminal of who lists it.
 #[tokio::test]
 async fn what_others_wrote_is_shown_and_not_obeyed() {
-    let world = World::new().await;
+    let world = World::reading().await;
     let wild = |text: &str| format!("{text}\u{1b}[31m\u{9b}1m\u{7}\r");
     let spec = json!({"instances": 1, "bootstrap": {"initdb": {"database": wild("db"), "owner": wild("role")}}});
     let cluster = Cluster::with_spec(&world.api, ("prod", "wild"), spec, &[]);

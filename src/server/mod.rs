@@ -28,8 +28,14 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// more need not hear it.
 const STRANGERS: usize = 16;
 
-/// How long sessions get to write their last words when the drain is over.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// When the drain is over every session ends by deadlines of its own, the longest of which are the five seconds of a
+/// cancel request for what it was at. So many seconds in which none has ended mean that none will.
+const SILENT: u32 = 6;
+
+/// However many there are, and however slowly they end: the seconds after which the rest is cut.
+const LAST_WORDS: u32 = 30;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How the process was told to stop, and how far that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,13 +102,28 @@ pub async fn run(
     }
     listeners.shutdown().await;
     phase.send_replace(Phase::Draining { until: Instant::now() });
-    let over = Instant::now() + LAST_WORDS;
-    while let Ok(Some(ended)) = timeout_at(over, running.join_next()).await {
-        reaped(ended);
-    }
+    last_words(&mut running).await;
     if !running.is_empty() {
         warn!(sessions = running.len(), "sessions that do not end are cut");
         running.shutdown().await;
+    }
+}
+
+/// Waits for sessions that have been told to end, as long as they do. Each second is waited for by itself: on a machine
+/// that lets this process run seldom, or not at all for a while, the sessions have had as little of it.
+async fn last_words(running: &mut JoinSet<()>) {
+    let mut silent = 0;
+    for _ in 0..LAST_WORDS {
+        let second = Instant::now() + SECOND;
+        silent += 1;
+        while let Ok(ended) = timeout_at(second, running.join_next()).await {
+            let Some(ended) = ended else { return };
+            reaped(ended);
+            silent = 0;
+        }
+        if silent == SILENT {
+            return;
+        }
     }
 }
 
@@ -197,4 +218,33 @@ pub fn signals() -> std::io::Result<(watch::Receiver<Stop>, impl Future<Output =
         sender.closed().await;
     };
     Ok((stop, listen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One session for each of these, which ends half a second behind it. How many are left, and after how long.
+    async fn left(ends: impl IntoIterator<Item = u64>) -> (usize, u64) {
+        let mut running = JoinSet::new();
+        for seconds in ends {
+            running.spawn(sleep(Duration::from_millis(seconds * 1000 + 500)));
+        }
+        let started = Instant::now();
+        last_words(&mut running).await;
+        (running.len(), started.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_go_on_ending_are_not_cut() {
+        assert_eq!(left([]).await, (0, 0));
+        assert_eq!(left([0, 5, 5, 10, 14, 19, 24, 28]).await, (0, 28));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_do_not_end_are_cut() {
+        assert_eq!(left([3600]).await, (1, u64::from(SILENT)));
+        assert_eq!(left([2, 3600, 3600]).await, (2, 3 + u64::from(SILENT)));
+        assert_eq!(left(0..100).await.1, u64::from(LAST_WORDS), "a bound for all");
+    }
 }

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// As measured with containerd and CRI-O.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// Answers the upgrade and serves the tunnel on a task of its own.
 pub(super) fn upgrade(
@@ -56,12 +56,12 @@ pub(super) fn upgrade(
     let Some(port) = ports.and_then(|ports| ports.parse().ok()) else {
         return text(400, "no port");
     };
-    let idle = store.stream_idle;
+    let (idle, linger) = (store.stream_idle, store.linger);
     let backend = store.backends.get(&(namespace.clone(), pod.clone(), port)).copied().unwrap_or(Backend::Refuse);
     let pod = format!("{namespace}/{pod}");
     let script = store.script(&pod);
     drop(store);
-    let stream = Stream { pod, uid, port, backend, idle, script };
+    let stream = Stream { pod, uid, port, backend, idle, linger, script };
     let header =
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let offered = header("sec-websocket-protocol");
@@ -119,12 +119,13 @@ struct Stream {
     backend: Backend,
     /// The runtime's limit on streams without data.
     idle: Option<Duration>,
+    linger: Duration,
     script: Option<Script>,
 }
 
 async fn serve(
     mut ws: Node,
-    Stream { pod, uid, port, backend, idle, script }: Stream,
+    Stream { pod, uid, port, backend, idle, linger, script }: Stream,
     reminders: &watch::Sender<usize>,
     orders: &mut tokio::sync::broadcast::Receiver<Order>,
 ) {
@@ -157,7 +158,7 @@ async fn serve(
             read = server.read(&mut buffer) => match read {
                 Ok(0) => {
                     // The other direction gets a second, whatever happens.
-                    let _ = tokio::time::timeout(LINGER, async { while let Some(Ok(_)) = ws.next().await {} }).await;
+                    let _ = tokio::time::timeout(linger, async { while let Some(Ok(_)) = ws.next().await {} }).await;
                     let _ = ws.close(None).await;
                     return;
                 }

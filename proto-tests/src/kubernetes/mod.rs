@@ -33,6 +33,7 @@ mod selectors;
 pub mod certificates;
 pub mod proxies;
 
+use crate::ports;
 use certificates::Authority;
 pub use script::{Act, Script, When};
 
@@ -128,6 +129,8 @@ pub(crate) struct Store {
     websockets: bool,
     /// The container runtime's limit on streams without a message.
     stream_idle: Option<Duration>,
+    /// How late the end of a server's stream is reported.
+    linger: Duration,
     events: broadcast::Sender<(u64, &'static str, Value)>,
 }
 
@@ -220,6 +223,7 @@ impl FakeKubernetes {
             page: usize::MAX,
             websockets: true,
             stream_idle: None,
+            linger: forward::LINGER,
             events: broadcast::Sender::new(10_000),
         };
         let shared = Arc::new(Shared {
@@ -230,7 +234,8 @@ impl FakeKubernetes {
             closed: watch::Sender::new(0),
             down: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // It may go down, and come back where it was.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports::free())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let it = Self {
             shared,
@@ -379,6 +384,11 @@ impl FakeKubernetes {
     /// Pings are no messages there.
     pub fn end_silent_streams(&self, after: Duration) {
         self.shared.store().stream_idle = Some(after);
+    }
+
+    /// How late new tunnels report that the server has closed.
+    pub fn linger(&self, linger: Duration) {
+        self.shared.store().linger = linger;
     }
 
     /// Waits until this many messages have come that carry nothing.

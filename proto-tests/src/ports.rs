@@ -1,0 +1,28 @@
+//! Ports to listen on that stay ours while nobody listens on them: the kernel gives none of these to an outgoing
+//! connection, as it does with those that it chooses itself.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// Below the ports that Linux, macOS and Kubernetes give away.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 10_000;
+
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// The next port of this process that nobody has.
+#[must_use]
+pub fn free() -> u16 {
+    // Other processes that test begin somewhere else.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let next = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into()) % u32::from(COUNT);
+        let port = FIRST + u16::try_from(next).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
+}
