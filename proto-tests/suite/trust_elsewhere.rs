@@ -62,9 +62,8 @@ async fn what_cannot_be_looked_at_keeps_its_name() {
 #[tokio::test]
 async fn an_exact_name_elsewhere_does_not_take_a_releases() {
     let stage = Stage::new().await;
-    let mut state = State::new(&Bitnami, "prod", 2);
-    state.name = "set".to_owned();
-    for (plural, object) in drawn(&Bitnami, &state) {
+    let chart = State { name: "set".to_owned(), ..State::new(&Bitnami, "prod", 2) };
+    for (plural, object) in drawn(&Bitnami, &chart) {
         stage.api.put(plural, object);
     }
     let named = stage.pgferry().await.refusal("nobody", "set").await;
@@ -114,20 +113,20 @@ async fn a_superuser_of_another_namespace_has_to_show_a_password() {
 /// for the application was given the superuser's login that had worked before.
 #[tokio::test]
 async fn what_worked_before_is_the_same_roles() {
-    let state = State::new(&Bitnami, "prod", 1);
-    let login = Bitnami.login(&state);
-    let mut setup = Setup::new(17).application(&login.name, &state.password, &login.database);
-    setup.sql.push(format!("ALTER ROLE postgres PASSWORD '{}'", state.superuser));
+    let chart = State::new(&Bitnami, "prod", 1);
+    let login = Bitnami.login(&chart);
+    let mut setup = Setup::new(17).application(&login.name, &chart.password, &login.database);
+    setup.sql.push(format!("ALTER ROLE postgres PASSWORD '{}'", chart.superuser));
     let database = PostgresServer::start(setup).await.unwrap();
     let stage = Stage::new().await;
-    for (plural, object) in drawn(&Bitnami, &state) {
+    for (plural, object) in drawn(&Bitnami, &chart) {
         stage.api.put(plural, object);
     }
-    stage.api.backend("prod", &Bitnami.pod_name(&state, 0), Bitnami.port(), Backend::To(database.address()));
+    stage.api.backend("prod", &Bitnami.pod_name(&chart, 0), Bitnami.port(), Backend::To(database.address()));
     let pgferry = stage.pgferry().await;
-    let target = Bitnami.plain_target(&state);
+    let target = Bitnami.plain_target(&chart);
     assert_eq!(who(pgferry.connect("postgres", &target).await.unwrap()).await, "postgres");
-    let rotated = State { password: secrets::make("app"), superuser: secrets::make("super"), ..state };
+    let rotated = State { password: secrets::make("app"), superuser: secrets::make("super"), ..chart };
     for (plural, object) in Bitnami.objects(&rotated) {
         if plural == "secrets" {
             stage.api.put(plural, object);
