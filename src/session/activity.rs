@@ -187,16 +187,13 @@ impl Activity {
             self.unanswered.pop_front();
         }
         let copy = self.unanswered.pop_front();
-        match self.unanswered.iter().position(|sent| *sent != Unanswered::Sync) {
-            Some(end) if self.unanswered.get(end) == Some(&Unanswered::CopyEnd) => {
-                self.unanswered.drain(..=end);
-            }
-            // No client sends anything else before the end of the data: it would break the protocol.
-            Some(_) => {}
-            None => {
-                self.unanswered.clear();
-                self.mode = Mode::Copying;
-            }
+        if let Some(end) = self.unanswered.iter().position(|sent| *sent != Unanswered::Sync) {
+            // Anything but the end of the data breaks the protocol, unless the COPY fails before it is read.
+            let ends = self.unanswered.get(end) == Some(&Unanswered::CopyEnd);
+            self.unanswered.drain(..end.saturating_add(usize::from(ends)));
+        } else {
+            self.unanswered.clear();
+            self.mode = Mode::Copying;
         }
         // A Sync that is swallowed ends nothing.
         self.unsynced |= copy == Some(Unanswered::Execute) && !self.unanswered.iter().any(|sent| sent.is_turn());

@@ -316,6 +316,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // An end may have been read ahead, behind words that tell why: they come first, so reading is where it is told.
+        if this.ended {
+            return Poll::Ready(Ok(buf.len()));
+        }
         if let Err(error) = ready!(Pin::new(&mut this.ws).poll_ready(cx)) {
             return Poll::Ready(Err(this.lost(&why(&error))));
         }
@@ -332,6 +336,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.poll_unread(cx);
+        if this.ended {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut this.ws).poll_flush(cx).map_err(|error| this.lost(&why(&error)))
     }
 

@@ -271,3 +271,19 @@ async fn a_dead_link_is_found_while_the_client_reads_nothing() {
         node.abort();
     }
 }
+
+/// A server that refuses closes behind its words. Where both had been read ahead, what was written next failed, and the
+/// client heard of a lost tunnel.
+#[tokio::test]
+async fn an_end_that_was_read_ahead_is_told_in_reading() {
+    let (mut tunnel, mut node) = connected().await;
+    node.send(message(0, b"words")).await.expect("sent");
+    node.close(None).await.expect("closed");
+    for _ in 0..3 {
+        tunnel.flush().await.expect("flushed");
+        tunnel.write_all(b"more").await.expect("written");
+    }
+    let mut all = Vec::new();
+    tunnel.read_to_end(&mut all).await.expect("an orderly end");
+    assert_eq!(all, b"words");
+}
