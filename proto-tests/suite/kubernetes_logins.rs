@@ -223,6 +223,8 @@ async fn a_first_kubeconfig_that_is_being_written_is_waited_for() {
     pgferry.says("there is no kubeconfig").await;
     let address = pgferry.address();
     let mut wire = Wire::tcp(address).await.unwrap();
+    // Before the client speaks, and until it is seen: a file counts as being written for a second.
+    fs::write(&file, "").unwrap();
     let seen = async {
         wire.send(&startup(3, 0, &[("user", "app"), ("database", "shop")])).await.unwrap();
         pgferry.says("it may still be being written").await;

@@ -29,7 +29,7 @@ async fn clusters_that_do_not_serve_say_why() {
         ),
     ];
     for (system, plural, change, state) in rows {
-        let stage = Stage::new(&*system).await;
+        let stage = Stage::unserved(&*system).await;
         stage.api.change(plural, "prod", "shop", change);
         let pgferry = stage.pgferry("").await;
         let refusal = pgferry.refusal("pgferry", "shop.prod").await;
@@ -70,7 +70,7 @@ async fn the_systems_own_words_are_passed_on() {
         ),
     ];
     for (system, plural, change, words) in rows {
-        let stage = Stage::new(&*system).await;
+        let stage = Stage::unserved(&*system).await;
         stage.api.change(plural, "prod", "shop", change);
         for number in 0..2 {
             stage.api.delete("pods", "prod", &system.pod_name(&stage.state, number));

@@ -56,6 +56,15 @@ impl<'a> Stage<'a> {
         let servers = if system.name() == "deployment" { 1 } else { 2 };
         let state = State::new(system, "prod", servers);
         let servers = self::servers(system, &state).await;
+        Self::of(system, state, servers).await
+    }
+
+    /// Where nobody gets as far as a server.
+    pub(crate) async fn unserved(system: &'a dyn System) -> Self {
+        Self::of(system, State::new(system, "prod", 2), Vec::new()).await
+    }
+
+    async fn of(system: &'a dyn System, state: State, servers: Vec<PostgresServer>) -> Self {
         let api = FakeKubernetes::start().await;
         for (group, version, plural) in system.resources() {
             api.serve_crd(group, version, plural);

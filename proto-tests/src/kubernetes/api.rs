@@ -314,11 +314,12 @@ fn matching<'a>(
     target: &'a Target,
     get: &(dyn Fn(&str) -> Option<String> + Sync),
 ) -> impl Iterator<Item = &'a Value> {
-    let (labels, fields) = (get("labelSelector").unwrap_or_default(), get("fieldSelector").unwrap_or_default());
+    let terms = |name: &str| selectors::terms(&get(name).unwrap_or_default());
+    let (labels, fields) = (terms("labelSelector"), terms("fieldSelector"));
     let stored = target.stored();
-    let of = store.objects.iter().filter(move |((plural, namespace, _), _)| {
-        *plural == stored && target.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
-    });
+    let first = (stored.clone(), String::new(), String::new());
+    let of = store.objects.range(first..).take_while(move |((plural, ..), _)| *plural == stored);
+    let of = of.filter(|((_, namespace, _), _)| target.namespace.as_ref().is_none_or(|wanted| wanted == namespace));
     of.map(|(_, object)| object)
         .filter(move |object| selectors::labels(object, &labels) && selectors::fields(object, &fields))
 }
@@ -332,12 +333,16 @@ fn list(store: &Store, target: &Target, get: &(dyn Fn(&str) -> Option<String> + 
     if from + page.len() < all.len() {
         meta["continue"] = json!((from + page.len()).to_string());
     }
-    respond(200, json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": page}).to_string())
+    // Written once; as a part of another value the objects would be copied first.
+    let items: Vec<String> = page.iter().map(ToString::to_string).collect();
+    let items = items.join(",");
+    respond(200, format!("{{\"kind\":\"List\",\"apiVersion\":\"v1\",\"metadata\":{meta},\"items\":[{items}]}}"))
 }
 
 fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<String> + Sync)) -> Response<Body> {
     let since: u64 = get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-    let (labels, fields) = (get("labelSelector").unwrap_or_default(), get("fieldSelector").unwrap_or_default());
+    let terms = |name: &str| selectors::terms(&get(name).unwrap_or_default());
+    let (labels, fields) = (terms("labelSelector"), terms("fieldSelector"));
     let store = shared.store();
     let events = store.events.subscribe();
     // What changed between the list and this watch.

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 /// Whether an object's labels match: `a=b`, `a!=b`, `a in (b,c)`, `a notin (b)`, `a`, `!a`.
-pub(crate) fn labels(object: &Value, selector: &str) -> bool {
+pub(crate) fn labels(object: &Value, selector: &[String]) -> bool {
     let label = |name: &str| object["metadata"]["labels"].get(name.trim()).and_then(Value::as_str);
-    split(selector).iter().all(|term| {
+    selector.iter().all(|term| {
         let term = term.trim();
         if let Some((name, values)) = term.split_once(" notin ") {
             return label(name).is_none_or(|found| !listed(values, found));
@@ -30,8 +30,8 @@ fn listed(values: &str, found: &str) -> bool {
     values.trim().trim_matches(['(', ')']).split(',').any(|value| value.trim() == found)
 }
 
-/// At commas outside parentheses.
-fn split(selector: &str) -> Vec<String> {
+/// A selector's terms: what stands between commas outside parentheses.
+pub(crate) fn terms(selector: &str) -> Vec<String> {
     let mut depth = 0;
     let mut terms = vec![String::new()];
     for character in selector.chars() {
@@ -51,8 +51,8 @@ fn split(selector: &str) -> Vec<String> {
 }
 
 /// Whether an object's fields match: `metadata.name=x`, `status.phase!=y`, `type=z`.
-pub(crate) fn fields(object: &Value, selector: &str) -> bool {
-    split(selector).iter().all(|term| {
+pub(crate) fn fields(object: &Value, selector: &[String]) -> bool {
+    selector.iter().all(|term| {
         let (path, value, wanted) = if let Some((path, value)) = term.split_once("!=") {
             (path, value, false)
         } else {
@@ -76,11 +76,11 @@ mod tests {
         for yes in
             ["a=1", "a==1,b=2", "a in (1,3)", "a notin (2)", "c notin (2)", "a", "!c", "a!=2", "a in (1),b in (2)"]
         {
-            assert!(labels(&object, yes), "{yes}");
+            assert!(labels(&object, &terms(yes)), "{yes}");
         }
         for no in ["a=2", "a in (2,3)", "a notin (1)", "!a", "c", "a!=1", "a=1,b=1"] {
-            assert!(!labels(&object, no), "{no}");
+            assert!(!labels(&object, &terms(no)), "{no}");
         }
-        assert!(fields(&object, "metadata.name=x") && !fields(&object, "metadata.name!=x"));
+        assert!(fields(&object, &terms("metadata.name=x")) && !fields(&object, &terms("metadata.name!=x")));
     }
 }
