@@ -24,7 +24,7 @@ use crate::{
         fingerprint::Fingerprint,
         http,
         kubeconfig::{Sources, apply, in_cluster, just_changed, read},
-        plugin::{Asking, EARLY, Plugin, PluginLogin},
+        plugin::{Asking, Plugin, PluginLogin},
         suspend::{Clock, Mark},
     },
     upstream::Progress,
@@ -93,7 +93,8 @@ pub(in crate::k8s) struct Built {
     /// Which of the credentials that the context has had this is.
     pub(in crate::k8s) credential: u64,
     pub(in crate::k8s) namespace: String,
-    expires: Option<SystemTime>,
+    /// When its login is due anew.
+    renew_at: Option<SystemTime>,
     pub(in crate::k8s) sources: Sources,
     mark: Mark,
     /// Tells one build from the next.
@@ -121,7 +122,7 @@ impl Built {
 /// What a client is made from besides its configuration.
 struct Origin {
     user: Fingerprint,
-    expires: Option<SystemTime>,
+    renew_at: Option<SystemTime>,
     sources: Sources,
 }
 
@@ -167,7 +168,7 @@ impl Shared {
     pub(in crate::k8s) fn fresh(&self) -> Option<Built> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let built = current.as_ref()?;
-        let ending = built.expires.is_some_and(|expires| expires < SystemTime::now() + EARLY);
+        let ending = built.renew_at.is_some_and(|at| at <= self.clock.wall());
         let stale = ending || built.mark.jumped() || built.sources.have_changed();
         (!stale).then(|| built.clone())
     }
@@ -224,15 +225,15 @@ impl Shared {
         if self.means_another(&config) {
             login.forget();
         }
-        let mut expires = None;
+        let mut renew_at = None;
         if let Some(plugin) = plugin {
             let limit = self.params.exec_timeout;
-            let asking = Asking { context: &self.shown, since: asked, limit, progress };
-            let credential = login.credential(plugin, asking).await?;
-            expires = credential.expires;
-            apply(&credential, &mut config.auth_info);
+            let asking = Asking { context: &self.shown, since: asked, limit, progress, clock: &self.clock };
+            let login = login.get(plugin, asking).await?;
+            renew_at = login.renew_at;
+            apply(&login.credential, &mut config.auth_info);
         }
-        self.finish(config, Origin { user, expires, sources })
+        self.finish(config, Origin { user, renew_at, sources })
     }
 
     /// Whether a configuration leads to another cluster than the client that we have.
@@ -248,11 +249,11 @@ impl Shared {
         let config = Config::incluster().map_err(|error| K8sError::Kubeconfig(error.to_string()))?;
         // Who we are there is the pod's business, and stays.
         let user = Fingerprint::of(&());
-        self.finish(config, Origin { user, expires: None, sources: Sources::of(self.files.clone()) })
+        self.finish(config, Origin { user, renew_at: None, sources: Sources::of(self.files.clone()) })
     }
 
     fn finish(&self, config: Config, origin: Origin) -> Result<Built, K8sError> {
-        let Origin { user, expires, sources } = origin;
+        let Origin { user, renew_at, sources } = origin;
         let client = http::build(&config, self.params.connect_timeout)?;
         let server = address(&config);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,7 +282,7 @@ impl Shared {
             user,
             credential,
             namespace: self.params.namespace.clone().unwrap_or(config.default_namespace),
-            expires,
+            renew_at,
             sources,
             mark: self.clock.mark(),
             made: Instant::now(),

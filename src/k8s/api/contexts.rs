@@ -42,11 +42,15 @@ impl Contexts {
     /// Reads nothing yet: a laptop's network, VPN or kubeconfig may come later. To be called inside a runtime.
     #[must_use]
     pub fn new(params: ClientParams) -> Self {
+        Self::by_clock(params, Clock::start())
+    }
+
+    fn by_clock(params: ClientParams, clock: Arc<Clock>) -> Self {
         let files = files(params.kubeconfig.as_ref());
         let fixed = params.context.clone();
         Self {
             params: Arc::new(params),
-            clock: Clock::start(),
+            clock,
             files,
             fixed: Mutex::new(fixed),
             open: Mutex::default(),

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, advance};
 
 use super::*;
 
@@ -25,8 +25,8 @@ fn write(file: &Path, user: &Value, server: &str, namespace: &str) {
     std::fs::rename(beside, file).expect("renamed");
 }
 
-fn contexts(kubeconfig: PathBuf) -> Contexts {
-    Contexts::new(ClientParams {
+fn params(kubeconfig: PathBuf) -> ClientParams {
+    ClientParams {
         kubeconfig: Some(kubeconfig),
         context: None,
         namespace: None,
@@ -34,7 +34,53 @@ fn contexts(kubeconfig: PathBuf) -> Contexts {
         request_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),
         exec_timeout: Duration::from_mins(1),
-    })
+    }
+}
+
+/// A plugin in a directory: what it answers, whether it does, and how often it was asked.
+struct Login<'a>(&'a Path);
+
+impl Login<'_> {
+    /// Gives a token from now on; one that ends then, as RFC 3339 has it.
+    fn gives(&self, expires: Option<&str>) {
+        let answer = json!({
+            "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1",
+            "status": {"token": "t", "expirationTimestamp": expires},
+        });
+        self.does(&format!("echo '{answer}'"));
+    }
+
+    fn does(&self, what: &str) {
+        let script = format!("echo run >> '{}'\n{what}\n", self.0.join("runs").display());
+        // In one piece: the file that runs now is not written to.
+        let beside = self.0.join("login.new");
+        std::fs::write(&beside, script).expect("written");
+        std::fs::rename(beside, self.0.join("login")).expect("renamed");
+    }
+
+    fn user(&self, argument: &str) -> Value {
+        let script = self.0.join("login");
+        let arguments = json!([script, argument]);
+        json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": arguments}})
+    }
+
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.0.join("runs")).unwrap_or_default().lines().count()
+    }
+}
+
+/// Tokio's clock, paused, goes to the next timer while nothing else runs, and a plugin's run is nothing to it. With this
+/// it stands still until it is advanced; dropping the sender lets it go.
+fn stand_still() -> std::sync::mpsc::Sender<()> {
+    let (running, ended) = std::sync::mpsc::channel();
+    tokio::task::spawn_blocking(move || ended.recv());
+    running
+}
+
+/// A wall clock that runs with tokio's, from one o'clock on.
+fn clock() -> Arc<Clock> {
+    let began = Instant::now();
+    Clock::with_wall(move || SystemTime::UNIX_EPOCH + Duration::from_hours(1) + began.elapsed())
 }
 
 async fn now(contexts: &Contexts) -> (u64, u64) {
@@ -50,7 +96,7 @@ async fn another_user_is_another_credential() {
     let file = directory.path().join("config");
     let token = |token: &str| json!({"token": token});
     write(&file, &token("one"), "https://127.0.0.1:1", "a");
-    let contexts = contexts(file.clone());
+    let contexts = Contexts::new(params(file.clone()));
     assert_eq!(now(&contexts).await, (0, 0));
     assert!(contexts.still_holds("fake", 0, 0));
     for (user, server, namespace, expected) in [
@@ -67,25 +113,51 @@ async fn another_user_is_another_credential() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_renewed_token_is_the_same_credential() {
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let _still = stand_still();
     let directory = tempfile::tempdir().expect("a directory");
-    let (file, login, runs) =
-        (directory.path().join("config"), directory.path().join("login"), directory.path().join("runs"));
-    let answer = json!({
-        "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1",
-        "status": {"token": "t", "expirationTimestamp": "2001-01-01T00:00:00Z"},
-    });
-    let script = format!("#!/bin/sh\necho run >> '{}'\necho '{answer}'\n", runs.display());
-    std::fs::write(&login, script).expect("written");
-    std::fs::set_permissions(&login, std::fs::Permissions::from_mode(0o700)).expect("set");
-    let user = |argument: &str| json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": login, "args": [argument]}});
-    write(&file, &user("one"), "https://127.0.0.1:1", "a");
-    let contexts = contexts(file.clone());
+    let (file, login) = (directory.path().join("config"), Login(directory.path()));
+    login.gives(Some("1970-01-01T01:30:00Z"));
+    write(&file, &login.user("one"), "https://127.0.0.1:1", "a");
+    let contexts = Contexts::by_clock(params(file.clone()), clock());
     assert_eq!(now(&contexts).await, (0, 0));
+    advance(Duration::from_secs(28 * 60 + 59)).await;
     assert_eq!(now(&contexts).await, (0, 0));
-    assert_eq!(std::fs::read_to_string(&runs).expect("it ran").lines().count(), 2);
-    write(&file, &user("another"), "https://127.0.0.1:1", "a");
+    assert_eq!(login.runs(), 1);
+    advance(Duration::from_secs(1)).await;
+    login.gives(Some("1970-01-01T02:00:00Z"));
+    assert_eq!(now(&contexts).await, (0, 0));
+    assert_eq!(login.runs(), 2);
+    write(&file, &login.user("another"), "https://127.0.0.1:1", "a");
     assert_eq!(now(&contexts).await, (0, 1));
+    assert_eq!(login.runs(), 3);
+}
+
+/// A token with less than a minute left was due the moment it came: a connect, which asks three times, ran the plugin
+/// three times. So was each one where our clock was ahead.
+#[tokio::test(start_paused = true)]
+async fn a_token_with_little_left_is_used_all_the_same() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _still = stand_still();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, login) = (directory.path().join("config"), Login(directory.path()));
+    write(&file, &login.user("one"), "https://127.0.0.1:1", "a");
+    let contexts = Contexts::by_clock(params(file), clock());
+    let mut runs = 0;
+    for (expires, used) in [("1970-01-01T01:00:40Z", 20), ("1970-01-01T00:30:00Z", 10)] {
+        login.gives(Some(expires));
+        runs += 1;
+        for _ in 0..3 {
+            now(&contexts).await;
+            assert_eq!(login.runs(), runs, "{expires}");
+        }
+        advance(Duration::from_secs(used - 1)).await;
+        now(&contexts).await;
+        assert_eq!(login.runs(), runs, "{expires}");
+        advance(Duration::from_secs(1)).await;
+    }
+    now(&contexts).await;
+    assert_eq!(login.runs(), runs + 1);
 }

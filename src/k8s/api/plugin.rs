@@ -10,12 +10,16 @@ use crate::{
         error::K8sError,
         exec::{self, Credential},
         fingerprint::Fingerprint,
+        suspend::Clock,
     },
     upstream::Progress,
 };
 
 /// A token is renewed this long before it ends: a call under way with it still gets through.
-pub(in crate::k8s) const EARLY: Duration = Duration::from_mins(1);
+const EARLY: Duration = Duration::from_mins(1);
+/// The shortest time that a token is used for, whatever it says of itself: one connect asks three times, and where our
+/// clock is ahead of the issuer's each token seems to have ended. One that has is refused with 401, and renewed then.
+const LEAST: Duration = Duration::from_secs(10);
 
 /// What a kubeconfig says about a context's plugin.
 pub(in crate::k8s) struct Plugin {
@@ -46,42 +50,54 @@ pub(in crate::k8s) struct Asking<'a> {
     pub(in crate::k8s) limit: Duration,
     /// Where to say that it does.
     pub(in crate::k8s) progress: Option<&'a Progress>,
+    /// By which a token's end is seen coming.
+    pub(in crate::k8s) clock: &'a Clock,
+}
+
+/// What a plugin gave, and until when it is used: fixed when it came, or what is due at once would be so at each look.
+#[derive(Clone, Debug)]
+pub(in crate::k8s) struct Login {
+    pub(in crate::k8s) credential: Credential,
+    /// `None`: until the API server refuses it.
+    pub(in crate::k8s) renew_at: Option<SystemTime>,
+}
+
+/// When a token that came now and ends then is renewed: a minute before its end, or, where it has less than two left,
+/// after half of that.
+fn renew_at(now: SystemTime, expires: SystemTime) -> SystemTime {
+    let left = expires.duration_since(now).unwrap_or_default();
+    now + left.saturating_sub(EARLY).max(left / 2).max(LEAST)
 }
 
 /// What the credential plugin said last, and what it was asked: another command, other arguments or another cluster are
 /// another question, and a token for one cluster is never shown to another.
 #[derive(Debug, Default)]
 pub(in crate::k8s) struct PluginLogin {
-    credential: Option<(Fingerprint, Credential)>,
+    login: Option<(Fingerprint, Login)>,
     failed: Option<(Fingerprint, Instant, K8sError)>,
 }
 
 impl PluginLogin {
     /// The API server refuses the credential, or is another. A failure stays everybody's who waited for it.
     pub(in crate::k8s) fn forget(&mut self) {
-        self.credential = None;
+        self.login = None;
     }
 
     /// The plugin's credential: the one it gave last, while that is good. A failure is everybody's who waited for it.
-    pub(in crate::k8s) async fn credential(
-        &mut self,
-        plugin: Plugin,
-        asking: Asking<'_>,
-    ) -> Result<Credential, K8sError> {
+    pub(in crate::k8s) async fn get(&mut self, plugin: Plugin, asking: Asking<'_>) -> Result<Login, K8sError> {
         let Plugin { exec, cluster } = plugin;
         let question = Fingerprint::of(&(&exec, &cluster));
-        let good = |credential: &Credential| credential.expires.is_none_or(|end| end > SystemTime::now() + EARLY);
-        if let Some((_, credential)) =
-            self.credential.as_ref().filter(|(asked, credential)| *asked == question && good(credential))
-        {
-            return Ok(credential.clone());
+        let now = asking.clock.wall();
+        let good = |login: &Login| login.renew_at.is_none_or(|at| now < at);
+        if let Some((_, login)) = self.login.as_ref().filter(|(asked, login)| *asked == question && good(login)) {
+            return Ok(login.clone());
         }
         if let Some((_, _, error)) =
             self.failed.as_ref().filter(|(asked, at, _)| *asked == question && *at >= asking.since)
         {
             return Err(error.clone());
         }
-        let Asking { context, limit, progress, .. } = asking;
+        let Asking { context, limit, progress, clock, .. } = asking;
         if let Some(progress) = progress {
             progress.waiting_for(format!("a login to Kubernetes (context {context}) by {}", exec::program(&exec)));
         }
@@ -96,10 +112,29 @@ impl PluginLogin {
                 hint: None,
             })
         });
+        let ended = ended.map(|credential| Login {
+            renew_at: credential.expires.map(|expires| renew_at(clock.wall(), expires)),
+            credential,
+        });
         match &ended {
-            Ok(credential) => self.credential = Some((question, credential.clone())),
+            Ok(login) => self.login = Some((question, login.clone())),
             Err(error) => self.failed = Some((question, Instant::now(), error.clone())),
         }
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_before_its_end_and_never_at_once() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(1_000);
+        for (left, used) in [(3600, 3540), (120, 60), (90, 45), (61, 30), (59, 29), (30, 15), (5, 10), (0, 10)] {
+            let used_for = renew_at(now, now + Duration::from_secs(left)).duration_since(now).expect("later");
+            assert_eq!(used_for.as_secs(), used, "{left} s left");
+        }
+        assert_eq!(renew_at(now, SystemTime::UNIX_EPOCH), now + LEAST, "long ago by our clock");
     }
 }

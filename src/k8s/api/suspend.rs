@@ -73,10 +73,16 @@ impl Clock {
         Self::with_wall(SystemTime::now)
     }
 
-    fn with_wall(wall: impl Fn() -> SystemTime + Send + Sync + 'static) -> Arc<Self> {
+    /// The same by another wall clock, which a test can set.
+    pub(in crate::k8s) fn with_wall(wall: impl Fn() -> SystemTime + Send + Sync + 'static) -> Arc<Self> {
         let clock = Arc::new(Self { wall: Box::new(wall), breaks: watch::Sender::new(0) });
         tokio::spawn(tick(Arc::downgrade(&clock)));
         clock
+    }
+
+    /// What the wall clock says.
+    pub(in crate::k8s) fn wall(&self) -> SystemTime {
+        (self.wall)()
     }
 
     /// Now.
@@ -95,7 +101,7 @@ impl Clock {
     }
 
     fn read(&self) -> Reading {
-        Reading { wall: (self.wall)(), monotonic: Instant::now() }
+        Reading { wall: self.wall(), monotonic: Instant::now() }
     }
 }
 
