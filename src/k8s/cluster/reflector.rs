@@ -1,5 +1,4 @@
-//! One watch: a namespace's clusters of one system, listed and then followed, and read once more before a session is told
-//! that its server is lost.
+//! One watch: a namespace's clusters of one system, listed and then followed. What it sees is looked after by `lookout`.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +11,7 @@ use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use tracing::debug;
 
@@ -31,7 +30,6 @@ use crate::{
         cluster::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
             leader_objects::{self, Source},
-            read,
         },
         operators::{
             facts::Facts,
@@ -43,8 +41,6 @@ use crate::{
     upstream::{Identity, Lost},
 };
 
-/// How often changes are looked at: a blocked failover of CloudNativePG changes its resource ten times a second.
-const SETTLE: Duration = Duration::from_millis(50);
 /// Between two tries to open a watch that failed.
 const BACKOFF: Duration = Duration::from_secs(2);
 
@@ -79,9 +75,9 @@ pub(in crate::k8s) struct Key {
 /// One namespace's clusters of one system.
 #[derive(Debug)]
 pub(in crate::k8s) struct Watched {
-    key: Key,
-    system: SystemRef,
-    systems: Arc<Systems>,
+    pub(super) key: Key,
+    pub(super) system: SystemRef,
+    pub(super) systems: Arc<Systems>,
     params: WatchParams,
     pub(in crate::k8s) wanted: watch::Sender<BTreeSet<ObjectName>>,
     pub(in crate::k8s) state: watch::Sender<State>,
@@ -153,7 +149,7 @@ impl Watched {
                     self.guards().ended = true;
                     return;
                 }
-                Ok(context) => Box::pin(self.follow(&context)).await,
+                Ok(context) => Box::pin(self.follow_and_look(&context)).await,
                 Err(error) => Err(error),
             };
             self.distrust();
@@ -170,7 +166,15 @@ impl Watched {
     }
 
     fn distrust(&self) {
-        self.state.send_modify(|state| state.covers.clear());
+        self.state.send_modify(|state| state.followed = false);
+    }
+
+    /// Servers are looked after beside the streams, which go on meanwhile.
+    async fn follow_and_look(&self, context: &Context) -> Result<(), K8sError> {
+        tokio::select! {
+            ended = self.follow(context) => ended,
+            never = self.look_after(context) => match never {},
+        }
     }
 
     /// Lists, then watches until a watch ends, another cluster joins, or nobody needs it any more.
@@ -180,7 +184,6 @@ impl Watched {
         let wanted = joined.borrow_and_update().clone();
         let query = self.pods_of(&wanted);
         let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
-        self.look(context).await;
         if !watchable {
             return self.poll(&mut joined).await;
         }
@@ -206,8 +209,6 @@ impl Watched {
             Err(error) => return Err(error),
         };
         let no_objects = objects.is_empty();
-        // When it is looked whether servers are lost: soon after a change, and after what else comes with it.
-        let mut due: Option<Instant> = None;
         loop {
             tokio::select! {
                 event = pods.next() => match event {
@@ -227,16 +228,12 @@ impl Watched {
                 _ = breaks.changed() => return Ok(()),
                 // The kubeconfig was replaced: this cluster is nobody's who connects now.
                 () = context.left() => return Ok(()),
-                () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
-                    if due.take().is_some() {
-                        self.look(context).await;
-                    } else if self.unused() {
+                () = sleep(self.params.idle) => {
+                    if self.unused() {
                         return Ok(());
                     }
-                    continue;
                 }
             }
-            due.get_or_insert_with(|| Instant::now() + SETTLE);
         }
     }
 
@@ -303,12 +300,14 @@ impl Watched {
                     leader_objects::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
             }
         }
+        let watchable = versions.watchable;
         self.state.send_modify(|state| {
             state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
             state.resources =
                 resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
             state.leaders = leaders;
             state.covers.clone_from(wanted);
+            state.followed = watchable;
             state.mark = Some(context.shared().clock.mark());
         });
         Ok(versions)
@@ -430,47 +429,6 @@ impl Watched {
             };
         });
         Ok(())
-    }
-
-    /// Looks whether servers that sessions rely on are lost. What seems so is read once more before it is said.
-    async fn look(&self, context: &Context) {
-        let guarded: Vec<Guarded> = {
-            let mut guards = self.guards();
-            let unsaid = guards.tidy().iter().filter(|(_, sender)| sender.borrow().is_none());
-            unsaid.map(|(guarded, _)| guarded.clone()).collect()
-        };
-        for guarded in guarded {
-            let seems = {
-                let state = self.state.borrow();
-                let view = state.view(&self.system, (&self.key.namespace, &guarded.cluster));
-                guarded.judge(view.as_ref(), state.pods.get(&guarded.pod))
-            };
-            if seems.is_none() {
-                continue;
-            }
-            match self.confirm(context, &guarded).await {
-                Ok(Some(lost)) if !context.is_left() => self.announce(&guarded, lost),
-                Ok(_) => {}
-                Err(error) => debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read"),
-            }
-        }
-    }
-
-    async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
-        let place = (&self.key.namespace, &guarded.cluster);
-        let deadline = Instant::now() + READ;
-        let (pod, view) = tokio::join!(
-            typed::get_pod(context, (place.0, &guarded.pod), deadline),
-            read::view(context, &self.systems, &self.system, place, deadline),
-        );
-        Ok(guarded.judge(view?.as_ref(), pod?.as_ref()))
-    }
-
-    fn announce(&self, guarded: &Guarded, lost: Lost) {
-        debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
-        if let Some(sender) = self.guards().all.get(guarded) {
-            sender.send_replace(Some(lost));
-        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Watches {
 
     /// Whether a watch on the cluster's system and namespace runs, believed now or not.
     pub(in crate::k8s) fn is_watched(&self, place: &Place, context: &Context, system: &SystemRef) -> bool {
-        self.find(place, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
+        self.find(place, context, system).is_some_and(|watched| watched.state.borrow().followed)
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
