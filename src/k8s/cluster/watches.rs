@@ -50,7 +50,7 @@ impl Watches {
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
     pub(in crate::k8s) fn view(&self, place: &Place, context: &Context, system: &SystemRef) -> Option<View> {
         let watched = self.find(place, context, system)?;
-        watched.touch();
+        watched.touch(&place.1);
         let state = watched.state.borrow();
         state.view(system, (&place.0, &place.1))
     }
@@ -132,6 +132,8 @@ impl Watches {
             return None;
         }
         let watched = Watched::new(key.clone(), system.clone(), Arc::clone(&self.systems), self.params);
+        // Before anybody can ask whether it is used.
+        watched.touch(&place.1);
         all.insert(key.clone(), Arc::clone(&watched));
         drop(all);
         let (contexts, registered) = (Arc::clone(&self.contexts), Arc::clone(&watched));
