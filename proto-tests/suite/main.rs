@@ -39,3 +39,4 @@ mod trust_names;
 mod trust_passwords;
 mod trust_process;
 mod trust_reach;
+mod watching;

@@ -63,13 +63,21 @@ pub(in crate::k8s) struct State {
     pub(in crate::k8s) resources: Option<BTreeMap<ObjectName, Facts>>,
     /// What leader objects say of a cluster, by the order in which they are believed.
     pub(in crate::k8s) leaders: Said,
-    /// Which clusters the state is about; empty while it is not to be believed.
+    /// Which clusters the state is about.
     pub(in crate::k8s) covers: BTreeSet<ObjectName>,
+    /// Whether changes are heard of: who connects believes nothing else.
+    pub(in crate::k8s) followed: bool,
     pub(in crate::k8s) mark: Option<Mark>,
 }
 
 impl State {
-    pub(in crate::k8s) fn view(
+    /// The cluster as it is, as far as anybody knows.
+    pub(in crate::k8s) fn view(&self, system: &SystemRef, place: (&Namespace, &ObjectName)) -> Option<View> {
+        self.followed.then(|| self.last_seen(system, place)).flatten()
+    }
+
+    /// The cluster as it was when it was last listed, or has changed since.
+    pub(in crate::k8s) fn last_seen(
         &self,
         system: &SystemRef,
         (namespace, name): (&Namespace, &ObjectName),

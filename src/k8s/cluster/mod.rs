@@ -2,6 +2,7 @@
 
 pub(in crate::k8s) mod cache;
 pub(in crate::k8s) mod leader_objects;
+mod lookout;
 pub(in crate::k8s) mod members;
 pub(in crate::k8s) mod operated;
 pub mod overrides;

@@ -1,8 +1,7 @@
-//! One watch: a namespace's clusters of one system, listed and then followed, and read once more before a session is told
-//! that its server is lost.
+//! One watch: a namespace's clusters of one system, listed and then followed. What it sees is looked after by `lookout`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, interval_at, sleep},
 };
 use tracing::debug;
 
@@ -31,7 +30,6 @@ use crate::{
         cluster::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
             leader_objects::{self, Source},
-            read,
         },
         operators::{
             facts::Facts,
@@ -43,8 +41,8 @@ use crate::{
     upstream::{Identity, Lost},
 };
 
-/// How often changes are looked at: a blocked failover of CloudNativePG changes its resource ten times a second.
-const SETTLE: Duration = Duration::from_millis(50);
+/// How often in the time after which clusters are not watched any more it is looked for such.
+const ROUNDS: u32 = 10;
 /// Between two tries to open a watch that failed.
 const BACKOFF: Duration = Duration::from_secs(2);
 
@@ -79,13 +77,14 @@ pub(in crate::k8s) struct Key {
 /// One namespace's clusters of one system.
 #[derive(Debug)]
 pub(in crate::k8s) struct Watched {
-    key: Key,
-    system: SystemRef,
-    systems: Arc<Systems>,
+    pub(super) key: Key,
+    pub(super) system: SystemRef,
+    pub(super) systems: Arc<Systems>,
     params: WatchParams,
     pub(in crate::k8s) wanted: watch::Sender<BTreeSet<ObjectName>>,
     pub(in crate::k8s) state: watch::Sender<State>,
-    used: Mutex<Instant>,
+    /// When somebody connected to a cluster the last time.
+    used: Mutex<HashMap<ObjectName, Instant>>,
     guards: Mutex<Guards>,
 }
 
@@ -98,13 +97,13 @@ impl Watched {
             params,
             wanted: watch::Sender::new(BTreeSet::new()),
             state: watch::Sender::new(State::default()),
-            used: Mutex::new(Instant::now()),
+            used: Mutex::default(),
             guards: Mutex::default(),
         })
     }
 
-    pub(in crate::k8s) fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    pub(in crate::k8s) fn touch(&self, cluster: &ObjectName) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone(), Instant::now());
     }
 
     pub(in crate::k8s) fn guards(&self) -> MutexGuard<'_, Guards> {
@@ -113,7 +112,7 @@ impl Watched {
 
     /// The receiver for a server; `None` where this watch has ended.
     pub(in crate::k8s) fn guard(&self, guarded: Guarded) -> Option<watch::Receiver<Option<Lost>>> {
-        self.touch();
+        self.touch(&guarded.cluster);
         let mut guards = self.guards();
         if guards.ended {
             return None;
@@ -128,8 +127,26 @@ impl Watched {
 
     /// Nobody has connected for a while, and no session relies on it.
     fn unused(&self) -> bool {
-        let idle = self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= self.params.idle;
-        idle && !self.relied_on()
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|_, at| at.elapsed() < self.params.idle);
+        used.is_empty() && !self.relied_on()
+    }
+
+    /// Clusters that nobody uses any more are not wanted any more. Of the last one the whole watch ends.
+    fn leave_unused(&self) {
+        let mut guards = self.guards();
+        let guarded: BTreeSet<ObjectName> = guards.tidy().keys().map(|guarded| guarded.cluster.clone()).collect();
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let recently = |name: &ObjectName| used.get(name).is_some_and(|at| at.elapsed() < self.params.idle);
+        self.wanted.send_if_modified(|wanted| {
+            let stay: BTreeSet<ObjectName> =
+                wanted.iter().filter(|name| guarded.contains(*name) || recently(name)).cloned().collect();
+            let fewer = !stay.is_empty() && stay.len() < wanted.len();
+            if fewer {
+                *wanted = stay;
+            }
+            fewer
+        });
     }
 
     fn relied_on(&self) -> bool {
@@ -146,6 +163,7 @@ impl Watched {
 
     pub(in crate::k8s) async fn run(&self, contexts: &Contexts) {
         while !self.retire() {
+            self.leave_unused();
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
             let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
                 // Its servers are not lost: they are where nobody can look any more.
@@ -153,7 +171,7 @@ impl Watched {
                     self.guards().ended = true;
                     return;
                 }
-                Ok(context) => Box::pin(self.follow(&context)).await,
+                Ok(context) => Box::pin(self.follow_and_look(&context)).await,
                 Err(error) => Err(error),
             };
             self.distrust();
@@ -170,7 +188,15 @@ impl Watched {
     }
 
     fn distrust(&self) {
-        self.state.send_modify(|state| state.covers.clear());
+        self.state.send_modify(|state| state.followed = false);
+    }
+
+    /// Servers are looked after beside the streams, which go on meanwhile.
+    async fn follow_and_look(&self, context: &Context) -> Result<(), K8sError> {
+        tokio::select! {
+            ended = self.follow(context) => ended,
+            never = self.look_after(context) => match never {},
+        }
     }
 
     /// Lists, then watches until a watch ends, another cluster joins, or nobody needs it any more.
@@ -180,7 +206,6 @@ impl Watched {
         let wanted = joined.borrow_and_update().clone();
         let query = self.pods_of(&wanted);
         let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
-        self.look(context).await;
         if !watchable {
             return self.poll(&mut joined).await;
         }
@@ -206,8 +231,9 @@ impl Watched {
             Err(error) => return Err(error),
         };
         let no_objects = objects.is_empty();
-        // When it is looked whether servers are lost: soon after a change, and after what else comes with it.
-        let mut due: Option<Instant> = None;
+        // A bookmark a minute is no use.
+        let pause = self.params.idle / ROUNDS;
+        let mut round = interval_at(Instant::now() + pause, pause);
         loop {
             tokio::select! {
                 event = pods.next() => match event {
@@ -227,16 +253,13 @@ impl Watched {
                 _ = breaks.changed() => return Ok(()),
                 // The kubeconfig was replaced: this cluster is nobody's who connects now.
                 () = context.left() => return Ok(()),
-                () = sleep_until(due.unwrap_or_else(|| Instant::now() + self.params.idle)) => {
-                    if due.take().is_some() {
-                        self.look(context).await;
-                    } else if self.unused() {
+                _ = round.tick() => {
+                    if self.unused() {
                         return Ok(());
                     }
-                    continue;
+                    self.leave_unused();
                 }
             }
-            due.get_or_insert_with(|| Instant::now() + SETTLE);
         }
     }
 
@@ -303,12 +326,14 @@ impl Watched {
                     leader_objects::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
             }
         }
+        let watchable = versions.watchable;
         self.state.send_modify(|state| {
             state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
             state.resources =
                 resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
             state.leaders = leaders;
             state.covers.clone_from(wanted);
+            state.followed = watchable;
             state.mark = Some(context.shared().clock.mark());
         });
         Ok(versions)
@@ -431,47 +456,6 @@ impl Watched {
         });
         Ok(())
     }
-
-    /// Looks whether servers that sessions rely on are lost. What seems so is read once more before it is said.
-    async fn look(&self, context: &Context) {
-        let guarded: Vec<Guarded> = {
-            let mut guards = self.guards();
-            let unsaid = guards.tidy().iter().filter(|(_, sender)| sender.borrow().is_none());
-            unsaid.map(|(guarded, _)| guarded.clone()).collect()
-        };
-        for guarded in guarded {
-            let seems = {
-                let state = self.state.borrow();
-                let view = state.view(&self.system, (&self.key.namespace, &guarded.cluster));
-                guarded.judge(view.as_ref(), state.pods.get(&guarded.pod))
-            };
-            if seems.is_none() {
-                continue;
-            }
-            match self.confirm(context, &guarded).await {
-                Ok(Some(lost)) if !context.is_left() => self.announce(&guarded, lost),
-                Ok(_) => {}
-                Err(error) => debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read"),
-            }
-        }
-    }
-
-    async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
-        let place = (&self.key.namespace, &guarded.cluster);
-        let deadline = Instant::now() + READ;
-        let (pod, view) = tokio::join!(
-            typed::get_pod(context, (place.0, &guarded.pod), deadline),
-            read::view(context, &self.systems, &self.system, place, deadline),
-        );
-        Ok(guarded.judge(view?.as_ref(), pod?.as_ref()))
-    }
-
-    fn announce(&self, guarded: &Guarded, lost: Lost) {
-        debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
-        if let Some(sender) = self.guards().all.get(guarded) {
-            sender.send_replace(Some(lost));
-        }
-    }
 }
 
 /// Where watches begin.
@@ -481,4 +465,54 @@ struct Versions {
     leaders: Vec<(Source, String)>,
     /// Whether all of it can be watched.
     watchable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{k8s::operators::registry::SystemsParams, upstream::Mode};
+
+    /// A watch that had once been asked for a cluster listed its pods for as long as anybody used another one.
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_nobody_uses_is_not_watched() {
+        let systems = Arc::new(Systems::new(&SystemsParams::default()));
+        let system = systems.all().next().expect("a system").clone();
+        let namespace = Namespace::parse("prod").expect("a name");
+        let key = Key {
+            context: "c".to_owned(),
+            meaning: 0,
+            identity: Identity::Local,
+            credential: 0,
+            namespace,
+            system: system.name().to_owned(),
+        };
+        let watched = Watched::new(key, system, systems, WatchParams::default());
+        let [used, left, open] = ["used", "left", "open"].map(|name| ObjectName::parse(name).expect("a name"));
+        let guarded = |cluster: &ObjectName| Guarded {
+            cluster: cluster.clone(),
+            pod: cluster.clone(),
+            uid: "uid".to_owned(),
+            mode: Mode::Rw,
+        };
+        let session = watched.guard(guarded(&open)).expect("it runs");
+        for cluster in [&used, &left, &open] {
+            watched.touch(cluster);
+            watched.wanted.send_if_modified(|wanted| wanted.insert(cluster.clone()));
+        }
+        tokio::time::advance(Duration::from_mins(9)).await;
+        watched.leave_unused();
+        assert_eq!(watched.wanted.borrow().len(), 3);
+        watched.touch(&used);
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let mut changed = watched.wanted.subscribe();
+        watched.leave_unused();
+        assert!(changed.has_changed().expect("it is there"));
+        assert_eq!(*changed.borrow_and_update(), BTreeSet::from([used.clone(), open.clone()]));
+        tokio::time::advance(Duration::from_mins(11)).await;
+        watched.leave_unused();
+        assert_eq!(*watched.wanted.borrow(), BTreeSet::from([open]));
+        assert!(!watched.retire(), "a session relies on it");
+        drop(session);
+        assert!(watched.retire());
+    }
 }

@@ -50,14 +50,14 @@ impl Watches {
     /// The cluster as the running watch knows it; `None` where none runs, or it is not to be believed now.
     pub(in crate::k8s) fn view(&self, place: &Place, context: &Context, system: &SystemRef) -> Option<View> {
         let watched = self.find(place, context, system)?;
-        watched.touch();
+        watched.touch(&place.1);
         let state = watched.state.borrow();
         state.view(system, (&place.0, &place.1))
     }
 
     /// Whether a watch on the cluster's system and namespace runs, believed now or not.
     pub(in crate::k8s) fn is_watched(&self, place: &Place, context: &Context, system: &SystemRef) -> bool {
-        self.find(place, context, system).is_some_and(|watched| !watched.state.borrow().covers.is_empty())
+        self.find(place, context, system).is_some_and(|watched| watched.state.borrow().followed)
     }
 
     /// Waits for the next change of what the watch knows; at most `longest`.
@@ -132,6 +132,8 @@ impl Watches {
             return None;
         }
         let watched = Watched::new(key.clone(), system.clone(), Arc::clone(&self.systems), self.params);
+        // Before anybody can ask whether it is used.
+        watched.touch(&place.1);
         all.insert(key.clone(), Arc::clone(&watched));
         drop(all);
         let (contexts, registered) = (Arc::clone(&self.contexts), Arc::clone(&watched));

@@ -1,0 +1,58 @@
+//! What is asked of the API server while sessions are open, and what becomes of them where it does not answer.
+
+use std::sync::Arc;
+
+use proto_tests::{cnpg::Cluster, kubernetes::Fault, subject::Start, wire::Wire};
+use serde_json::json;
+use tokio::{sync::Notify, time::timeout};
+
+use crate::support::{BINARY, PATIENCE, World, until};
+
+/// What an idle session hears at its end.
+async fn farewell(wire: &mut Wire) -> String {
+    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
+    assert_eq!(message.tag, 'E');
+    message.fields().code
+}
+
+fn fault() -> Fault {
+    let status =
+        json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "etcd", "code": 500});
+    Fault::Status(500, status.to_string())
+}
+
+/// Whether the primary was lost was read once, the API server said 500 to that, as it does in the moment of a failover,
+/// and nobody asked again: the session stayed on the old primary.
+#[tokio::test]
+async fn what_could_not_be_confirmed_is_read_again() {
+    let world = World::new().await;
+    let mut pgferry = world.pgferry().await;
+    let mut session = pgferry.connect("pgferry", "shop").await.unwrap();
+    until("a watch", || world.api.count("watch", "clusters") > 0).await;
+    world.api.fault("get", "pods", 1, fault());
+    world.cluster().begin_deleting(1);
+    pgferry.says("whether the server is lost could not be read").await;
+    assert_eq!(farewell(&mut session).await, "57P01");
+}
+
+/// Servers were read once more one behind the other, each for up to ten seconds, and the watch heard nothing meanwhile:
+/// who connected after a failover was sent to the old primary.
+#[tokio::test]
+async fn a_read_that_hangs_keeps_nobody_waiting() {
+    let world = World::new().await;
+    let servers = [world.server.address(); 3];
+    let cluster = Cluster::new(&world.api, ("prod", "three"), &world.password, &servers);
+    let pgferry = Start::new(BINARY).serve(&world.api.kubeconfig()).await;
+    let _primary = pgferry.connect("pgferry", "three").await.unwrap();
+    cluster.set_ready(3, false);
+    let _replica = pgferry.connect("pgferry", "three:any").await.unwrap();
+    until("a watch", || world.api.count("watch", "clusters") > 0).await;
+    world.api.fault("get", "pods", usize::MAX, Fault::Hold(Arc::new(Notify::new())));
+    cluster.begin_deleting(1);
+    cluster.begin_deleting(2);
+    until("both are read", || world.api.asked("get", "pods") > 1).await;
+    cluster.set_ready(3, true);
+    cluster.promote(3);
+    let mut wire = pgferry.connect("pgferry", "three").await.unwrap();
+    assert_eq!(wire.value("select 1").await.unwrap(), "1");
+}
