@@ -152,7 +152,7 @@ pub fn route(
         return Ok(Route { target: target.clone(), database, role });
     }
     if let Some((role_name, target)) = split_user(user, knows_context) {
-        let role = role(role_name, &target, names);
+        let role = written_role(role_name, names);
         return Ok(Route { target, database: beside_user(), role });
     }
     if let Some(value) = startup.get("options").and_then(|given| options::take_option(given, TARGET_OPTION).0) {
@@ -189,14 +189,16 @@ fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Resu
     Ok(Route { target, database: database.filter(|database| !database.is_empty()), role })
 }
 
-/// Which login a user name asks for.
+/// Which login a user name asks for that stands alone: clients send the target's name where they were given no user.
 fn role(user: &str, target: &Target, names: &Names) -> Role {
     let cluster = target.name.split('.').next().unwrap_or_default();
-    let default = user.is_empty()
-        || user == "pgferry"
-        || user == target.name
-        || user == cluster
-        || names.os_user.as_deref() == Some(user);
+    if user == target.name || user == cluster { Role::Default } else { written_role(user, names) }
+}
+
+/// Which login `ROLE@` asks for: this role, also where it is called as the cluster; only names that no person chose for
+/// the server mean the default.
+fn written_role(user: &str, names: &Names) -> Role {
+    let default = user.is_empty() || user == "pgferry" || names.os_user.as_deref() == Some(user);
     if default { Role::Default } else { Role::Named(user.to_owned()) }
 }
 

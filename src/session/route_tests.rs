@@ -113,6 +113,18 @@ fn users_that_mean_the_default_login() {
     assert_eq!(go("reports", "reports").2, Role::Default);
 }
 
+/// `postgres@postgres.prod` logged in as `app` without a word, because the user is the target's name.
+#[test]
+fn a_role_that_is_written_before_the_target_is_that_role() {
+    for (user, target) in [("shop", "shop"), ("postgres", "postgres.prod"), ("shop", "shop.prod@staging:ro")] {
+        let role = go(&format!("{user}@{target}"), "x").2;
+        assert_eq!(role, Role::Named(user.to_owned()), "{user}@{target}");
+    }
+    for user in ["", "pgferry", "alice"] {
+        assert_eq!(go(&format!("{user}@shop"), "x").2, Role::Default, "{user}");
+    }
+}
+
 #[test]
 fn no_database_means_the_one_named_like_the_user() {
     let route = routed(&[("user", "shop")]).expect("a route");

@@ -88,7 +88,9 @@ pub(super) async fn until_ready(
                         in_hot_standby = Some(value == b"on");
                     }
                 }
-                _ => {}
+                b'N' | b'Z' => {}
+                // An authentication request would reach the client as if it were ours.
+                tag => return Err(broken(PacketError::Malformed(char::from(tag)))),
             }
             greeting.extend_from_slice(&frame.raw);
             if frame.tag == b'Z' {
@@ -117,4 +119,47 @@ pub(super) async fn until_ready(
 
 fn protocol(upstream: &Upstream, error: PacketError) -> Miss {
     Miss::Final(Refusal::Report(placed(upstream, LoginError::Protocol(error).report())))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{join, sink};
+
+    use super::*;
+    use crate::session::connect::tests::{login, upstream};
+
+    /// A message of the server's.
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).expect("a short body");
+        [&[tag][..], &length.to_be_bytes(), body].concat()
+    }
+
+    /// What is made of a server that says this behind AuthenticationOk, and ends.
+    async fn after_ok(said: &[Vec<u8>]) -> Result<Greeted, Miss> {
+        let stream: BoxedStream = Box::new(join(&b""[..], sink()));
+        until_ready(stream, said.concat().as_slice().into(), &Channel::Plaintext, (upstream(), login())).await
+    }
+
+    /// An authentication request behind AuthenticationOk was passed on behind ours: a client that answers one at any time
+    /// would have typed a password into somebody else's server.
+    #[tokio::test]
+    async fn only_what_a_server_says_after_a_login_is_passed_on() {
+        let ready = || message(b'Z', b"I");
+        let usual = [
+            message(b'S', b"in_hot_standby\0off\0"),
+            message(b'K', &[0, 0, 0, 7, 0, 0, 0, 9]),
+            message(b'N', b"SNOTICE\0C00000\0Mhello\0\0"),
+            ready(),
+        ];
+        let Ok(greeted) = after_ok(&usual).await else { panic!("a server as any other") };
+        assert_eq!((greeted.connected.greeting.to_vec(), greeted.in_hot_standby), (usual.concat(), Some(false)));
+
+        let cleartext = [0, 0, 0, 3];
+        for tag in (0..=u8::MAX).filter(|tag| !b"ENSKZ".contains(tag)) {
+            let Err(miss) = after_ok(&[message(tag, &cleartext), ready()]).await else { panic!("{tag} was passed on") };
+            let Miss::Final(Refusal::Report(report)) = miss else { panic!("{tag}: tried again") };
+            assert_eq!(report.sqlstate, LoginError::Protocol(PacketError::Malformed('R')).report().sqlstate, "{tag}");
+            assert!(report.message.contains("malformed message of type"), "{tag}: {report:?}");
+        }
+    }
 }

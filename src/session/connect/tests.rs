@@ -11,7 +11,7 @@ use crate::{
     upstream::{AuthFacts, ClusterId, Identity, Mode, PodId, Progress, Role, Server, Target},
 };
 
-fn upstream() -> Upstream {
+pub(super) fn upstream() -> Upstream {
     let server = PodId { namespace: "prod".to_owned(), name: "shop-1".to_owned(), uid: "6c5a".to_owned() };
     Upstream {
         cluster: ClusterId {
@@ -34,7 +34,7 @@ fn upstream() -> Upstream {
     }
 }
 
-fn login() -> Login {
+pub(super) fn login() -> Login {
     Login {
         user: "app".to_owned(),
         password: Some(SecretString::from("secret")),
