@@ -364,6 +364,33 @@ pub struct Upstream {
     pub lost: watch::Receiver<Option<Lost>>,
 }
 
+#[cfg(test)]
+impl Upstream {
+    /// The cluster `shop` in namespace `prod`, for tests that ask about something else.
+    pub(crate) fn example(server: Server) -> Self {
+        let cluster = ClusterId {
+            context: "fake".to_owned(),
+            namespace: "prod".to_owned(),
+            name: "shop".to_owned(),
+            system: "cloudnative-pg".into(),
+        };
+        Self {
+            system: Arc::clone(&cluster.system),
+            cluster,
+            meaning: 1,
+            credential: 1,
+            server,
+            port: 5432,
+            mode: Mode::Rw,
+            standby_cluster: false,
+            pooled: false,
+            tls: TlsFacts::default(),
+            auth: AuthFacts::default(),
+            lost: watch::channel(None).1,
+        }
+    }
+}
+
 /// A login for a server.
 #[derive(Clone, Debug)]
 pub struct Login {

@@ -2,34 +2,16 @@ use std::num::NonZeroU32;
 
 use futures_util::FutureExt as _;
 use secrecy::SecretString;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
     auth::scram::{Binding, First},
-    upstream::{AuthFacts, Mode, Server, TlsFacts},
+    upstream::Server,
 };
 
 fn upstream() -> Upstream {
-    Upstream {
-        cluster: ClusterId {
-            context: "fake".to_owned(),
-            namespace: "prod".to_owned(),
-            name: "shop".to_owned(),
-            system: "x".into(),
-        },
-        meaning: 1,
-        credential: 1,
-        system: "cloudnative-pg".into(),
-        server: Server::External { host: "shop-rw".to_owned() },
-        port: 5432,
-        mode: Mode::Rw,
-        standby_cluster: false,
-        pooled: false,
-        tls: TlsFacts::default(),
-        auth: AuthFacts::default(),
-        lost: watch::channel(None).1,
-    }
+    Upstream::example(Server::External { host: "shop-rw".to_owned() })
 }
 
 fn login(user: &str) -> Login {

@@ -8,7 +8,6 @@ use secrecy::SecretString;
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
-    sync::watch,
 };
 
 use super::*;
@@ -18,7 +17,7 @@ use crate::{
         scram::ScramError,
     },
     error::ClientFacing as _,
-    upstream::{AuthFacts, ClusterId, Mode, Server, TlsFacts},
+    upstream::{AuthFacts, Server},
 };
 
 fn login() -> Login {
@@ -33,25 +32,7 @@ fn login() -> Login {
 }
 
 fn upstream() -> Upstream {
-    Upstream {
-        cluster: ClusterId {
-            context: "fake".to_owned(),
-            namespace: "prod".to_owned(),
-            name: "shop".to_owned(),
-            system: "x".into(),
-        },
-        meaning: 1,
-        credential: 1,
-        system: "cloudnative-pg".into(),
-        server: Server::External { host: "shop-rw".to_owned() },
-        port: 5432,
-        mode: Mode::Rw,
-        standby_cluster: false,
-        pooled: false,
-        tls: TlsFacts::default(),
-        auth: AuthFacts::default(),
-        lost: watch::channel(None).1,
-    }
+    Upstream::example(Server::External { host: "shop-rw".to_owned() })
 }
 
 fn weakest(weakest: AuthMethod) -> Upstream {

@@ -2,36 +2,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
     auth::upstream::Method,
     pg::{backend::ErrorFields, startup::Startup},
-    upstream::{AuthFacts, ClusterId, Identity, Mode, PodId, Progress, Role, Server, Target},
+    upstream::{Identity, Mode, PodId, Progress, Role, Server, Target},
 };
 
 pub(super) fn upstream() -> Upstream {
     let server = PodId { namespace: "prod".to_owned(), name: "shop-1".to_owned(), uid: "6c5a".to_owned() };
-    Upstream {
-        cluster: ClusterId {
-            context: "fake".to_owned(),
-            namespace: "prod".to_owned(),
-            name: "shop".to_owned(),
-            system: "x".into(),
-        },
-        meaning: 1,
-        credential: 1,
-        system: "cloudnative-pg".into(),
-        server: Server::Pod(server),
-        port: 5432,
-        mode: Mode::Rw,
-        standby_cluster: false,
-        pooled: false,
-        tls: TlsFacts::default(),
-        auth: AuthFacts::default(),
-        lost: watch::channel(None).1,
-    }
+    Upstream::example(Server::Pod(server))
 }
 
 pub(super) fn login() -> Login {
