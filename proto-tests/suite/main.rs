@@ -27,6 +27,7 @@ mod hostile_bytes;
 mod kubernetes_logins;
 mod limits_and_drain;
 mod logins;
+mod logins_in_background;
 mod names;
 mod protocol;
 mod requests;
