@@ -28,6 +28,7 @@ mod kubernetes_logins;
 mod limits_and_drain;
 mod log_lines;
 mod logins;
+mod logins_in_background;
 mod names;
 mod protocol;
 mod requests;

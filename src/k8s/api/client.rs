@@ -29,6 +29,7 @@ use crate::{
         hedge::Once,
         http::impersonate,
         names::{Namespace, ObjectName},
+        plugin::For,
         resource::{PODS, Resource},
     },
     upstream::{Identity, PodId},
@@ -77,11 +78,12 @@ pub struct Context {
     shared: Arc<Shared>,
     built: Built,
     identity: Identity,
+    wanted: For,
 }
 
 impl Context {
-    pub(in crate::k8s) fn new(shared: Arc<Shared>, built: Built, identity: Identity) -> Self {
-        Self { shared, built, identity }
+    pub(in crate::k8s) fn new(shared: Arc<Shared>, built: Built, (identity, wanted): (Identity, For)) -> Self {
+        Self { shared, built, identity, wanted }
     }
 
     pub(in crate::k8s) fn shared(&self) -> &Shared {
@@ -340,10 +342,15 @@ impl Context {
             match &error {
                 kube::Error::Api(status) if status.code == 401 && !renewed => {
                     renewed = true;
-                    built = self.shared.renew(built.made).await?;
+                    built = self.shared.renew(built.made, self.wanted).await?;
                     if built.meaning != self.built.meaning {
                         return Err(K8sError::OtherCluster { context: self.name().to_owned() });
                     }
+                }
+                kube::Error::Api(status) if status.code == 401 => {
+                    let error = self.explain(access, error);
+                    self.shared.give_up(built.made, &error);
+                    return Err(error);
                 }
                 kube::Error::Api(status) if !waited => match polite_wait(status).map(|wait| Instant::now() + wait) {
                     // Waiting out the deadline would only hide what the server says.

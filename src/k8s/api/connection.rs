@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
@@ -24,7 +24,7 @@ use crate::{
         fingerprint::Fingerprint,
         http,
         kubeconfig::{Sources, apply, in_cluster, just_changed, read},
-        plugin::{Asking, Plugin, PluginLogin},
+        plugin::{Asking, For, Plugin, PluginLogin},
         suspend::{Clock, Mark},
     },
     upstream::Progress,
@@ -73,6 +73,8 @@ pub(in crate::k8s) struct Shared {
     pub(in crate::k8s) meanings: watch::Sender<u64>,
     /// Held while a login is under way, so that one plugin runs for all who wait.
     login: tokio::sync::Mutex<PluginLogin>,
+    /// Whether the last login by a plugin failed.
+    failing: watch::Sender<bool>,
     /// Which API groups the server has.
     pub(in crate::k8s) discovered: Mutex<Discovered>,
     /// Connections that port-forwards have used up and nothing has replaced yet.
@@ -141,27 +143,33 @@ impl Shared {
             current: Mutex::default(),
             meanings: watch::Sender::new(0),
             login: tokio::sync::Mutex::default(),
+            failing: watch::Sender::new(false),
             discovered: Mutex::default(),
             used_up: AtomicUsize::default(),
         }
     }
 
     /// The current client, renewed where that is due.
-    pub(in crate::k8s) async fn ready(&self, progress: Option<&Progress>) -> Result<Built, K8sError> {
+    pub(in crate::k8s) async fn ready(&self, wanted: For, progress: Option<&Progress>) -> Result<Built, K8sError> {
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
         if let Some(progress) = progress.filter(|_| self.login.try_lock().is_err()) {
             progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
         }
-        let asked = Instant::now();
+        let asking = self.asking(wanted, progress);
         let mut login = self.login.lock().await;
         // Somebody else may have renewed it while we waited.
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
         // Rare, and too large to be part of every call's future.
-        Box::pin(self.build(&mut login, asked, progress)).await
+        Box::pin(self.build(&mut login, asking)).await
+    }
+
+    fn asking<'a>(&'a self, wanted: For, progress: Option<&'a Progress>) -> Asking<'a> {
+        let limit = self.params.exec_timeout;
+        Asking { context: &self.shown, wanted, since: Instant::now(), limit, progress, clock: &self.clock }
     }
 
     /// The current client, if it may still be used.
@@ -179,25 +187,40 @@ impl Shared {
     }
 
     /// A new login after the API server refused the client `refused`; one for all whom it refused.
-    pub(in crate::k8s) async fn renew(&self, refused: Instant) -> Result<Built, K8sError> {
-        let asked = Instant::now();
+    pub(in crate::k8s) async fn renew(&self, refused: Instant, wanted: For) -> Result<Built, K8sError> {
+        let asking = self.asking(wanted, None);
         let mut login = self.login.lock().await;
         if let Some(built) = self.fresh().filter(|built| built.made != refused) {
             return Ok(built);
         }
         login.forget();
-        Box::pin(self.build(&mut login, asked, None)).await
+        Box::pin(self.build(&mut login, asking)).await
     }
 
-    /// A new client, for who has waited since `asked`. A kubeconfig that is just being written is waited for.
-    async fn build(
-        &self,
-        login: &mut PluginLogin,
-        asked: Instant,
-        progress: Option<&Progress>,
-    ) -> Result<Built, K8sError> {
+    /// The API server refused the client `refused` too, whose login had just been renewed.
+    pub(in crate::k8s) fn give_up(&self, refused: Instant, error: &K8sError) {
+        // Somebody who is at it now finds out by himself.
+        let Ok(mut login) = self.login.try_lock() else { return };
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|built| built.made == refused) && login.refuse(error) {
+            self.failing.send_replace(true);
+        }
+    }
+
+    /// Waits so long after an error; where a plugin's failure is the reason, until a client has logged in at the most.
+    pub(in crate::k8s) async fn rest(&self, error: &K8sError, pause: Duration) {
+        let mut failing = self.failing.subscribe();
+        if matches!(error, K8sError::Plugin { .. }) || *failing.borrow() {
+            let _ = timeout(pause, failing.wait_for(|failing| !failing)).await;
+        } else {
+            sleep(pause).await;
+        }
+    }
+
+    /// A new client, for who asks. A kubeconfig that is just being written is waited for.
+    async fn build(&self, login: &mut PluginLogin, asking: Asking<'_>) -> Result<Built, K8sError> {
         loop {
-            match self.build_once(login, asked, progress).await {
+            match self.build_once(login, asking).await {
                 Err(K8sError::Kubeconfig(_)) if just_changed(&self.files) => {
                     debug!(context = self.shown, "the kubeconfig cannot be used; it may still be being written");
                     sleep(WRITTEN).await;
@@ -207,12 +230,7 @@ impl Shared {
         }
     }
 
-    async fn build_once(
-        &self,
-        login: &mut PluginLogin,
-        asked: Instant,
-        progress: Option<&Progress>,
-    ) -> Result<Built, K8sError> {
+    async fn build_once(&self, login: &mut PluginLogin, asking: Asking<'_>) -> Result<Built, K8sError> {
         let mut sources = Sources::of(self.files.clone());
         let Some(mut kubeconfig) = read(&self.files)? else { return self.build_in_cluster() };
         sources.add_named(&kubeconfig, &self.real);
@@ -227,9 +245,9 @@ impl Shared {
         }
         let mut renew_at = None;
         if let Some(plugin) = plugin {
-            let limit = self.params.exec_timeout;
-            let asking = Asking { context: &self.shown, since: asked, limit, progress, clock: &self.clock };
-            let login = login.get(plugin, asking).await?;
+            let login = login.get(plugin, asking).await;
+            self.failing.send_replace(login.is_err());
+            let login = login?;
             renew_at = login.renew_at;
             apply(&login.credential, &mut config.auth_info);
         }

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::sleep;
@@ -16,6 +17,7 @@ use crate::{
         connection::{ClientParams, Shared, WRITTEN},
         error::K8sError,
         kubeconfig::{Stamp, files, in_cluster, just_changed, read, stamps},
+        plugin::For,
         suggest::nearest,
         suspend::Clock,
     },
@@ -114,7 +116,8 @@ impl Contexts {
         short.map_or_else(|| name.to_owned(), Clone::clone)
     }
 
-    /// The client of a context (`None`: the default one) for an identity.
+    /// The client of a context (`None`: the default one) for an identity. Somebody waits for it, and may be asked to log
+    /// in.
     ///
     /// # Errors
     /// Where the context is unknown, its kubeconfig unusable, or the login fails.
@@ -123,6 +126,33 @@ impl Contexts {
         context: Option<&str>,
         identity: &Identity,
         progress: Option<&Progress>,
+    ) -> Result<Context, K8sError> {
+        self.client(context, identity, (For::Client, progress)).await
+    }
+
+    /// The same for work in the background, such as watches: nobody is asked to log in by it again and again, neither
+    /// here nor by a call of this client.
+    ///
+    /// # Errors
+    /// As for [`Self::get`]; the last login's failure, until a client has logged in.
+    pub async fn get_quietly(&self, context: Option<&str>, identity: &Identity) -> Result<Context, K8sError> {
+        self.client(context, identity, (For::Background, None)).await
+    }
+
+    /// What work in the background does after an error: it waits so long, but no longer than until a client has logged
+    /// in, where the login is what failed.
+    pub(in crate::k8s) async fn rest(&self, context: &str, error: &K8sError, pause: Duration) {
+        match self.shared(context) {
+            Ok(shared) => shared.rest(error, pause).await,
+            Err(_) => sleep(pause).await,
+        }
+    }
+
+    async fn client(
+        &self,
+        context: Option<&str>,
+        identity: &Identity,
+        (wanted, progress): (For, Option<&Progress>),
     ) -> Result<Context, K8sError> {
         let shared = loop {
             match context
@@ -139,8 +169,8 @@ impl Contexts {
                 shared => break shared?,
             }
         };
-        let built = shared.ready(progress).await?;
-        Ok(Context::new(shared, built, identity.clone()))
+        let built = shared.ready(wanted, progress).await?;
+        Ok(Context::new(shared, built, (identity.clone(), wanted)))
     }
 
     /// Whether a context still means this one of its clusters, and reaches it with this one of its credentials; no where

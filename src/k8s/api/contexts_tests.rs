@@ -161,3 +161,57 @@ async fn a_token_with_little_left_is_used_all_the_same() {
     now(&contexts).await;
     assert_eq!(login.runs(), runs + 1);
 }
+
+/// With a login that had expired each watch, and each look at whether a connection is ready, ran the plugin anew, which
+/// opened a browser each time.
+#[tokio::test(start_paused = true)]
+async fn background_work_starts_no_plugin_after_a_failure() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _still = stand_still();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, login) = (directory.path().join("config"), Login(directory.path()));
+    write(&file, &login.user("one"), "https://127.0.0.1:1", "a");
+    let contexts = Arc::new(Contexts::by_clock(params(file.clone()), clock()));
+    let quietly = || async { contexts.get_quietly(None, &Identity::Local).await };
+    login.does("exit 7");
+    let error = quietly().await.expect_err("it fails");
+    assert_eq!(login.runs(), 1, "nobody knew");
+    let began = Instant::now();
+    let rest = {
+        let (contexts, error) = (Arc::clone(&contexts), error.clone());
+        tokio::spawn(async move { contexts.rest("fake", &error, Duration::from_hours(1)).await })
+    };
+    for _ in 0..3 {
+        assert!(matches!(quietly().await, Err(K8sError::Plugin { .. })));
+    }
+    assert_eq!(login.runs(), 1);
+    // Who comes later than a failure has not waited for it.
+    advance(Duration::from_secs(1)).await;
+    contexts.get(None, &Identity::Local, None).await.expect_err("it fails for a client too");
+    login.gives(None);
+    assert!(quietly().await.is_err() && !rest.is_finished());
+    assert_eq!(login.runs(), 2);
+    advance(Duration::from_secs(1)).await;
+    contexts.get(None, &Identity::Local, None).await.expect("a client logs in");
+    rest.await.expect("it has ended");
+    let context = quietly().await.expect("a client's success is everybody's");
+    assert_eq!((login.runs(), began.elapsed()), (3, Duration::from_secs(2)));
+
+    // An answer that the API server refuses at once is as good as none.
+    let refusal = K8sError::Unauthorized { context: "fake".to_owned() };
+    let made = |context: &Context| context.shared().fresh().map(|built| built.made).expect("a client");
+    context.shared().give_up(made(&context), &refusal);
+    let renewed = context.shared().renew(made(&context), For::Background).await;
+    assert!(matches!(renewed, Err(K8sError::Unauthorized { .. })), "{renewed:?}");
+    assert_eq!(login.runs(), 3);
+    advance(Duration::from_secs(1)).await;
+    context.shared().renew(made(&context), For::Client).await.expect("a client logs in");
+    assert_eq!(login.runs(), 4);
+
+    // Another question: nobody has failed to answer it.
+    login.does("exit 7");
+    contexts.get(None, &Identity::Local, None).await.expect("it is not asked yet");
+    write(&file, &login.user("another"), "https://127.0.0.1:1", "a");
+    assert!(quietly().await.is_err());
+    assert_eq!(login.runs(), 5);
+}

@@ -40,10 +40,22 @@ impl Plugin {
     }
 }
 
+/// For whom a login is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum For {
+    /// Somebody waits for it, who can be asked to log in.
+    Client,
+    /// Nobody does: a watch, a connection that is kept ready. After a failure it starts no plugin, which may open a
+    /// browser each time; a client's success ends that.
+    Background,
+}
+
 /// Who asks for a credential.
+#[derive(Clone, Copy)]
 pub(in crate::k8s) struct Asking<'a> {
     /// The context, as the person writes it.
     pub(in crate::k8s) context: &'a str,
+    pub(in crate::k8s) wanted: For,
     /// Since when.
     pub(in crate::k8s) since: Instant,
     /// How long the plugin may take.
@@ -83,6 +95,13 @@ impl PluginLogin {
         self.login = None;
     }
 
+    /// The API server refuses even what has just been given, which is as good as a failure; false where no plugin gave it.
+    pub(in crate::k8s) fn refuse(&mut self, error: &K8sError) -> bool {
+        let Some((question, _)) = self.login.take() else { return false };
+        self.failed = Some((question, Instant::now(), error.clone()));
+        true
+    }
+
     /// The plugin's credential: the one it gave last, while that is good. A failure is everybody's who waited for it.
     pub(in crate::k8s) async fn get(&mut self, plugin: Plugin, asking: Asking<'_>) -> Result<Login, K8sError> {
         let Plugin { exec, cluster } = plugin;
@@ -92,9 +111,8 @@ impl PluginLogin {
         if let Some((_, login)) = self.login.as_ref().filter(|(asked, login)| *asked == question && good(login)) {
             return Ok(login.clone());
         }
-        if let Some((_, _, error)) =
-            self.failed.as_ref().filter(|(asked, at, _)| *asked == question && *at >= asking.since)
-        {
+        let counts = |at: Instant| asking.wanted == For::Background || at >= asking.since;
+        if let Some((_, _, error)) = self.failed.as_ref().filter(|(asked, at, _)| *asked == question && counts(*at)) {
             return Err(error.clone());
         }
         let Asking { context, limit, progress, clock, .. } = asking;
@@ -117,7 +135,10 @@ impl PluginLogin {
             credential,
         });
         match &ended {
-            Ok(login) => self.login = Some((question, login.clone())),
+            Ok(login) => {
+                self.login = Some((question, login.clone()));
+                self.failed = None;
+            }
             Err(error) => self.failed = Some((question, Instant::now(), error.clone())),
         }
         ended

@@ -125,7 +125,7 @@ impl Task {
             if self.forget_if_unused() {
                 return;
             }
-            let looked = match self.contexts.get(Some(&self.guarded.context), &self.guarded.identity, None).await {
+            let looked = match self.contexts.get_quietly(Some(&self.guarded.context), &self.guarded.identity).await {
                 // The server is not lost: it is where nobody can look any more.
                 Ok(context) if context.meaning() != self.guarded.meaning => {
                     self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
@@ -141,7 +141,7 @@ impl Task {
                 Err(error) => {
                     debug!(pod = %self.guarded.pod.1, %error, "whether the server is lost could not be read");
                     if error.is_lasting() {
-                        sleep(REFUSED).await;
+                        self.contexts.rest(&self.guarded.context, &error, REFUSED).await;
                     }
                 }
             }

@@ -165,7 +165,7 @@ impl Watched {
         while !self.retire() {
             self.leave_unused();
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
-            let ended = match contexts.get(Some(&self.key.context), &self.key.identity, None).await {
+            let ended = match contexts.get_quietly(Some(&self.key.context), &self.key.identity).await {
                 // Its servers are not lost: they are where nobody can look any more.
                 Ok(context) if context.meaning() != self.key.meaning => {
                     self.guards().ended = true;
@@ -178,7 +178,8 @@ impl Watched {
             match ended {
                 Err(error) => {
                     debug!(namespace = %self.key.namespace, %error, "the watch is interrupted");
-                    sleep(if error.is_lasting() { REFUSED } else { BACKOFF }).await;
+                    let pause = if error.is_lasting() { REFUSED } else { BACKOFF };
+                    contexts.rest(&self.key.context, &error, pause).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
                 Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,

@@ -336,7 +336,7 @@ impl Directory for Kubernetes {
         let contexts = Arc::clone(&self.contexts);
         tokio::spawn(async move {
             // A failure is told to the client that needs the connection.
-            if let Ok(context) = contexts.get(None, &Identity::Local, None).await {
+            if let Ok(context) = contexts.get_quietly(None, &Identity::Local).await {
                 let known = context.discover_once(Instant::now() + ENOUGH);
                 let (_, ()) = tokio::join!(known, context.touch());
             }
