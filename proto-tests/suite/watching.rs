@@ -56,3 +56,30 @@ async fn a_read_that_hangs_keeps_nobody_waiting() {
     let mut wire = pgferry.connect("pgferry", "three").await.unwrap();
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
 }
+
+/// A pod was deleted and made anew under its name between the lookup and the stream, which leads into the new one: the
+/// session was ended, because the pod that the watch had known was gone.
+#[tokio::test]
+async fn a_pod_that_is_made_anew_before_it_is_reached_ends_no_session() {
+    let world = World::new().await;
+    let mut pgferry = world.pgferry().await;
+    pgferry.connect("pgferry", "shop").await.unwrap();
+    until("a watch", || world.api.count("watch", "clusters") > 0).await;
+    let held = Arc::new(Notify::new());
+    world.api.forget_requests();
+    world.api.fault("get", "pods/portforward", usize::MAX, Fault::Hold(Arc::clone(&held)));
+    let mut session = Wire::tcp(pgferry.address()).await.unwrap();
+    let connecting = tokio::spawn(async move {
+        session.start(&[("user", "pgferry"), ("database", "shop")]).await.unwrap();
+        session
+    });
+    until("the stream is asked for", || world.api.asked("get", "pods/portforward") > 0).await;
+    world.api.change("pods", "prod", "shop-1", |pod| pod["metadata"]["uid"] = json!("another"));
+    pgferry.says("was made anew before it was reached").await;
+    world.api.heal();
+    held.notify_waiters();
+    let mut session = connecting.await.unwrap();
+    assert_eq!(session.value("select 1").await.unwrap(), "1");
+    world.cluster().begin_deleting(1);
+    assert_eq!(farewell(&mut session).await, "57P01");
+}

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
-
 use crate::{
     k8s::{
         api::{
@@ -14,7 +12,11 @@ use crate::{
             objects::Pod,
             suspend::Mark,
         },
-        cluster::{leader_objects, snapshot::View},
+        cluster::{
+            guard::{Guard, Reached},
+            leader_objects,
+            snapshot::View,
+        },
         operators::{
             facts::{Evidence, Facts, Members},
             leader::Word,
@@ -33,13 +35,13 @@ pub(in crate::k8s) const REFUSED: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(in crate::k8s) struct Guards {
     pub(in crate::k8s) ended: bool,
-    pub(in crate::k8s) all: HashMap<Guarded, watch::Sender<Option<Lost>>>,
+    pub(in crate::k8s) all: HashMap<Guarded, Guard>,
 }
 
 impl Guards {
     /// Forgets those whose sessions have ended.
-    pub(in crate::k8s) fn tidy(&mut self) -> &mut HashMap<Guarded, watch::Sender<Option<Lost>>> {
-        self.all.retain(|_, sender| sender.receiver_count() > 0);
+    pub(in crate::k8s) fn tidy(&mut self) -> &mut HashMap<Guarded, Guard> {
+        self.all.retain(|_, guard| guard.is_relied_on());
         &mut self.all
     }
 }
@@ -105,8 +107,8 @@ impl State {
 
 impl Guarded {
     /// Whether this server, as it is now, still serves what was asked of it.
-    pub(in crate::k8s) fn judge(&self, view: Option<&View>, pod: Option<&Pod>) -> Option<Lost> {
-        match pod.filter(|pod| pod.metadata.uid == self.uid && !pod.metadata.deleting()) {
+    pub(in crate::k8s) fn judge(&self, reached: &mut Reached, view: Option<&View>, pod: Option<&Pod>) -> Option<Lost> {
+        match pod.filter(|pod| reached.is(pod) && !pod.metadata.deleting()) {
             Some(pod) => view?.lost(pod, self.mode),
             None => Some(Lost::Deleted),
         }

@@ -73,22 +73,19 @@ impl Watched {
 
     /// Begins to read once more what seems to be lost.
     fn look<'a>(&'a self, context: &'a Context, confirming: &mut Confirming<'a>) {
-        let guarded: Vec<Guarded> = {
-            let mut guards = self.guards();
-            let unsaid = guards.tidy().iter().filter(|(_, sender)| sender.borrow().is_none());
-            unsaid.map(|(guarded, _)| guarded.clone()).collect()
-        };
         let state = self.state.borrow();
-        for guarded in guarded {
+        let mut guards = self.guards();
+        for (guarded, guard) in guards.tidy().iter_mut().filter(|(_, guard)| !guard.is_spent()) {
             let view = state.last_seen(&self.system, (&self.key.namespace, &guarded.cluster));
-            if guarded.judge(view.as_ref(), state.pods.get(&guarded.pod)).is_none() {
+            if guarded.judge(guard.reached(), view.as_ref(), state.pods.get(&guarded.pod)).is_none() {
                 continue;
             }
-            if let Some(outdated) = confirming.outdated.get_mut(&guarded) {
+            if let Some(outdated) = confirming.outdated.get_mut(guarded) {
                 *outdated = true;
                 continue;
             }
             confirming.outdated.insert(guarded.clone(), false);
+            let guarded = guarded.clone();
             let read = async move {
                 let found = self.confirm(context, &guarded).await;
                 (guarded, found)
@@ -104,13 +101,16 @@ impl Watched {
             typed::get_pod(context, (place.0, &guarded.pod), deadline),
             read::view(context, &self.systems, &self.system, place, deadline),
         );
-        Ok(guarded.judge(view?.as_ref(), pod?.as_ref()))
+        let (view, pod) = (view?, pod?);
+        let mut guards = self.guards();
+        let guard = guards.all.get_mut(guarded);
+        Ok(guard.and_then(|guard| guarded.judge(guard.reached(), view.as_ref(), pod.as_ref())))
     }
 
     fn announce(&self, guarded: &Guarded, lost: Lost) {
         debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
-        if let Some(sender) = self.guards().all.get(guarded) {
-            sender.send_replace(Some(lost));
+        if let Some(guard) = self.guards().all.get(guarded) {
+            guard.announce(lost);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One cluster as it is now: read, watched, and its primary chosen.
 
 pub(in crate::k8s) mod cache;
+pub(in crate::k8s) mod guard;
 pub(in crate::k8s) mod leader_objects;
 mod lookout;
 pub(in crate::k8s) mod members;

@@ -24,6 +24,7 @@ use crate::{
         },
         cluster::{
             cache::{READ, REFUSED},
+            guard::Guard,
             read,
         },
         operators::{registry::Systems, system::SystemRef},
@@ -49,7 +50,7 @@ struct Guarded {
     mode: Mode,
 }
 
-type All = Arc<Mutex<HashMap<Guarded, watch::Sender<Option<Lost>>>>>;
+type All = Arc<Mutex<HashMap<Guarded, Guard>>>;
 
 /// All servers that are looked after.
 #[derive(Debug)]
@@ -85,14 +86,15 @@ impl Guarding {
             mode,
         };
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = all.get(&guarded).filter(|sender| sender.borrow().is_none()) {
-            return sender.subscribe();
+        if let Some(guard) = all.get_mut(&guarded).filter(|guard| !guard.is_spent()) {
+            return guard.subscribe();
         }
-        let (sender, receiver) = watch::channel(None);
+        let mut guard = Guard::new(&guarded.uid);
+        let receiver = guard.subscribe();
         if all.len() >= MOST {
             return receiver;
         }
-        all.insert(guarded.clone(), sender);
+        all.insert(guarded.clone(), guard);
         drop(all);
         let task = Task {
             guarded,
@@ -169,7 +171,7 @@ impl Task {
     /// Nobody relies on it any more: checked and removed in one step, so that nobody subscribes in between.
     fn forget_if_unused(&self) -> bool {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = all.get(&self.guarded).is_none_or(|sender| sender.receiver_count() == 0);
+        let unused = all.get(&self.guarded).is_none_or(|guard| !guard.is_relied_on());
         if unused {
             all.remove(&self.guarded);
         }
@@ -181,7 +183,7 @@ impl Task {
         context: &Context,
         events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
     ) -> Result<Option<Lost>, K8sError> {
-        let Guarded { cluster, pod, uid, mode, .. } = &self.guarded;
+        let Guarded { cluster, pod, mode, .. } = &self.guarded;
         if events.is_none() {
             *events = self.open_watch(context).await;
         }
@@ -198,12 +200,15 @@ impl Task {
             }
             Err(error) => return Err(error),
         };
-        // An endpoint need not tell the uid.
-        let same = |found: &Pod| uid.is_empty() || found.metadata.uid == *uid;
-        match found.filter(|found| same(found) && !found.metadata.deleting()) {
+        match found.filter(|found| self.is_reached(found) && !found.metadata.deleting()) {
             Some(found) => Ok(view.and_then(|view| view.lost(&found, *mode))),
             None => Ok(Some(Lost::Deleted)),
         }
+    }
+
+    fn is_reached(&self, pod: &Pod) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get_mut(&self.guarded).is_none_or(|guard| guard.reached().is(pod))
     }
 
     /// A watch on the one pod; none where that is not allowed.
@@ -218,8 +223,8 @@ impl Task {
 
     fn announce(&self, lost: Lost) {
         debug!(pod = %self.guarded.pod.1, "a server in use {}", lost.as_str());
-        if let Some(sender) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
-            sender.send_replace(Some(lost));
+        if let Some(guard) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
+            guard.announce(lost);
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
         },
         cluster::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
+            guard::Guard,
             leader_objects::{self, Source},
         },
         operators::{
@@ -117,12 +118,13 @@ impl Watched {
         if guards.ended {
             return None;
         }
-        let sender = guards.tidy().entry(guarded).or_insert_with(|| watch::Sender::new(None));
+        let uid = guarded.uid.clone();
+        let guard = guards.tidy().entry(guarded).or_insert_with(|| Guard::new(&uid));
         // One that has fired is spent: the same pod may be the primary again.
-        if sender.borrow().is_some() {
-            *sender = watch::Sender::new(None);
+        if guard.is_spent() {
+            *guard = Guard::new(&uid);
         }
-        Some(sender.subscribe())
+        Some(guard.subscribe())
     }
 
     /// Nobody has connected for a while, and no session relies on it.
