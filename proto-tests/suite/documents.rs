@@ -179,6 +179,8 @@ struct Section {
     header: String,
     about: String,
     keys: Vec<Key>,
+    /// What is said of the keys together.
+    remarks: String,
     /// Lines that are commented out.
     example: Vec<String>,
 }
@@ -223,6 +225,7 @@ impl Section {
     fn describe(&mut self, comment: &[String]) {
         for line in comment {
             let inside = line.starts_with("  ");
+            let before = self.keys.is_empty();
             let item =
                 line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')).and_then(|rest| rest.split_once("  "));
             match (item, self.keys.last_mut().filter(|_| inside)) {
@@ -231,7 +234,8 @@ impl Section {
                     self.keys.push(Key { name, default: String::new(), meaning: meaning.trim().to_owned() });
                 }
                 (None, Some(key)) => _ = write!(key.meaning, " {}", line.trim()),
-                (None, None) => _ = write!(self.about, " {}", line.trim()),
+                (None, None) if before => _ = write!(self.about, " {}", line.trim()),
+                (None, None) => _ = write!(self.remarks, " {}", line.trim()),
             }
         }
         self.about = self.about.trim().to_owned();
@@ -254,6 +258,9 @@ impl Section {
         }
         if !self.keys.is_empty() {
             text.push('\n');
+        }
+        if !self.remarks.is_empty() {
+            let _ = writeln!(text, "{}\n", wrapped(self.remarks.trim()));
         }
         if !self.example.is_empty() {
             let _ = writeln!(text, "```toml\n[{}]\n{}\n```\n", self.header, self.example.join("\n"));
