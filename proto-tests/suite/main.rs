@@ -1,6 +1,7 @@
 //! The tests of pgferry as a person meets it: the binary, real PostgreSQL servers, a Kubernetes API with faults.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod documents;
 mod faults_stage;
 mod layers;
 mod size;

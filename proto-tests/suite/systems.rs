@@ -1,5 +1,5 @@
 //! Every system's clusters, by name: one list of claims, each tried on each system with real servers that let clients
-//! in as that system's own do. The README's table is what came of it.
+//! in as that system's own do. The table in `docs/systems.md` is what came of it.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    errors::in_readme,
+    documents::in_docs,
     support::{self, PACE, PATIENCE},
 };
 
@@ -480,7 +480,7 @@ async fn every_system_by_name() {
         .collect()
         .await;
     if only.is_none() {
-        in_readme("systems", &table(&rows));
+        in_docs("docs/systems.md", "systems", &table(&rows));
     }
 }
 
