@@ -71,9 +71,10 @@ impl Dial for Dialer {
         }
         match self.transport {
             Transport::PortForward => {
+                let breaks = context.shared().clock.breaks();
                 let raw = context.upgrade(pod, upstream.port, deadline).await?;
                 context.replenish();
-                Ok(Box::new(Tunnel::new(raw, pod.clone(), upstream.port, self.liveness)))
+                Ok(Box::new(Tunnel::new(raw, pod.clone(), upstream.port, self.liveness, breaks)))
             }
             Transport::Direct => {
                 let address = address(&context, pod, deadline).await?;

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_tungstenite::{
@@ -42,6 +43,22 @@ const UNDER_WAY: Duration = Duration::from_secs(1);
 /// What is read ahead while nobody takes what has arrived. The end of a result fits, mostly, and a pong behind it is
 /// heard; where more comes, all that is still known of the link is that it takes pings.
 const AHEAD: usize = 64 * 1024;
+
+/// How long after a break a link is waited for that does not answer: a network that is there again answers within some
+/// round trips, and whoever opens the lid types a query in the next seconds.
+const AFTER_BREAK: Duration = Duration::from_secs(10);
+
+/// The next break: the machine slept, or this process was stopped.
+type NextBreak = Pin<Box<dyn Future<Output = watch::Receiver<u64>> + Send>>;
+
+fn next_break(mut breaks: watch::Receiver<u64>) -> NextBreak {
+    Box::pin(async move {
+        match breaks.changed().await {
+            Ok(()) => breaks,
+            Err(_) => std::future::pending().await,
+        }
+    })
+}
 
 /// When a silent tunnel is looked after.
 #[derive(Clone, Copy, Debug)]
@@ -110,12 +127,22 @@ pub(in crate::k8s) struct Tunnel<S> {
     liveness: Liveness,
     heard: Instant,
     pinged: Option<Instant>,
+    next_break: NextBreak,
+    /// There was a break, and nothing has been heard since.
+    doubted: bool,
     data_at: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
-    pub(in crate::k8s) fn new(ws: WebSocketStream<S>, pod: PodId, port: u16, liveness: Liveness) -> Self {
+    /// `breaks` changes when what was open before is not to be trusted; one that came while this was opened counts.
+    pub(in crate::k8s) fn new(
+        ws: WebSocketStream<S>,
+        pod: PodId,
+        port: u16,
+        liveness: Liveness,
+        breaks: watch::Receiver<u64>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             ws,
@@ -130,6 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             liveness,
             heard: now,
             pinged: None,
+            next_break: next_break(breaks),
+            doubted: false,
             data_at: now,
             timer: Box::pin(sleep_until(now + liveness.ping_after)),
         }
@@ -162,6 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         };
         self.heard = Instant::now();
         self.pinged = None;
+        self.doubted = false;
         self.on_the_way.heard(self.heard);
         match message {
             Message::Binary(bytes) => match self.demultiplexer.receive(bytes) {
@@ -230,20 +260,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
         true
     }
 
-    /// Pings and reminders, while nothing arrives. Registers the timer.
+    /// Pings and reminders, while nothing arrives. Registers the timer, and waits for a break.
     fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while let Poll::Ready(breaks) = self.next_break.as_mut().poll(cx) {
+            self.next_break = next_break(breaks);
+            // A ping from before may have gone nowhere.
+            (self.doubted, self.pinged) = (true, None);
+        }
         let listening = self.is_listening();
         loop {
             let now = Instant::now();
-            let silent = now.duration_since(self.heard);
-            let waits = self.pinged.is_some() && listening;
-            if waits && self.on_the_way.bytes <= TAKEN && silent >= self.liveness.dead_after {
+            if let Some(pinged) = self.pinged.filter(|_| listening && self.on_the_way.bytes <= TAKEN)
+                && now >= self.dead_at(pinged)
+            {
                 self.ended = true;
-                return Poll::Ready(self.lost(&format!("nothing was heard for {} s", silent.as_secs())));
+                return Poll::Ready(self.lost(&self.silence(now, pinged)));
             }
-            // To whom we do not listen pings are sent for those in between, who forget silent connections.
-            let ping_at = self.pinged.unwrap_or(self.heard) + self.liveness.ping_after;
-            if !waits && ping_at <= now && self.send_now(cx, Message::Ping(Bytes::new())) {
+            if self.ping_at(listening).is_some_and(|at| at <= now) && self.send_now(cx, Message::Ping(Bytes::new())) {
                 self.pinged = Some(now);
             }
             if now.duration_since(self.data_at) >= self.liveness.remind_after
@@ -251,18 +284,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
             {
                 self.data_at = now;
             }
-            let next = match self.pinged {
-                Some(_) if listening => self.heard + self.liveness.dead_after,
-                pinged => pinged.unwrap_or(self.heard) + self.liveness.ping_after,
-            };
+            let waited = self.pinged.map(|pinged| self.dead_at(pinged));
+            let next = self.ping_at(listening).or(waited).unwrap_or(now);
             let due = next.min(self.data_at + self.liveness.remind_after);
             // What is due and cannot be sent waits for the socket; look again in a while.
-            let due = if due <= now { now + self.liveness.ping_after } else { due };
+            let again = if self.doubted { AFTER_BREAK } else { self.liveness.ping_after };
+            let due = if due <= now { now + again } else { due };
             if self.timer.deadline() != due {
                 self.timer.as_mut().reset(due);
             }
             ready!(self.timer.as_mut().poll(cx));
         }
+    }
+
+    /// When a ping is due; `None` while an answer to the last one may come.
+    fn ping_at(&self, listening: bool) -> Option<Instant> {
+        match self.pinged {
+            // Long ago: now.
+            None if self.doubted => Some(self.heard),
+            None => Some(self.heard + self.liveness.ping_after),
+            Some(_) if listening => None,
+            // To whom we do not listen pings are sent for those in between, who forget silent connections.
+            Some(pinged) => Some(pinged + self.liveness.ping_after),
+        }
+    }
+
+    /// When the link is given up, if nothing is heard after that ping.
+    fn dead_at(&self, pinged: Instant) -> Instant {
+        if self.doubted {
+            pinged + AFTER_BREAK.min(self.liveness.dead_after)
+        } else {
+            self.heard + self.liveness.dead_after
+        }
+    }
+
+    fn silence(&self, now: Instant, pinged: Instant) -> String {
+        if self.doubted {
+            let silent = now.duration_since(pinged).as_secs();
+            return format!("nothing was heard for {silent} s after this machine or pgferry had slept");
+        }
+        format!("nothing was heard for {} s", now.duration_since(self.heard).as_secs())
     }
 
     /// Queues a message of our own, if the socket takes it now.

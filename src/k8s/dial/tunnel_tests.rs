@@ -26,6 +26,12 @@ async fn connected() -> (Tunnel<DuplexStream>, Node) {
 
 /// The same with a way between them that holds so many bytes.
 async fn connected_through(bytes: usize) -> (Tunnel<DuplexStream>, Node) {
+    // Nobody tells of a break.
+    broken_by(&watch::Sender::new(0), bytes).await
+}
+
+/// The same, where breaks are told.
+async fn broken_by(breaks: &watch::Sender<u64>, bytes: usize) -> (Tunnel<DuplexStream>, Node) {
     let (ours, theirs) = duplex(bytes);
     let ws = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
     let mut node = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
@@ -33,7 +39,7 @@ async fn connected_through(bytes: usize) -> (Tunnel<DuplexStream>, Node) {
         node.send(message(channel, &PORT.to_le_bytes())).await.expect("sent");
     }
     let pod = PodId { namespace: "prod".to_owned(), name: "shop-1".to_owned(), uid: "u".to_owned() };
-    (Tunnel::new(ws, pod, PORT, LIVENESS), node)
+    (Tunnel::new(ws, pod, PORT, LIVENESS, breaks.subscribe()), node)
 }
 
 fn failure(error: &io::Error) -> Failure {
@@ -270,4 +276,73 @@ async fn a_dead_link_is_found_while_the_client_reads_nothing() {
         assert_eq!(read.is_err(), answers, "{read:?}");
         node.abort();
     }
+}
+
+/// A lid that was closed over a session: its first query went into a link that was dead, and hung for 90 s.
+#[tokio::test(start_paused = true)]
+async fn after_a_break_a_dead_link_is_found_at_once_and_a_healthy_one_goes_on() {
+    // When the last ping before the break was sent makes no difference.
+    for before in [3, 40, 80] {
+        let breaks = watch::Sender::new(0);
+        let (mut tunnel, _node) = broken_by(&breaks, 1024 * 1024).await;
+        let quiet = tokio::time::timeout(Duration::from_secs(before), tunnel.read_u8()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        let broken = Instant::now();
+        let (read, ()) = tokio::join!(tunnel.read_u8(), async { breaks.send_modify(|breaks| *breaks += 1) });
+        assert_eq!(broken.elapsed(), AFTER_BREAK, "{before} s");
+        let failure = failure(&read.expect_err("dead"));
+        assert!(failure.report.message.contains("nothing was heard for 10 s after"), "{failure}");
+    }
+
+    let breaks = watch::Sender::new(0);
+    let (mut tunnel, mut node) = broken_by(&breaks, 1024 * 1024).await;
+    let answering = async {
+        let mut pings = 0;
+        for _ in 0..3 {
+            breaks.send_modify(|breaks| *breaks += 1);
+            let broken = Instant::now();
+            let pinged = node.next().await.expect("a message").expect("valid");
+            assert!(matches!(pinged, Message::Ping(_)), "{pinged:?}");
+            assert_eq!(broken.elapsed(), Duration::ZERO, "asked at once");
+            node.flush().await.expect("the pong leaves");
+            pings += 1;
+            // Then all is as before: the next ping is due after the usual silence.
+            let usual = node.next().await.expect("a message").expect("valid");
+            assert!(matches!(usual, Message::Ping(_)) && broken.elapsed() >= LIVENESS.ping_after, "{usual:?}");
+            node.flush().await.expect("the pong leaves");
+        }
+        pings
+    };
+    tokio::select! {
+        read = tunnel.read_u8() => panic!("ended: {read:?}"),
+        pings = answering => assert_eq!(pings, 3),
+    }
+}
+
+/// Neither a COPY that waits for a lock can answer then, nor is it known of a link that nobody listens to whether it did.
+#[tokio::test(start_paused = true)]
+async fn after_a_break_only_a_link_that_could_answer_is_given_up() {
+    let breaks = watch::Sender::new(0);
+    let (mut tunnel, node) = broken_by(&breaks, 4 * 1024 * 1024).await;
+    tunnel.write_all(&vec![0; 1024 * 1024]).await.expect("written");
+    tunnel.flush().await.expect("flushed");
+    breaks.send_modify(|breaks| *breaks += 1);
+    let read = tokio::time::timeout(Duration::from_mins(10), tunnel.read_u8()).await;
+    assert!(read.is_err(), "{read:?}");
+    drop(node);
+
+    let breaks = watch::Sender::new(0);
+    let (mut tunnel, mut node) = broken_by(&breaks, 1024 * 1024).await;
+    let unseen = vec![7; AHEAD];
+    for part in unseen.chunks(16 * 1024) {
+        node.send(message(0, part)).await.expect("sent");
+    }
+    unread(&mut tunnel, Duration::from_secs(1)).await;
+    breaks.send_modify(|breaks| *breaks += 1);
+    unread(&mut tunnel, Duration::from_mins(10)).await;
+    let mut all = vec![0; unseen.len()];
+    tunnel.read_exact(&mut all).await.expect("what has come is not lost");
+    let listened = Instant::now();
+    tunnel.read_u8().await.expect_err("dead");
+    assert_eq!(listened.elapsed(), AFTER_BREAK);
 }
