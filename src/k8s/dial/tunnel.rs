@@ -274,7 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
                 && now >= self.dead_at(pinged)
             {
                 self.ended = true;
-                return Poll::Ready(self.lost(&self.silence(now)));
+                return Poll::Ready(self.lost(&self.silence(now, pinged)));
             }
             if self.ping_at(listening).is_some_and(|at| at <= now) && self.send_now(cx, Message::Ping(Bytes::new())) {
                 self.pinged = Some(now);
@@ -311,15 +311,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
 
     /// When the link is given up, if nothing is heard after that ping.
     fn dead_at(&self, pinged: Instant) -> Instant {
-        if self.doubted { pinged + AFTER_BREAK } else { self.heard + self.liveness.dead_after }
+        if self.doubted {
+            pinged + AFTER_BREAK.min(self.liveness.dead_after)
+        } else {
+            self.heard + self.liveness.dead_after
+        }
     }
 
-    fn silence(&self, now: Instant) -> String {
+    fn silence(&self, now: Instant, pinged: Instant) -> String {
         if self.doubted {
-            return format!(
-                "nothing was heard for {} s after this machine or pgferry had slept",
-                AFTER_BREAK.as_secs()
-            );
+            let silent = now.duration_since(pinged).as_secs();
+            return format!("nothing was heard for {silent} s after this machine or pgferry had slept");
         }
         format!("nothing was heard for {} s", now.duration_since(self.heard).as_secs())
     }
