@@ -83,3 +83,27 @@ async fn a_pod_that_is_made_anew_before_it_is_reached_ends_no_session() {
     world.cluster().begin_deleting(1);
     assert_eq!(farewell(&mut session).await, "57P01");
 }
+
+/// Servers end every watch after some minutes, and networks end them whenever: each time all that is watched was listed
+/// anew. It is where the server has forgotten what came before.
+#[tokio::test]
+async fn a_watch_goes_on_where_it_ended() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let mut session = pgferry.connect("pgferry", "shop").await.unwrap();
+    let watches = || world.api.count("watch", "pods").min(world.api.count("watch", "clusters"));
+    until("a watch", || watches() > 0).await;
+    world.api.forget_requests();
+    world.api.end_watches();
+    until("it goes on", || watches() > 0).await;
+    world.api.forget_requests();
+    world.api.fault("watch", "pods", 1, fault());
+    world.api.stop_answering().await;
+    world.api.come_back().await;
+    until("it goes on", || watches() > 1 || world.api.count("watch", "pods") > 1).await;
+    assert_eq!(world.api.asked("list", "pods") + world.api.asked("list", "clusters"), 0);
+    world.api.expire_watches();
+    until("a list", || world.api.count("list", "pods") > 0 && watches() > 0).await;
+    world.cluster().begin_deleting(1);
+    assert_eq!(farewell(&mut session).await, "57P01");
+}

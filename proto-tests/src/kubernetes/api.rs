@@ -13,7 +13,7 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Denied, ERROR, Fault, Request, Shared, Store, forward, selectors};
+use super::{Denied, END, ERROR, Fault, Request, Shared, Store, forward, selectors};
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
@@ -357,9 +357,9 @@ fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<St
     let target = target.clone();
     let live = stream::unfold(events, |mut events| async move {
         match events.recv().await {
+            Ok((_, END, _)) | Err(RecvError::Closed) => None,
             Ok(event) => Some((Some(event), events)),
             Err(RecvError::Lagged(_)) => Some((None, events)),
-            Err(RecvError::Closed) => None,
         }
     });
     let live = live.filter_map(move |event| {

@@ -463,6 +463,12 @@ impl FakeKubernetes {
         let _ = store.events.send((store.version, ERROR, gone));
     }
 
+    /// Ends every watch as an API server does after some minutes.
+    pub fn end_watches(&self) {
+        let store = self.shared.store();
+        let _ = store.events.send((store.version, END, Value::Null));
+    }
+
     /// Resets the tunnels of a pod.
     pub fn cut_tunnels(&self, namespace: &str, pod: &str) {
         let _ = self.shared.orders.send(Order::Cut(format!("{namespace}/{pod}")));
@@ -562,6 +568,9 @@ impl FakeKubernetes {
 
 /// The event that ends a watch.
 pub(crate) const ERROR: &str = "ERROR";
+
+/// The end of a watch, which is none of its events.
+pub(crate) const END: &str = "END";
 
 fn with_plural(plural: &str, mut object: Value) -> Value {
     object["__plural"] = json!(plural);

@@ -69,13 +69,15 @@ pub(in crate::k8s) struct State {
     pub(in crate::k8s) covers: BTreeSet<ObjectName>,
     /// Whether changes are heard of: who connects believes nothing else.
     pub(in crate::k8s) followed: bool,
+    /// Of how many resources no changes are heard just now.
+    pub(in crate::k8s) interrupted: usize,
     pub(in crate::k8s) mark: Option<Mark>,
 }
 
 impl State {
     /// The cluster as it is, as far as anybody knows.
     pub(in crate::k8s) fn view(&self, system: &SystemRef, place: (&Namespace, &ObjectName)) -> Option<View> {
-        self.followed.then(|| self.last_seen(system, place)).flatten()
+        (self.followed && self.interrupted == 0).then(|| self.last_seen(system, place)).flatten()
     }
 
     /// The cluster as it was when it was last listed, or has changed since.

@@ -1,6 +1,6 @@
 //! A server that sessions rely on, and which pod they really reached: the one rule for uids.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 use tracing::debug;
@@ -14,13 +14,13 @@ const CONNECTING: Duration = Duration::from_mins(1);
 /// Where sessions that rely on a server hear that it is lost.
 #[derive(Debug)]
 pub(in crate::k8s) struct Guard {
-    lost: watch::Sender<Option<Lost>>,
+    lost: Arc<watch::Sender<Option<Lost>>>,
     reached: Reached,
 }
 
 impl Guard {
     pub(in crate::k8s) fn new(uid: &str) -> Self {
-        Self { lost: watch::Sender::new(None), reached: Reached::new(uid) }
+        Self { lost: Arc::new(watch::Sender::new(None)), reached: Reached::new(uid) }
     }
 
     /// For one more session, which begins now.
@@ -35,6 +35,12 @@ impl Guard {
 
     pub(in crate::k8s) fn is_relied_on(&self) -> bool {
         self.lost.receiver_count() > 0
+    }
+
+    /// Until nobody relies on it.
+    pub(in crate::k8s) fn left(&self) -> impl Future<Output = ()> + use<> {
+        let lost = Arc::clone(&self.lost);
+        async move { lost.closed().await }
     }
 
     /// It has fired.

@@ -12,5 +12,6 @@ pub(in crate::k8s) mod pod_watch;
 pub(in crate::k8s) mod read;
 pub mod recent;
 pub mod reflector;
+mod resumed;
 pub(in crate::k8s) mod snapshot;
 pub(in crate::k8s) mod watches;

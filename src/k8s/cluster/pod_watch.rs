@@ -1,6 +1,6 @@
 //! Whether the servers of clusters that no operator made are still the ones that sessions asked for: a Service that
 //! leads elsewhere, a StatefulSet's pod that is deleted. Each pod in use is watched by itself, and its cluster looked at
-//! every few seconds while sessions rely on it.
+//! every minute while sessions rely on it; every few seconds where the pod cannot be watched.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::StreamExt as _;
 use kube::core::WatchEvent;
 use tokio::{
     sync::watch,
@@ -26,6 +26,7 @@ use crate::{
             cache::{READ, REFUSED},
             guard::Guard,
             read,
+            resumed::{Step, Steps, Subject, jittered},
         },
         operators::{registry::Systems, system::SystemRef},
     },
@@ -34,6 +35,9 @@ use crate::{
 
 /// Each is a connection; beyond this many, servers are left to the tunnel's own end.
 const MOST: usize = 64;
+/// Between two looks while the pod's watch lives. A look is seven requests, and what ends most servers is seen by the
+/// watch.
+const WATCHED: Duration = Duration::from_mins(1);
 
 /// A server that sessions rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +113,28 @@ impl Guarding {
     }
 }
 
+/// The watch on the one pod, where it is allowed.
+#[derive(Default)]
+struct PodWatch {
+    steps: Option<Steps<Pod>>,
+    /// Whether changes are heard of.
+    lives: bool,
+}
+
+impl PodWatch {
+    /// Until the next look, if nothing is heard: `pause` where nothing can be.
+    fn next_look(&self, pause: Duration) -> Duration {
+        if self.lives { jittered(WATCHED) } else { pause }
+    }
+
+    async fn step(&mut self) -> Option<Result<Step<Pod>, K8sError>> {
+        match &mut self.steps {
+            Some(steps) => steps.next().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// Looks after one server.
 struct Task {
     guarded: Guarded,
@@ -121,9 +147,9 @@ struct Task {
 
 impl Task {
     async fn run(self) {
-        let mut events = None;
+        let mut watch = PodWatch::default();
         loop {
-            self.wait(&mut events).await;
+            self.wait(&mut watch).await;
             if self.forget_if_unused() {
                 return;
             }
@@ -134,7 +160,7 @@ impl Task {
                     return;
                 }
                 // What was read may be of the next cluster already.
-                Ok(context) => self.look(&context, &mut events).await.map(|lost| lost.filter(|_| !context.is_left())),
+                Ok(context) => self.look(&context, &mut watch).await.map(|lost| lost.filter(|_| !context.is_left())),
                 Err(error) => Err(error),
             };
             match looked {
@@ -150,21 +176,39 @@ impl Task {
         }
     }
 
-    /// Until the pod changes, or some seconds have passed.
-    async fn wait(&self, events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>) {
-        let changed = async {
-            match events {
-                Some(stream) => stream.next().await,
-                None => std::future::pending().await,
+    /// Until the pod changes, a while has passed, or nobody relies on it for some seconds.
+    async fn wait(&self, watch: &mut PodWatch) {
+        let left = self.all.lock().unwrap_or_else(PoisonError::into_inner).get(&self.guarded).map(Guard::left);
+        let left = async {
+            if let Some(left) = left {
+                left.await;
             }
+            sleep(self.pause).await;
         };
-        tokio::select! {
-            event = changed => {
-                if !matches!(event, Some(Ok(_))) {
-                    *events = None;
-                }
+        let next = sleep(watch.next_look(self.pause));
+        tokio::pin!(left, next);
+        loop {
+            tokio::select! {
+                step = watch.step() => match step {
+                    // The first of a watch, which tells no change.
+                    Some(Ok(Step::Event(WatchEvent::Added(_) | WatchEvent::Bookmark(_)))) => {}
+                    Some(Ok(Step::Resumed)) => {
+                        watch.lives = true;
+                        next.as_mut().reset(Instant::now() + watch.next_look(self.pause));
+                    }
+                    Some(Ok(Step::Event(_))) => return,
+                    Some(Ok(Step::Interrupted)) => {
+                        watch.lives = false;
+                        next.as_mut().reset(Instant::now() + watch.next_look(self.pause));
+                    }
+                    Some(Err(_)) | None => {
+                        *watch = PodWatch::default();
+                        return;
+                    }
+                },
+                () = &mut next => return,
+                () = &mut left => return,
             }
-            () = sleep(self.pause) => {}
         }
     }
 
@@ -178,14 +222,11 @@ impl Task {
         unused
     }
 
-    async fn look(
-        &self,
-        context: &Context,
-        events: &mut Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>>,
-    ) -> Result<Option<Lost>, K8sError> {
+    async fn look(&self, context: &Context, watch: &mut PodWatch) -> Result<Option<Lost>, K8sError> {
         let Guarded { cluster, pod, mode, .. } = &self.guarded;
-        if events.is_none() {
-            *events = self.open_watch(context).await;
+        if watch.steps.is_none() {
+            watch.steps = self.open_watch(context).await;
+            watch.lives = watch.steps.is_some();
         }
         let deadline = Instant::now() + READ;
         let place = (&cluster.0, &cluster.1);
@@ -212,13 +253,12 @@ impl Task {
     }
 
     /// A watch on the one pod; none where that is not allowed.
-    async fn open_watch(&self, context: &Context) -> Option<BoxStream<'static, Result<WatchEvent<Pod>, K8sError>>> {
-        let (namespace, pod) = &self.guarded.pod;
+    async fn open_watch(&self, context: &Context) -> Option<Steps<Pod>> {
+        let (namespace, pod) = self.guarded.pod.clone();
         let query = ListQuery::fields(format!("metadata.name={pod}"));
-        let access = context.access("watch", &PODS, Some(namespace), None);
+        let subject = Subject { context: context.clone(), resource: PODS.clone(), namespace, query };
         // From any version on: the first event is the pod as it is.
-        let stream = context.watch_objects(&access, &query, "0").await;
-        stream.ok().map(futures_util::StreamExt::boxed)
+        subject.follow("0".to_owned()).await.ok()
     }
 
     fn announce(&self, lost: Lost) {
@@ -226,5 +266,22 @@ impl Task {
         if let Some(guard) = self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded) {
             guard.announce(lost);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look is seven requests: one every five seconds for each session's cluster was all that an API server heard.
+    #[test]
+    fn a_cluster_is_looked_at_once_a_minute_while_its_pod_is_watched() {
+        let pause = Duration::from_secs(5);
+        let mut watch = PodWatch { steps: None, lives: true };
+        let looks: Vec<Duration> = (0..100).map(|_| watch.next_look(pause)).collect();
+        assert!(looks.iter().all(|look| (WATCHED..=WATCHED * 3 / 2).contains(look)), "{looks:?}");
+        assert!(looks.iter().any(|look| *look != *looks.first().unwrap_or(&pause)), "not all at once");
+        watch.lives = false;
+        assert_eq!(watch.next_look(pause), pause);
     }
 }

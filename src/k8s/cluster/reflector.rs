@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::StreamExt as _;
 use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::{
@@ -31,6 +31,7 @@ use crate::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
             guard::Guard,
             leader_objects::{self, Source},
+            resumed::{BACKOFF, Backoff, Step, Steps, Subject, Versioned},
         },
         operators::{
             facts::Facts,
@@ -44,8 +45,6 @@ use crate::{
 
 /// How often in the time after which clusters are not watched any more it is looked for such.
 const ROUNDS: u32 = 10;
-/// Between two tries to open a watch that failed.
-const BACKOFF: Duration = Duration::from_secs(2);
 
 /// The settings of watches.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +163,7 @@ impl Watched {
     }
 
     pub(in crate::k8s) async fn run(&self, contexts: &Contexts) {
+        let mut backoff = Backoff::default();
         while !self.retire() {
             self.leave_unused();
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
@@ -180,7 +180,10 @@ impl Watched {
             match ended {
                 Err(error) => {
                     debug!(namespace = %self.key.namespace, %error, "the watch is interrupted");
-                    let pause = if error.is_lasting() { REFUSED } else { BACKOFF };
+                    if began.elapsed() > REFUSED {
+                        backoff.reset();
+                    }
+                    let pause = if error.is_lasting() { REFUSED } else { backoff.pause() };
                     contexts.rest(&self.key.context, &error, pause).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
@@ -213,17 +216,17 @@ impl Watched {
             return self.poll(&mut joined).await;
         }
         let opened = async {
-            let pods = self.open_watch::<Pod>(context, &PODS, &query, &pods).await?;
+            let pods = self.open_watch::<Pod>(context, &PODS, &query, pods).await?;
             let resources = match resources {
                 Some(version) => {
                     let all = ListQuery::default();
-                    self.open_watch::<Object>(context, &self.system.resource(), &all, &version).await?
+                    self.open_watch::<Object>(context, &self.system.resource(), &all, version).await?
                 }
                 None => futures_util::stream::pending().boxed(),
             };
             let mut objects = Vec::new();
             for (source, version) in leaders {
-                let stream = self.open_watch::<Value>(context, &source.resource, &source.query, &version).await?;
+                let stream = self.open_watch::<Value>(context, &source.resource, &source.query, version).await?;
                 objects.push(stream.map(move |event| (source.resource.clone(), event)).boxed());
             }
             Ok((pods, resources, futures_util::stream::select_all(objects)))
@@ -240,15 +243,15 @@ impl Watched {
         loop {
             tokio::select! {
                 event = pods.next() => match event {
-                    Some(event) => self.pod(event?)?,
+                    Some(event) => self.pod(event?),
                     None => return Ok(()),
                 },
                 event = resources.next() => match event {
-                    Some(event) => self.resource(event?)?,
+                    Some(event) => self.resource(event?),
                     None => return Ok(()),
                 },
                 event = objects.next(), if !no_objects => match event {
-                    Some((resource, event)) => self.leader(&wanted, &resource, event?)?,
+                    Some((resource, event)) => self.leader(&wanted, &resource, event?),
                     None => return Ok(()),
                 },
                 _ = joined.changed() => return Ok(()),
@@ -337,6 +340,7 @@ impl Watched {
             state.leaders = leaders;
             state.covers.clone_from(wanted);
             state.followed = watchable;
+            state.interrupted = 0;
             state.mark = Some(context.shared().clock.mark());
         });
         Ok(versions)
@@ -393,30 +397,36 @@ impl Watched {
         Ok(all)
     }
 
-    async fn open_watch<K: serde::de::DeserializeOwned + Clone + Send + 'static>(
+    async fn open_watch<K>(
         &self,
         context: &Context,
         resource: &Resource,
         query: &ListQuery,
-        version: &str,
-    ) -> Result<BoxStream<'static, Result<WatchEvent<K>, K8sError>>, K8sError> {
-        let namespace = Some(&self.key.namespace);
-        let access = context.access("watch", resource, namespace, None);
-        let events = context.watch_objects(&access, query, version).await?;
-        Ok(events.boxed())
+        version: String,
+    ) -> Result<Steps<K>, K8sError>
+    where
+        K: Versioned + serde::de::DeserializeOwned + Clone + Send + 'static,
+    {
+        let (context, resource, query) = (context.clone(), resource.clone(), query.clone());
+        Subject { context, resource, query, namespace: self.key.namespace.clone() }.follow(version).await
     }
 
-    fn leader(
-        &self,
-        wanted: &BTreeSet<ObjectName>,
-        resource: &Resource,
-        event: WatchEvent<Value>,
-    ) -> Result<(), K8sError> {
+    /// What is known is not believed while one of the watches is interrupted.
+    fn heard<K>(&self, step: Step<K>) -> Option<WatchEvent<K>> {
+        match step {
+            Step::Event(event) => return Some(event),
+            Step::Interrupted => self.state.send_modify(|state| state.interrupted += 1),
+            Step::Resumed => self.state.send_modify(|state| state.interrupted -= 1),
+        }
+        None
+    }
+
+    fn leader(&self, wanted: &BTreeSet<ObjectName>, resource: &Resource, step: Step<Value>) {
+        let Some(event) = self.heard(step) else { return };
         let (object, deleted) = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
             WatchEvent::Deleted(object) => (object, true),
-            WatchEvent::Bookmark(_) => return Ok(()),
-            WatchEvent::Error(_) => return Err(K8sError::Gone),
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return,
         };
         if let Some((cluster, position, word)) =
             leader_objects::said(&*self.system, wanted.iter().cloned(), resource, &object)
@@ -426,10 +436,10 @@ impl Watched {
                 state.leaders.entry(cluster).or_default().insert(position, word);
             });
         }
-        Ok(())
     }
 
-    fn pod(&self, event: WatchEvent<Pod>) -> Result<(), K8sError> {
+    fn pod(&self, step: Step<Pod>) {
+        let Some(event) = self.heard(step) else { return };
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => self.state.send_modify(|state| {
                 state.pods.insert(pod.metadata.name.clone(), pod);
@@ -437,18 +447,16 @@ impl Watched {
             WatchEvent::Deleted(pod) => self.state.send_modify(|state| {
                 state.pods.remove(&pod.metadata.name);
             }),
-            WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(_) => return Err(K8sError::Gone),
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => {}
         }
-        Ok(())
     }
 
-    fn resource(&self, event: WatchEvent<Object>) -> Result<(), K8sError> {
+    fn resource(&self, step: Step<Object>) {
+        let Some(event) = self.heard(step) else { return };
         let (object, deleted) = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
             WatchEvent::Deleted(object) => (object, true),
-            WatchEvent::Bookmark(_) => return Ok(()),
-            WatchEvent::Error(_) => return Err(K8sError::Gone),
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return,
         };
         self.state.send_modify(|state| {
             let Some(resources) = &mut state.resources else { return };
@@ -457,7 +465,6 @@ impl Watched {
                 None => resources.remove(&object.metadata.name),
             };
         });
-        Ok(())
     }
 }
 
