@@ -28,6 +28,7 @@ mod kubernetes_logins;
 mod limits_and_drain;
 mod logins;
 mod names;
+mod owners;
 mod protocol;
 mod requests;
 mod trust;
