@@ -31,6 +31,7 @@ mod log_lines;
 mod logins;
 mod logins_in_background;
 mod names;
+mod owners;
 mod protocol;
 mod requests;
 mod trust;

@@ -1,5 +1,6 @@
 //! Logins out of Secrets.
 
+mod owners;
 mod read_login;
 pub mod secrets;
 mod single_flight;

@@ -111,12 +111,7 @@ impl Logins<'_> {
             match found {
                 Some(login) if is_role(&login.user, role, source) => return Ok(login),
                 Some(login) if source.role.as_deref() == Some(role) => {
-                    return Err(Report::fatal(
-                        SqlState::INVALID_AUTHORIZATION,
-                        format!("{} holds the login of \"{}\", not of \"{role}\"", login.source, login.user),
-                    )
-                    .hint("Correct its key of the user's name")
-                    .into());
+                    return Err(not_the_role(&login, role).into());
                 }
                 None if source.role.is_some() || !facts.is_guessed() => {
                     absent = absent.or_else(|| Some(no_secret(facts, source)));
@@ -173,7 +168,7 @@ impl Logins<'_> {
     }
 
     /// Logins that the cluster's own resource does not name, and another of the operator's does.
-    async fn more(&self, role: &str) -> Vec<LoginSource> {
+    pub(super) async fn more(&self, role: &str) -> Vec<LoginSource> {
         let View { system, facts, .. } = self.view;
         let Some(resource) = system.more_logins() else {
             return Vec::new();
@@ -241,7 +236,7 @@ impl Logins<'_> {
     }
 
     /// Reads one Secret; `None` where it does not exist.
-    async fn read(&self, source: &LoginSource) -> Result<Option<Login>, Failure> {
+    pub(super) async fn read(&self, source: &LoginSource) -> Result<Option<Login>, Failure> {
         let Some(secret) = &source.secret else {
             return self.login(source, &Data::default(), String::new()).await.map(Some);
         };
@@ -362,7 +357,7 @@ impl Logins<'_> {
 }
 
 /// Whether a login is a role's. An operator that rotates users puts the date, six digits, behind the name.
-fn is_role(user: &str, role: &str, source: &LoginSource) -> bool {
+pub(super) fn is_role(user: &str, role: &str, source: &LoginSource) -> bool {
     let digits = |rest: &str| rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_digit());
     user == role || (source.rotates && user.strip_prefix(role).is_some_and(digits))
 }
@@ -432,7 +427,13 @@ impl About<'_> {
     }
 }
 
-fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
+/// What a Secret says that is said to hold a role's login, and holds another's.
+pub(super) fn not_the_role(login: &Login, role: &str) -> Report {
+    let message = format!("{} holds the login of \"{}\", not of \"{role}\"", login.source, login.user);
+    Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint("Correct its key of the user's name")
+}
+
+pub(super) fn no_secret(facts: &Facts, source: &LoginSource) -> Report {
     Report::fatal(
         SqlState::INVALID_AUTHORIZATION,
         format!(

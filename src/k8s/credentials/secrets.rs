@@ -19,6 +19,7 @@ use crate::{
             recent::{Caller, Recent, tidy},
         },
         credentials::{
+            owners,
             read_login::{Logins, no_login},
             single_flight::Readings,
         },
@@ -90,7 +91,9 @@ pub struct SecretCredentials {
 #[async_trait]
 impl Credentials for SecretCredentials {
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
-        let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone());
+        // Whoever names no role gets the owner of the database.
+        let database = ask.database.clone().filter(|_| ask.role == Role::Default);
+        let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone(), database);
         let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
         self.refusals.check(caller(ask, upstream), &upstream.cluster, &login)?;
         Ok(login)
@@ -177,9 +180,13 @@ impl SecretCredentials {
             Arc::new(self.clusters.with_configured_secret(ask, &context, view))
         };
         let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
-        match &ask.role {
-            Role::Default => logins.default().await,
-            Role::Named(role) => logins.named(role).await,
+        match (&ask.role, &ask.database) {
+            (Role::Default, Some(database)) => match owners::login(&logins, database).await? {
+                Some(login) => Ok(login),
+                None => logins.default().await,
+            },
+            (Role::Default, None) => logins.default().await,
+            (Role::Named(role), _) => logins.named(role).await,
         }
     }
 }

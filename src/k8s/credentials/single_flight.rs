@@ -12,8 +12,8 @@ use crate::{
     upstream::{ClusterId, Failure, Login, Role},
 };
 
-/// Whose login, where, for which role.
-pub(in crate::k8s) type ReadingKey = (Caller, ClusterId, Role);
+/// Whose login, where, for which role, or for the owner of which database.
+pub(in crate::k8s) type ReadingKey = (Caller, ClusterId, Role, Option<String>);
 
 /// All that are being read.
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ mod tests {
             name: "shop".to_owned(),
             system: "x".into(),
         };
-        (Caller { identity: Identity::Local, meaning: 0, credential: 0 }, id, Role::Default)
+        (Caller { identity: Identity::Local, meaning: 0, credential: 0 }, id, Role::Default, None)
     }
 
     fn login(version: usize) -> Login {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::{
-    facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
+    facts::{CaSource, CertificateName, Facts, Halt, Members, OwnedDatabase, Tls},
     leader::Leader,
     login::{LoginKind, LoginSource},
     system::{Member, PodLabels, System},
@@ -97,6 +97,7 @@ impl System for Cnpg {
                 .is_some_and(|(_, tag)| super::system::keeps_md5(tag)),
             logins: logins(cluster, name, database, owner),
             databases: database.map(str::to_owned).into_iter().collect(),
+            owned: database.zip(owner).map(|(database, owner)| owned(database, owner)).into_iter().collect(),
             instances: cluster.number("/instances").unwrap_or(1).try_into().unwrap_or(1),
             services: services(cluster, name),
             ..facts
@@ -145,6 +146,23 @@ impl System for Cnpg {
             format!("spec.passwordSecret.name of DatabaseRole {}/{}", object.metadata.namespace, object.metadata.name);
         managed_login(&object.spec, field.into(), facts.databases.first().map_or(SUPERUSER, String::as_str))
     }
+
+    fn more_databases(&self) -> Option<Resource> {
+        Some(Resource::new(self.group, "v1", "databases"))
+    }
+
+    /// A `Database`. The operator says `applied: false` of one that it did not make, such as a second of the same name.
+    fn more_database(&self, facts: &Facts, object: &Object) -> Option<OwnedDatabase> {
+        let refused = object.status.pointer("/applied").and_then(Value::as_bool) == Some(false);
+        if object.spec("/cluster/name") != Some(&*facts.name) || object.spec("/ensure") == Some("absent") || refused {
+            return None;
+        }
+        Some(owned(object.spec("/name")?, object.spec("/owner")?))
+    }
+}
+
+fn owned(database: &str, owner: &str) -> OwnedDatabase {
+    OwnedDatabase { database: database.to_owned(), owner: owner.to_owned() }
 }
 
 impl Cnpg {

@@ -49,6 +49,36 @@ fn the_application_secret_has_an_order() {
 }
 
 #[test]
+fn databases_have_owners() {
+    let facts =
+        cluster(&json!({"bootstrap": {"initdb": {"database": "books", "owner": "clerk"}}}), &json!({}), &json!({}));
+    assert_eq!((facts.owner_of("books"), facts.owner_of("app")), (Some("clerk"), None));
+    let owned_by = |spec: Value, status: Value| {
+        let object = json!({"metadata": {"name": "x", "namespace": "prod"}, "spec": spec, "status": status});
+        CLOUDNATIVE_PG.more_database(&facts, &serde_json::from_value(object).expect("a Database"))
+    };
+    let spec = json!({"cluster": {"name": "shop"}, "name": "ledger", "owner": "bob"});
+    let with = |field: &str, value: Value| {
+        let mut spec = spec.clone();
+        spec[field] = value;
+        spec
+    };
+    for status in [json!({}), json!(null), json!({"applied": true})] {
+        assert_eq!(owned_by(spec.clone(), status), Some(owned("ledger", "bob")));
+    }
+    assert_eq!(owned_by(spec.clone(), json!({"applied": false})), None);
+    for (field, value) in [
+        ("cluster", json!({"name": "other"})),
+        ("ensure", json!("absent")),
+        ("owner", json!(7)),
+        ("owner", json!("")),
+        ("name", json!(null)),
+    ] {
+        assert_eq!(owned_by(with(field, value), json!({})), None, "{field}");
+    }
+}
+
+#[test]
 fn managed_roles_with_a_password_have_logins() {
     let facts = cluster(
         &json!({

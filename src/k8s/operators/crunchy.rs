@@ -3,7 +3,7 @@
 
 use super::{
     facts::POSTGRES,
-    facts::{CaSource, CertificateName, Facts, Halt, Members, Port, Tls},
+    facts::{CaSource, CertificateName, Facts, Halt, Members, OwnedDatabase, Port, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
     system::{Member, PodLabels, System, by_role},
@@ -98,6 +98,23 @@ fn logins(object: &Object, cluster: &str) -> (Vec<LoginSource>, Vec<String>) {
     (all, databases)
 }
 
+/// Who has which database, in the order in which the logins are preferred: several users may have one.
+fn owned(object: &Object, logins: &[LoginSource]) -> Vec<OwnedDatabase> {
+    let users: Vec<&serde_json::Value> = object.items("/users").collect();
+    let databases = |role: &str| {
+        let user = users.iter().find(|user| text(user, "/name") == Some(role));
+        let listed = user.and_then(|user| user.pointer("/databases")).and_then(serde_json::Value::as_array);
+        listed.into_iter().flatten().filter_map(serde_json::Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let owners = logins.iter().filter(|login| login.kind != LoginKind::Superuser);
+    let owners = owners.filter_map(|login| login.role.as_deref()).filter(|role| !OWN_ROLES.contains(role));
+    let of = |owner: &str| {
+        let owner = owner.to_owned();
+        databases(&owner).into_iter().map(move |database| OwnedDatabase { database, owner: owner.clone() })
+    };
+    owners.flat_map(of).collect()
+}
+
 /// The CA of the cluster's own certificate, or of one that somebody brought.
 fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
     let custom = object.spec("/customTLSSecret/name").or_else(|| object.spec("/secrets/customTLSSecret/name"));
@@ -157,6 +174,7 @@ impl System for Crunchy {
             standby: object.is_set("/standby/enabled"),
             phase: object.status("/state").map_or_else(|| object.unmet(), str::to_owned),
             tls: tls(object, namespace, name),
+            owned: owned(object, &logins),
             logins,
             databases,
             instances: instances.try_into().unwrap_or(1),
@@ -239,6 +257,17 @@ mod tests {
             ]
         );
         assert_eq!(read(&several).databases, ["reports", "web", "log"]);
+    }
+
+    #[test]
+    fn the_first_user_that_has_a_database_is_its_owner() {
+        let facts = read(&json!({"users": [
+            {"name": "postgres", "databases": ["reports"]}, {"name": "god", "databases": ["reports"], "options": "SUPERUSER"},
+            {"name": "monitor", "databases": ["reports"]}, {"name": "bi", "databases": ["reports", "web", 7]},
+            {"name": "ops", "databases": ["reports", "log"]}, {"name": "shop", "databases": ["web"]},
+        ]}));
+        let owners = ["reports", "web", "log", "postgres"].map(|database| facts.owner_of(database));
+        assert_eq!(owners, [Some("bi"), Some("shop"), Some("ops"), None]);
     }
 
     #[test]

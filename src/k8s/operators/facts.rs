@@ -110,6 +110,13 @@ pub(in crate::k8s) struct Halt {
     pub(in crate::k8s) hint: String,
 }
 
+/// A database, and the role that owns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct OwnedDatabase {
+    pub(in crate::k8s) database: String,
+    pub(in crate::k8s) owner: String,
+}
+
 /// How far facts are to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::k8s) enum Evidence {
@@ -155,6 +162,8 @@ pub(in crate::k8s) struct Facts {
     /// The default one first.
     pub(in crate::k8s) logins: Vec<LoginSource>,
     pub(in crate::k8s) databases: Vec<String>,
+    /// Those of which the system knows who owns them.
+    pub(in crate::k8s) owned: Vec<OwnedDatabase>,
     /// Instances that the cluster should have; 0 where that is not known.
     pub(in crate::k8s) instances: usize,
     /// Instances that are ready, where the object itself tells and pods need not be read for a list.
@@ -196,6 +205,7 @@ impl Facts {
             md5: false,
             logins: Vec::new(),
             databases: Vec::new(),
+            owned: Vec::new(),
             instances: 0,
             ready: None,
             first_pod: None,
@@ -276,6 +286,11 @@ impl Facts {
     /// `cluster.namespace`.
     pub(in crate::k8s) fn full(&self) -> String {
         format!("{}.{}", self.name, self.namespace)
+    }
+
+    /// Who owns a database, where that is known.
+    pub(in crate::k8s) fn owner_of(&self, database: &str) -> Option<&str> {
+        self.owned.iter().find(|owned| owned.database == database).map(|owned| owned.owner.as_str())
     }
 
     pub(in crate::k8s) fn is_fenced(&self, pod: &str) -> bool {

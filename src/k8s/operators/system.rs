@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::{
-    facts::{Facts, Halt},
+    facts::{Facts, Halt, OwnedDatabase},
     leader::LeaderSource,
     login::LoginSource,
 };
@@ -135,6 +135,16 @@ pub(in crate::k8s) trait System: Send + Sync + fmt::Debug {
 
     /// A login from one of [`Self::more_logins`]' objects, where it belongs to the cluster.
     fn more_login(&self, _facts: &Facts, _object: &Object) -> Option<LoginSource> {
+        None
+    }
+
+    /// Where more databases may have owners; read only when a database is named that the facts do not know.
+    fn more_databases(&self) -> Option<Resource> {
+        None
+    }
+
+    /// A database from one of [`Self::more_databases`]' objects, where it belongs to the cluster.
+    fn more_database(&self, _facts: &Facts, _object: &Object) -> Option<OwnedDatabase> {
         None
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::{
     facts::POSTGRES,
-    facts::{CaSource, Facts, Members, Tls},
+    facts::{CaSource, Facts, Members, OwnedDatabase, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
     system::{Member, PodLabels, System, by_role},
@@ -87,7 +87,7 @@ impl Zalando {
         let databases = databases(object, &name);
         let main = main_database(&databases, &name);
         let mut logins: Vec<LoginSource> = Vec::new();
-        if let Some(Owned { database, owner, field }) = main {
+        if let Some(Owned { database, owner, field }) = main.filter(|main| !has_flag(object, &main.owner, "nologin")) {
             let login = self.login(&name, (owner, field), database);
             let kind = if login.kind == LoginKind::Managed { LoginKind::Application } else { login.kind };
             logins.push(LoginSource { kind, ..login });
@@ -116,6 +116,10 @@ impl Zalando {
         Facts {
             md5: encryption.is_none_or(|encryption| encryption == "md5"),
             logins,
+            owned: databases
+                .iter()
+                .map(|it| OwnedDatabase { database: it.database.clone(), owner: it.owner.clone() })
+                .collect(),
             databases: databases.into_iter().map(|owned| owned.database).collect(),
             ..facts
         }
@@ -170,13 +174,13 @@ fn prepared_users(object: &Object, cluster: &str) -> Vec<(String, String)> {
     with_users.flat_map(users).collect()
 }
 
-/// The only database, or the one that is called as the cluster; of several others none is anybody's default.
+/// The only one of `spec.databases`, whatever is prepared beside it; else the only one at all, or the one that is called as
+/// the cluster. Of several others none is anybody's default.
 fn main_database<'a>(databases: &'a [Owned], cluster: &str) -> Option<&'a Owned> {
-    match databases {
-        [only] => Some(only),
-        several => {
-            several.iter().find(|owned| owned.database == cluster || owned.database == cluster.replace('-', "_"))
-        }
+    let mut plain = databases.iter().filter(|owned| owned.field != PREPARED);
+    match (plain.next(), plain.next(), databases) {
+        (Some(only), None, _) | (None, None, [only]) => Some(only),
+        _ => databases.iter().find(|owned| owned.database == cluster || owned.database == cluster.replace('-', "_")),
     }
 }
 
@@ -315,6 +319,22 @@ mod tests {
         let prepared = json!({"preparedDatabases": {"foo": {"defaultUsers": true}, "bar": {}}});
         let roles: Vec<String> = logins(&prepared).into_iter().map(|(role, _, _)| role).collect();
         assert_eq!(roles, ["foo_owner_user", "foo_reader_user", "foo_writer_user", "postgres"]);
+    }
+
+    #[test]
+    fn databases_have_owners_and_one_by_manifest_is_the_default() {
+        let both =
+            json!({"databases": {"app": "clerk"}, "preparedDatabases": {"bar": {"defaultUsers": true}, "foo": {}}});
+        let facts = read(&both);
+        let owners = ["app", "bar", "foo", "postgres"].map(|database| facts.owner_of(database));
+        assert_eq!(owners, [Some("clerk"), Some("bar_owner_user"), None, None]);
+        assert_eq!(logins(&both).first(), Some(&of("clerk", "app", LoginKind::Application)));
+        let named = json!({"databases": {"app": "clerk"}, "preparedDatabases": {"web_shop": {"defaultUsers": true}}});
+        assert_eq!(logins(&named).first(), Some(&of("clerk", "app", LoginKind::Application)));
+        let prepared = json!({"preparedDatabases": {"bar": {"defaultUsers": true}}});
+        assert_eq!(logins(&prepared).first(), Some(&of("bar_owner_user", "bar", LoginKind::Application)));
+        let silent = json!({"databases": {"app": "group"}, "users": {"group": ["NOLOGIN"], "bi_user": []}});
+        assert_eq!(logins(&silent).first(), Some(&of("bi_user", "app", LoginKind::Managed)));
     }
 
     #[test]
