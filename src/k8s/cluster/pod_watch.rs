@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{
+    StreamExt as _,
+    stream::{BoxStream, select_all},
+};
 use kube::core::WatchEvent;
 use tokio::{
     sync::watch,
@@ -19,16 +22,23 @@ use tracing::debug;
 use crate::{
     k8s::{
         api::{
-            access::ListQuery, client::Context, contexts::Contexts, error::K8sError, names::Place, objects::Pod,
-            resource::PODS, typed,
+            access::ListQuery,
+            client::Context,
+            contexts::Contexts,
+            error::K8sError,
+            names::Place,
+            objects::{Object, Pod},
+            resource::{ENDPOINT_SLICES, PODS},
+            typed,
         },
         cluster::{
             cache::{READ, REFUSED},
             guard::Guard,
-            read,
-            resumed::{Step, Steps, Subject, jittered},
+            leader_objects, read,
+            resumed::{Step, Subject, jittered},
+            snapshot::View,
         },
-        operators::{registry::Systems, system::SystemRef},
+        operators::{facts::Members, registry::Systems, system::SystemRef},
     },
     upstream::{Identity, Lost, Mode},
 };
@@ -73,15 +83,14 @@ impl Guarding {
     /// The receiver that says when this server is lost.
     pub(in crate::k8s) fn guard(
         &self,
-        cluster: Place,
         context: &Context,
-        system: &SystemRef,
+        view: &View,
         (pod, mode): (&Pod, Mode),
     ) -> watch::Receiver<Option<Lost>> {
         let meta = &pod.metadata;
         let guarded = Guarded {
             context: context.name().to_owned(),
-            cluster,
+            cluster: view.place(),
             meaning: context.meaning(),
             identity: context.identity().clone(),
             credential: context.credential(),
@@ -104,7 +113,11 @@ impl Guarding {
             guarded,
             contexts: Arc::clone(&self.contexts),
             systems: Arc::clone(&self.systems),
-            system: system.clone(),
+            system: view.system.clone(),
+            services: match &view.facts.members {
+                Members::Service { places, .. } => places.clone(),
+                _ => Vec::new(),
+            },
             pause: self.pause,
             all: Arc::clone(&self.all),
         };
@@ -113,23 +126,41 @@ impl Guarding {
     }
 }
 
-/// The watch on the one pod, where it is allowed.
+/// What a watch tells of a server.
+enum Heard {
+    Nothing,
+    Change,
+    Interrupted,
+    Resumed,
+}
+
+fn heard<K>(step: Result<Step<K>, K8sError>) -> Result<Heard, K8sError> {
+    Ok(match step? {
+        // The first of a watch, which tells no change.
+        Step::Event(WatchEvent::Added(_) | WatchEvent::Bookmark(_)) => Heard::Nothing,
+        Step::Event(_) => Heard::Change,
+        Step::Interrupted => Heard::Interrupted,
+        Step::Resumed => Heard::Resumed,
+    })
+}
+
+/// The watches on the one pod, and on where the Service leads that led to it.
 #[derive(Default)]
 struct PodWatch {
-    steps: Option<Steps<Pod>>,
-    /// Whether changes are heard of.
-    lives: bool,
+    heard: Option<BoxStream<'static, Result<Heard, K8sError>>>,
+    /// Of how many things no changes are heard.
+    deaf: usize,
 }
 
 impl PodWatch {
-    /// Until the next look, if nothing is heard: `pause` where nothing can be.
+    /// Until the next look, if nothing is heard: `pause` where not all can be.
     fn next_look(&self, pause: Duration) -> Duration {
-        if self.lives { jittered(WATCHED) } else { pause }
+        if self.heard.is_some() && self.deaf == 0 { jittered(WATCHED) } else { pause }
     }
 
-    async fn step(&mut self) -> Option<Result<Step<Pod>, K8sError>> {
-        match &mut self.steps {
-            Some(steps) => steps.next().await,
+    async fn next(&mut self) -> Option<Result<Heard, K8sError>> {
+        match &mut self.heard {
+            Some(heard) => heard.next().await,
             None => std::future::pending().await,
         }
     }
@@ -141,6 +172,8 @@ struct Task {
     contexts: Arc<Contexts>,
     systems: Arc<Systems>,
     system: SystemRef,
+    /// Those that lead to the server, if any does.
+    services: Vec<Place>,
     pause: Duration,
     all: All,
 }
@@ -189,23 +222,19 @@ impl Task {
         tokio::pin!(left, next);
         loop {
             tokio::select! {
-                step = watch.step() => match step {
-                    // The first of a watch, which tells no change.
-                    Some(Ok(Step::Event(WatchEvent::Added(_) | WatchEvent::Bookmark(_)))) => {}
-                    Some(Ok(Step::Resumed)) => {
-                        watch.lives = true;
-                        next.as_mut().reset(Instant::now() + watch.next_look(self.pause));
+                heard = watch.next() => {
+                    match heard {
+                        Some(Ok(Heard::Nothing)) => continue,
+                        Some(Ok(Heard::Change)) => return,
+                        Some(Ok(Heard::Resumed)) => watch.deaf -= 1,
+                        Some(Ok(Heard::Interrupted)) => watch.deaf += 1,
+                        Some(Err(_)) | None => {
+                            *watch = PodWatch::default();
+                            return;
+                        }
                     }
-                    Some(Ok(Step::Event(_))) => return,
-                    Some(Ok(Step::Interrupted)) => {
-                        watch.lives = false;
-                        next.as_mut().reset(Instant::now() + watch.next_look(self.pause));
-                    }
-                    Some(Err(_)) | None => {
-                        *watch = PodWatch::default();
-                        return;
-                    }
-                },
+                    next.as_mut().reset(Instant::now() + watch.next_look(self.pause));
+                }
                 () = &mut next => return,
                 () = &mut left => return,
             }
@@ -224,9 +253,8 @@ impl Task {
 
     async fn look(&self, context: &Context, watch: &mut PodWatch) -> Result<Option<Lost>, K8sError> {
         let Guarded { cluster, pod, mode, .. } = &self.guarded;
-        if watch.steps.is_none() {
-            watch.steps = self.open_watch(context).await;
-            watch.lives = watch.steps.is_some();
+        if watch.heard.is_none() {
+            *watch = self.open_watch(context).await;
         }
         let deadline = Instant::now() + READ;
         let place = (&cluster.0, &cluster.1);
@@ -252,13 +280,27 @@ impl Task {
         all.get_mut(&self.guarded).is_none_or(|guard| guard.reached().is(pod))
     }
 
-    /// A watch on the one pod; none where that is not allowed.
-    async fn open_watch(&self, context: &Context) -> Option<Steps<Pod>> {
+    /// The watches; deaf to what is not allowed.
+    async fn open_watch(&self, context: &Context) -> PodWatch {
         let (namespace, pod) = self.guarded.pod.clone();
         let query = ListQuery::fields(format!("metadata.name={pod}"));
         let subject = Subject { context: context.clone(), resource: PODS.clone(), namespace, query };
         // From any version on: the first event is the pod as it is.
-        subject.follow("0".to_owned()).await.ok()
+        let Ok(pods) = subject.follow::<Pod>("0".to_owned()).await else {
+            return PodWatch::default();
+        };
+        let mut watch = PodWatch { heard: None, deaf: 0 };
+        let mut all = vec![pods.map(heard).boxed()];
+        for (namespace, service) in &self.services {
+            let (namespace, query) = (namespace.clone(), leader_objects::slices_of([service]));
+            let subject = Subject { context: context.clone(), resource: ENDPOINT_SLICES.clone(), namespace, query };
+            match subject.follow::<Object>("0".to_owned()).await {
+                Ok(slices) => all.push(slices.map(heard).boxed()),
+                Err(_) => watch.deaf += 1,
+            }
+        }
+        watch.heard = Some(select_all(all).boxed());
+        watch
     }
 
     fn announce(&self, lost: Lost) {
@@ -277,11 +319,11 @@ mod tests {
     #[test]
     fn a_cluster_is_looked_at_once_a_minute_while_its_pod_is_watched() {
         let pause = Duration::from_secs(5);
-        let mut watch = PodWatch { steps: None, lives: true };
+        let mut watch = PodWatch { heard: Some(futures_util::stream::pending().boxed()), deaf: 0 };
         let looks: Vec<Duration> = (0..100).map(|_| watch.next_look(pause)).collect();
         assert!(looks.iter().all(|look| (WATCHED..=WATCHED * 3 / 2).contains(look)), "{looks:?}");
         assert!(looks.iter().any(|look| *look != *looks.first().unwrap_or(&pause)), "not all at once");
-        watch.lives = false;
+        watch.deaf = 1;
         assert_eq!(watch.next_look(pause), pause);
     }
 }

@@ -86,7 +86,7 @@ impl Watches {
     ) -> watch::Receiver<Option<Lost>> {
         let place = view.place();
         if view.system.pod_labels().is_none() {
-            return self.guarding.guard(place, context, &view.system, (pod, mode));
+            return self.guarding.guard(context, view, (pod, mode));
         }
         let cluster = place.1.clone();
         let guarded =
