@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use proto_tests::{
     cnpg::{Cluster, GROUP, secret},
+    hostile::{Asks, Hostile},
     kubernetes::{Backend, FakeKubernetes},
     postgres::{PostgresServer, Setup},
     secrets,
@@ -147,5 +148,36 @@ async fn a_role_that_is_called_as_the_cluster_can_be_asked_for() {
         ("postgres", "postgres.prod", "app app"),
     ] {
         assert_eq!(who(&pgferry, user, database).await, wanted, "{user} {database}");
+    }
+}
+
+/// A zero byte was refused, and a line break or a terminal's escape sequence went to the server and into everybody's log.
+#[tokio::test]
+async fn names_with_control_characters_are_refused() {
+    let server = Hostile::start(Asks::Nothing).await;
+    let state = State::new(&Zalando, "prod", 1);
+    let api = FakeKubernetes::start().await;
+    Cluster::new(&api, ("prod", "ledger"), &secrets::make("app"), &[server.address()]);
+    api.serve_crd("acid.zalan.do", "v1", "postgresqls");
+    for (plural, object) in drawn(&Zalando, &state) {
+        api.put(plural, object);
+    }
+    api.backend("prod", &Zalando.pod_name(&state, 0), Zalando.port(), Backend::To(server.address()));
+    let pgferry = serve(&api, "").await;
+    for name in ["a\u{1b}[31mb", "a\nb", "\ta", "a\u{7f}", "a\u{85}b"] {
+        for (key, data) in [
+            ("username", [("username", name), ("password", "x"), ("dbname", "app")]),
+            ("dbname", [("username", "app"), ("password", "x"), ("dbname", name)]),
+        ] {
+            api.put("secrets", secret("prod", "ledger-app", &data));
+            let refusal = pgferry.refusal("pgferry", "ledger.prod").await;
+            assert_eq!(refusal.code, "28000", "{name:?} {refusal:?}");
+            let named = ["Secret prod/ledger-app", &format!("\"{key}\""), "control character"];
+            assert!(named.iter().all(|part| refusal.message.contains(part)), "{name:?} {refusal:?}");
+        }
+        api.change("postgresqls", "prod", "shop", |object| object["spec"]["databases"] = json!({name: "the_clerk"}));
+        let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+        assert_eq!(refusal.code, "28000", "{name:?} {refusal:?}");
+        assert!(refusal.message.contains("postgresqls.acid.zalan.do prod/shop: a database's name"), "{refusal:?}");
     }
 }

@@ -31,6 +31,9 @@ const LONGEST_NAME: usize = 63;
 /// PostgreSQL reads passwords of up to 64 KiB (`PG_MAX_AUTH_TOKEN_LENGTH`).
 const LONGEST: usize = 65_535;
 
+/// What to do about an object that says what cannot be.
+const WRITTEN: &str = "Whoever may write that object wrote this: correct it, and connect again";
+
 /// The logins of one cluster.
 pub(in crate::k8s) struct Logins<'a> {
     pub(in crate::k8s) context: &'a Context,
@@ -255,11 +258,14 @@ impl Logins<'_> {
     /// The name that the cluster's object gives; what is none leads nowhere.
     fn name<'r>(&self, reference: &'r Reference) -> Result<&'r ObjectName, Report> {
         reference.name().map_err(|why| {
-            let View { system, facts, .. } = self.view;
-            let object = format!("{} {}/{}", system.resource().qualified(), facts.namespace, facts.object);
-            Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{object}: {why}"))
-                .hint("Whoever may write that object wrote this: correct it, and connect again")
+            Report::fatal(SqlState::INVALID_AUTHORIZATION, format!("{}: {why}", self.object())).hint(WRITTEN)
         })
+    }
+
+    /// The cluster's object, for a sentence.
+    fn object(&self) -> String {
+        let View { system, facts, .. } = self.view;
+        format!("{} {}/{}", system.resource().qualified(), facts.namespace, facts.object)
     }
 
     /// The login that a Secret's data hold.
@@ -278,15 +284,20 @@ impl Logins<'_> {
                 (user, password, database.map(|database| name(database.expose_secret()).to_owned()))
             }
         };
+        let (user_part, database_part) = match &source.keys {
+            Keys::Named { user, database, .. } => (Some(user), Some(database)),
+            Keys::Connection => (None, None),
+        };
+        about.printable("user", &user, data, user_part)?;
+        if let Some(database) = &database {
+            about.printable("database", database, data, database_part)?;
+        } else if source.database.contains(char::is_control) {
+            let message = format!("{}: a database's name has a control character in it", self.object());
+            return Err(Report::fatal(SqlState::INVALID_AUTHORIZATION, message).hint(WRITTEN).into());
+        }
         // The official image calls the database as the user, where nothing names it.
         let database =
             database.unwrap_or_else(|| if source.database.is_empty() { user.clone() } else { source.database.clone() });
-        // Both stand in the startup packet, where a zero byte ends them and begins a parameter.
-        for (what, text) in [("user", &user), ("database", &database)] {
-            if text.contains('\0') {
-                return Err(about.broken(&format!("has a zero byte in the {what}'s name")).into());
-            }
-        }
         if user.len() > LONGEST_NAME {
             return Err(about.broken(&format!("names a user of more than {LONGEST_NAME} bytes")).into());
         }
@@ -389,6 +400,19 @@ impl About<'_> {
         let user = found.user.or_else(|| self.source.role.clone());
         let user = user.ok_or_else(|| self.broken("has no key that names the user"))?;
         Ok((user, found.password, found.database))
+    }
+
+    /// A name without control characters: in the startup packet a zero byte ends it and begins a parameter, and whatever
+    /// else there is goes into terminals and logs.
+    fn printable(self, what: &str, text: &str, data: &Data, part: Option<&Part>) -> Result<(), Report> {
+        if !text.contains(char::is_control) {
+            return Ok(());
+        }
+        let keys = part.and_then(|part| if let Part::Keys(keys) = part { Some(keys) } else { None });
+        let mut keys = keys.into_iter().flatten();
+        let key = keys.find(|key| data.get(key).is_some_and(|value| !value.is_empty()));
+        let place = key.map(|key| format!(", its key \"{key}\"")).unwrap_or_default();
+        Err(self.broken(&format!("has a control character in the {what}'s name{place}")))
     }
 
     /// A key that must be there, not empty, and text.
