@@ -49,14 +49,17 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
         return;
     }
     let world = World::reading().await;
-    // A token that has ended already: whoever needs Kubernetes runs the plugin.
-    let user = plugin(&world.api, world.api.token(), "2001-01-01T00:00:00Z");
+    let token = world.api.user("dave");
+    let user = plugin(&world.api, &token, "");
     let kubeconfig = world.api.kubeconfig_with("fake", None, user, json!({}));
     let config = "[sessions]\nmax_startups = 1\nstartup_deadline = \"1h\"\n";
     let file = world.api.write("config.toml", config);
     let start = Start::new(BINARY).args(["serve", "--port", "0", "--log", "debug", "--config"]).arg(file);
     let mut pgferry = start.arg("--kubeconfig").arg(kubeconfig).wait().await;
     pgferry.says(" ready context=").await;
+    // A token that is good no more: whoever needs Kubernetes runs the plugin.
+    world.api.revoke(&token);
+    let _ = plugin(&world.api, &world.api.user("dave"), "");
     world.api.forget_requests();
     let before = runs(&world.api);
 
@@ -77,7 +80,8 @@ async fn a_refused_user_costs_nothing_and_is_in_nobodys_way() {
 
     let mut allowed = timeout(PATIENCE, pgferry.connect("pgferry", "shop")).await.expect("a place").unwrap();
     assert_eq!(allowed.value("select 1").await.unwrap(), "1");
-    assert!(runs(&world.api) > before && world.api.count("get", "pods/portforward") > 0);
+    assert!(runs(&world.api) > before, "the plugin runs for who is let in");
+    assert_ne!(world.api.count("get", "pods/portforward"), 0, "{:?}", world.api.requests());
 }
 
 /// Each listener took a place before anybody came to it: with fewer places than listeners some served nobody.
