@@ -35,12 +35,13 @@ use crate::{
             cache::{READ, REFUSED},
             guard::Guard,
             leader_objects, read,
+            recent::Caller,
             resumed::{Step, Subject, jittered},
             snapshot::View,
         },
         operators::{facts::Members, registry::Systems, system::SystemRef},
     },
-    upstream::{Identity, Lost, Mode},
+    upstream::{Lost, Mode},
 };
 
 /// Each is a connection; beyond this many, servers are left to the tunnel's own end.
@@ -54,11 +55,8 @@ const WATCHED: Duration = Duration::from_mins(1);
 struct Guarded {
     context: String,
     cluster: Place,
-    /// Which of the clusters that the context's name has meant: an endpoint need not tell a uid that would.
-    meaning: u64,
-    identity: Identity,
-    /// Which of the context's credentials sees it.
-    credential: u64,
+    /// Who sees it, and in which cluster, which an endpoint's uid need not tell.
+    caller: Caller,
     pod: Place,
     uid: String,
     mode: Mode,
@@ -91,9 +89,7 @@ impl Guarding {
         let guarded = Guarded {
             context: context.name().to_owned(),
             cluster: view.place(),
-            meaning: context.meaning(),
-            identity: context.identity().clone(),
-            credential: context.credential(),
+            caller: Caller::of(context),
             pod: (meta.namespace.clone(), meta.name.clone()),
             uid: meta.uid.clone(),
             mode,
@@ -186,16 +182,19 @@ impl Task {
             if self.forget_if_unused() {
                 return;
             }
-            let looked = match self.contexts.get_quietly(Some(&self.guarded.context), &self.guarded.identity).await {
-                // The server is not lost: it is where nobody can look any more.
-                Ok(context) if context.meaning() != self.guarded.meaning => {
-                    self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
-                    return;
-                }
-                // What was read may be of the next cluster already.
-                Ok(context) => self.look(&context, &mut watch).await.map(|lost| lost.filter(|_| !context.is_left())),
-                Err(error) => Err(error),
-            };
+            let looked =
+                match self.contexts.get_quietly(Some(&self.guarded.context), &self.guarded.caller.identity).await {
+                    // The server is not lost: it is where nobody can look any more.
+                    Ok(context) if context.meaning() != self.guarded.caller.meaning => {
+                        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.guarded);
+                        return;
+                    }
+                    // What was read may be of the next cluster already.
+                    Ok(context) => {
+                        self.look(&context, &mut watch).await.map(|lost| lost.filter(|_| !context.is_left()))
+                    }
+                    Err(error) => Err(error),
+                };
             match looked {
                 Ok(Some(lost)) => return self.announce(lost),
                 Ok(None) => {}

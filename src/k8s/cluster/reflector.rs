@@ -31,6 +31,7 @@ use crate::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
             guard::Guard,
             leader_objects::{self, Source},
+            recent::Caller,
             resumed::{BACKOFF, Backoff, Step, Steps, Subject, Versioned},
         },
         operators::{
@@ -40,7 +41,7 @@ use crate::{
             system::SystemRef,
         },
     },
-    upstream::{Identity, Lost},
+    upstream::Lost,
 };
 
 /// How often in the time after which clusters are not watched any more it is looked for such.
@@ -64,12 +65,9 @@ impl Default for WatchParams {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::k8s) struct Key {
     pub(in crate::k8s) context: String,
-    /// Which of the clusters that the context's name has meant: a watch on one that it means no more may take long to
-    /// notice, and is nobody's who connects now.
-    pub(in crate::k8s) meaning: u64,
-    pub(in crate::k8s) identity: Identity,
-    /// Which of the context's credentials filled it.
-    pub(in crate::k8s) credential: u64,
+    /// Who sees what fills it: a watch on a cluster that the context's name means no more may take long to notice, and is
+    /// nobody's who connects now.
+    pub(in crate::k8s) caller: Caller,
     pub(in crate::k8s) namespace: Namespace,
     pub(in crate::k8s) system: String,
 }
@@ -167,9 +165,9 @@ impl Watched {
         while !self.retire() {
             self.leave_unused();
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
-            let ended = match contexts.get_quietly(Some(&self.key.context), &self.key.identity).await {
+            let ended = match contexts.get_quietly(Some(&self.key.context), &self.key.caller.identity).await {
                 // Its servers are not lost: they are where nobody can look any more.
-                Ok(context) if context.meaning() != self.key.meaning => {
+                Ok(context) if context.meaning() != self.key.caller.meaning => {
                     self.guards().ended = true;
                     return;
                 }
@@ -480,7 +478,10 @@ struct Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{k8s::operators::registry::SystemsParams, upstream::Mode};
+    use crate::{
+        k8s::operators::registry::SystemsParams,
+        upstream::{Identity, Mode},
+    };
 
     /// A watch that had once been asked for a cluster listed its pods for as long as anybody used another one.
     #[tokio::test(start_paused = true)]
@@ -490,9 +491,7 @@ mod tests {
         let namespace = Namespace::parse("prod").expect("a name");
         let key = Key {
             context: "c".to_owned(),
-            meaning: 0,
-            identity: Identity::Local,
-            credential: 0,
+            caller: Caller { identity: Identity::Local, meaning: 0, credential: 0 },
             namespace,
             system: system.name().to_owned(),
         };

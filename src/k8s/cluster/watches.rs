@@ -20,6 +20,7 @@ use crate::{
         cluster::{
             cache::Guarded,
             pod_watch::Guarding,
+            recent::Caller,
             reflector::{Key, WatchParams, Watched},
             snapshot::View,
         },
@@ -106,9 +107,7 @@ impl Watches {
     fn key((namespace, _): &Place, context: &Context, system: &SystemRef) -> Key {
         Key {
             context: context.name().to_owned(),
-            meaning: context.meaning(),
-            identity: context.identity().clone(),
-            credential: context.credential(),
+            caller: Caller::of(context),
             namespace: namespace.clone(),
             system: system.name().to_owned(),
         }
