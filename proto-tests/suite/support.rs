@@ -53,30 +53,30 @@ pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
 
 /// Connects until somebody is let in.
 pub(crate) async fn let_in(pgferry: &Subject, user: &str, database: &str) -> Wire {
-    let again = async {
-        let mut looks = interval(PACE);
-        loop {
-            looks.tick().await;
-            if let Ok(wire) = pgferry.connect(user, database).await {
-                return wire;
-            }
-        }
-    };
-    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a place for {user} {database}"))
+    connects_until(pgferry, (user, database), Result::ok, "let in").await
 }
 
 /// Connects until somebody is refused.
 pub(crate) async fn refused(pgferry: &Subject, user: &str, database: &str) -> Fields {
+    connects_until(pgferry, (user, database), Result::err, "refused").await
+}
+
+async fn connects_until<T>(
+    pgferry: &Subject,
+    (user, database): (&str, &str),
+    wanted: impl Fn(Result<Wire, Fields>) -> Option<T>,
+    what: &str,
+) -> T {
     let again = async {
         let mut looks = interval(PACE);
         loop {
             looks.tick().await;
-            if let Err(fields) = pgferry.connect(user, database).await {
-                return fields;
+            if let Some(found) = wanted(pgferry.connect(user, database).await) {
+                return found;
             }
         }
     };
-    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: a refusal of {user} {database}"))
+    timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {user} {database} {what}"))
 }
 
 /// `pgferry serve` with a configuration.
