@@ -9,7 +9,7 @@ use proto_tests::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::support::{PATIENCE, World, until_true};
+use crate::support::{PATIENCE, World, serve, until_true};
 
 /// Sends a cancel request and waits for the close that is its answer.
 async fn send(mut wire: Wire, request: &[u8]) {
@@ -104,8 +104,7 @@ async fn a_session_inside_tls_is_cancelled_inside_tls() {
 #[tokio::test]
 async fn a_cancel_request_does_not_count_as_a_connection() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_connections = 1\n").await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     sleeping(&mut wire).await;
     assert_eq!(pgferry.refusal("pgferry", "shop").await.code, "53300");

@@ -7,19 +7,17 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::{PATIENCE, World, refused, until};
+use crate::support::{PATIENCE, World, refused, serve, until};
 
 /// Not waiting for a primary, so that errors come at once.
 async fn impatient(world: &World) -> proto_tests::subject::Subject {
-    let config = world.api.write("config.toml", "[sessions]\nprimary_wait = \"0s\"\n");
-    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+    serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await
 }
 
 /// Waiting for a primary as long as it takes.
 async fn patient(world: &World) -> proto_tests::subject::Subject {
     let config = "[sessions]\nprimary_wait = \"5m\"\nconnect_timeout = \"5m\"\n";
-    let config = world.api.write("config.toml", config);
-    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+    serve(&world.api, config).await
 }
 
 /// The refusal that a change brings, once the watch has heard of it.

@@ -87,8 +87,7 @@ async fn servers_are_verified_as_configured() {
     ] {
         let ca = ca.map(|file| format!("sslrootcert = \"{}\"", file.display())).unwrap_or_default();
         let text = format!("[clusters.\"shop.prod\"]\nsslmode = \"{mode}\"\n{ca}\n");
-        let config = world.api.write("config.toml", &text);
-        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        let pgferry = serve(&world.api, &text).await;
         match (pgferry.connect("pgferry", "shop").await, error) {
             (Ok(_), None) => {}
             (Err(refusal), Some(part)) => assert!(refusal.message.contains(part), "{mode}: {refusal:?}"),
@@ -98,8 +97,7 @@ async fn servers_are_verified_as_configured() {
     }
     // The operator's own CA Secret, read where the caller may read it.
     world.api.put("secrets", proto_tests::cnpg::secret("prod", "shop-ca", &[("ca.crt", authority.pem())]));
-    let config = world.api.write("config.toml", "[clusters.shop]\nsslmode = \"verify-full\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[clusters.shop]\nsslmode = \"verify-full\"\n").await;
     pgferry.connect("pgferry", "shop").await.unwrap();
     drop(other);
 }
@@ -139,8 +137,7 @@ async fn preferred_tls_is_used_where_there_is_any() {
     let (certificate, key) = Authority::new("x").server(&["shop-rw"]);
     for (tls, encrypted) in [(Some((certificate, key)), "t"), (None, "f")] {
         let world = World::with(|setup| Setup { tls, ..setup }).await;
-        let config = world.api.write("config.toml", "[clusters.shop]\nsslmode = \"prefer\"\n");
-        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        let pgferry = serve(&world.api, "[clusters.shop]\nsslmode = \"prefer\"\n").await;
         let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
         let ssl = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
         assert_eq!(wire.value(ssl).await.unwrap(), encrypted);
@@ -155,8 +152,7 @@ async fn a_wrong_name_is_refused_by_verify_full_alone() {
     let right = world.api.write("right.pem", authority.pem());
     for (mode, works) in [("verify-ca", true), ("verify-full", false)] {
         let text = format!("[clusters.shop]\nsslmode = \"{mode}\"\nsslrootcert = \"{}\"\n", right.display());
-        let config = world.api.write("config.toml", &text);
-        let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+        let pgferry = serve(&world.api, &text).await;
         match pgferry.connect("pgferry", "shop").await {
             Ok(_) => assert!(works),
             Err(refusal) => assert!(!works && refusal.message.contains("not for the name \"shop-rw\""), "{refusal:?}"),

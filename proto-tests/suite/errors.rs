@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     documents::in_docs,
-    support::{World, let_in},
+    support::{World, let_in, serve},
     trust_stage::{secret, service},
 };
 
@@ -31,8 +31,7 @@ async fn impatient(world: &World) -> Subject {
 /// Impatient, and with so long for all that a connection takes.
 async fn within(world: &World, limit: &str) -> Subject {
     let config = format!("[sessions]\nprimary_wait = \"0s\"\nconnect_timeout = \"{limit}\"\n");
-    let config = world.api.write("config.toml", &config);
-    world.pgferry_with(&["--config", config.to_str().unwrap()]).await
+    serve(&world.api, &config).await
 }
 
 /// One world for each, so that no failure hides another.
@@ -127,8 +126,7 @@ async fn staged() -> Vec<Row> {
     let unreachable = pgferry.refusal("pgferry", "shop").await;
 
     let world = World::reading().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\n");
-    let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let mut pgferry = serve(&world.api, "[sessions]\nmax_connections = 1\n").await;
     let mut open = pgferry.connect("pgferry", "shop").await.unwrap();
     let full = pgferry.refusal("pgferry", "shop").await;
     world.api.cut_tunnels("prod", "shop-1");

@@ -11,7 +11,7 @@ use proto_tests::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, serve};
 
 async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
     let replica = PostgresServer::replica_of(world.own()).await.unwrap();
@@ -66,8 +66,7 @@ async fn a_transaction_is_kept_until_it_ends() {
 #[tokio::test]
 async fn a_busy_session_has_until_the_grace_is_over() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nfailover_grace = \"1s\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nfailover_grace = \"1s\"\n").await;
     let mut wire = pgferry.connect("pgferry", "shop").await.unwrap();
     wire.query("begin").await.unwrap();
     world.cluster().begin_deleting(1);

@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, serve};
 
 /// What comes back, until the close.
 async fn answer(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -57,8 +57,7 @@ async fn every_broken_beginning_ends() {
 #[tokio::test]
 async fn a_slow_client_is_closed_at_the_deadline() {
     let world = World::reading().await;
-    let config = world.api.write("config.toml", "[sessions]\nstartup_deadline = \"1s\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nstartup_deadline = \"1s\"\n").await;
     let mut silent = Wire::tcp(pgferry.address()).await.unwrap();
     let mut halfway = Wire::tcp(pgferry.address()).await.unwrap();
     halfway.send(&[0, 0, 0, 50, 0, 3]).await.unwrap();

@@ -5,13 +5,12 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use proto_tests::{subject::Start, wire::Wire};
 use rustix::process::Signal;
 
-use crate::support::{BINARY, World, let_in};
+use crate::support::{BINARY, World, let_in, serve};
 
 #[tokio::test]
 async fn too_many_connections() {
     let world = World::reading().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 2\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_connections = 2\n").await;
     let first = pgferry.connect("pgferry", "shop").await.unwrap();
     let _second = pgferry.connect("pgferry", "shop").await.unwrap();
     let refusal = pgferry.refusal("pgferry", "shop").await;
@@ -26,8 +25,7 @@ async fn too_many_connections() {
 async fn too_many_connections_to_one_cluster() {
     let world = World::reading().await;
     proto_tests::cnpg::Cluster::new(&world.api, ("prod", "other"), &world.password, &[world.server.address()]);
-    let config = world.api.write("config.toml", "[sessions]\nmax_per_cluster = 2\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_per_cluster = 2\n").await;
     let first = pgferry.connect("pgferry", "shop.prod").await.unwrap();
     let _second = pgferry.connect("pgferry", "shop.prod").await.unwrap();
     let refusal = pgferry.refusal("pgferry", "shop.prod").await;
@@ -91,8 +89,7 @@ async fn another_user_of_this_machine_is_refused() {
     let answer = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(answer.contains("28000") && answer.contains("belongs to uid 65534"), "{answer:?} {output:?}");
     assert_eq!(world.api.count("get", "clusters"), 0);
-    let config = world.api.write("config.toml", "[listen]\nallowed_uids = [65534]\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[listen]\nallowed_uids = [65534]\n").await;
     let script = script.replace(&port.to_string(), &pgferry.address().port().to_string());
     let mut child = tokio::process::Command::new("bash")
         .args(["-c", &script])

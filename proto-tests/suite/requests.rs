@@ -9,7 +9,7 @@ use proto_tests::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    support::{PATIENCE, World, until, until_true},
+    support::{PATIENCE, World, serve, until, until_true},
     systems::Stage,
 };
 
@@ -103,8 +103,7 @@ async fn the_second_connection_without_an_operator_asks_nobody_else() {
 #[tokio::test]
 async fn a_spare_session_is_given_away_once() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nspare = \"15s\"\n");
-    let mut pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let mut pgferry = serve(&world.api, "[sessions]\nspare = \"15s\"\n").await;
     let two = "select count(*) = 2 from pg_stat_activity where usename = 'app' and backend_type = 'client backend'";
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     first.query("set application_name = 'used'").await.unwrap();
@@ -135,8 +134,7 @@ async fn a_spare_session_is_given_away_once() {
 #[tokio::test]
 async fn a_spare_session_does_not_outlive_its_kubeconfig() {
     let (world, other) = (World::new().await, World::new().await);
-    let config = world.api.write("config.toml", "[sessions]\nspare = \"15s\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nspare = \"15s\"\n").await;
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     let idle = "select count(*) = 1 from pg_stat_activity where usename = 'app' and state = 'idle' and query = ''";
     until_true(&mut first, idle).await;
@@ -151,8 +149,7 @@ async fn a_spare_session_does_not_outlive_its_kubeconfig() {
 async fn two_hundred_sessions_at_once() {
     let world = World::with(|setup| setup.setting("max_connections", "400")).await;
     // What is asked is whether all are served, not how fast: each does two handshakes here, both ends of both.
-    let config = world.api.write("config.toml", "[sessions]\nconnect_timeout = \"3m\"\n");
-    let pgferry = Arc::new(world.pgferry_with(&["--config", config.to_str().unwrap()]).await);
+    let pgferry = Arc::new(serve(&world.api, "[sessions]\nconnect_timeout = \"3m\"\n").await);
     let sessions = (0..200).map(|number: u32| {
         let pgferry = Arc::clone(&pgferry);
         tokio::spawn(async move {

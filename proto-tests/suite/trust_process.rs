@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{BINARY, PATIENCE, World, let_in, plugin, runs, until_true};
+use crate::support::{BINARY, PATIENCE, World, let_in, plugin, runs, serve, until_true};
 
 /// Somebody else on this machine.
 const NOBODY: u32 = 65_534;
@@ -172,8 +172,7 @@ const SPARE: &str = "select count(*) = 1 from pg_stat_activity where usename = '
 #[tokio::test]
 async fn a_spare_session_leaves_its_place_to_a_client() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 2\nspare = \"1h\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_connections = 2\nspare = \"1h\"\n").await;
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     until_true(&mut first, SPARE).await;
     // It is of no use to this one, and it is in its way.
@@ -194,8 +193,7 @@ async fn a_spare_session_leaves_its_place_to_a_client() {
 #[tokio::test]
 async fn one_session_is_one_session() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_connections = 1\nspare = \"15s\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_connections = 1\nspare = \"15s\"\n").await;
     for database in ["shop.prod", "shop.prod", "shop.prod/postgres", "shop.prod"] {
         let mut wire = let_in(&pgferry, "app", database).await;
         assert_eq!(wire.value(SESSIONS).await.unwrap(), "1");
@@ -210,8 +208,7 @@ async fn one_session_is_one_session() {
 #[tokio::test]
 async fn a_spare_session_is_not_another_kubernetes_users() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nspare = \"1h\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nspare = \"1h\"\n").await;
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     until_true(&mut first, SPARE).await;
     let other = world.api.user("other");
@@ -228,8 +225,7 @@ async fn a_spare_session_is_not_another_kubernetes_users() {
 #[tokio::test]
 async fn a_spare_session_keeps_nobody_from_its_cluster() {
     let world = World::new().await;
-    let config = world.api.write("config.toml", "[sessions]\nmax_per_cluster = 2\nspare = \"1h\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nmax_per_cluster = 2\nspare = \"1h\"\n").await;
     let mut first = pgferry.connect("app", "shop.prod").await.unwrap();
     until_true(&mut first, SPARE).await;
     let mut second = pgferry.connect("app", "shop.prod/postgres").await.expect("a spare one keeps nobody out");
@@ -292,8 +288,7 @@ async fn what_others_wrote_is_shown_and_not_obeyed() {
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("wild") && !controls(&out) && !controls(&err), "{out:?} {err:?}");
     }
-    let config = world.api.write("config.toml", "[sessions]\nprimary_wait = \"0s\"\n");
-    let pgferry = world.pgferry_with(&["--config", config.to_str().unwrap()]).await;
+    let pgferry = serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
     for user in ["pgferry", "nobody"] {
         let refusal = pgferry.refusal(user, "wild.prod").await;
         assert!(!controls(&format!("{}{}{}", refusal.message, refusal.detail, refusal.hint)), "{refusal:?}");
