@@ -7,7 +7,7 @@ use proto_tests::{
     hostile::{Asks, Hostile},
     kubernetes::{Backend, Fault, certificates::Authority},
     subject::Subject,
-    systems::{State, System, Zalando, drawn},
+    systems::{State, Zalando, draw},
     wire::{Fields, Wire, startup},
 };
 use serde_json::json;
@@ -195,12 +195,7 @@ async fn distrusted() -> Vec<Row> {
         asking("a server asks for an MD5 hash", Asks::Md5, false).await,
         caused("two systems have a cluster of this name", "pgferry", "shop.prod", |world| {
             let state = State::new(&Zalando, "prod", 1);
-            for (group, version, plural) in Zalando.resources() {
-                world.api.serve_crd(group, version, plural);
-            }
-            for (plural, object) in drawn(&Zalando, &state) {
-                world.api.put(plural, object);
-            }
+            draw(&world.api, &Zalando, &state);
         })
         .await,
     ]

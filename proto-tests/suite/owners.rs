@@ -8,7 +8,7 @@ use proto_tests::{
     postgres::{PostgresServer, Setup},
     secrets,
     subject::Subject,
-    systems::{State, System, Zalando, drawn},
+    systems::{State, System, Zalando, draw},
 };
 use serde_json::{Value, json};
 
@@ -29,10 +29,7 @@ async fn zalandos_databases_have_their_owners() {
     let server = PostgresServer::start(setup.application("bar_owner_user", &password, "bar")).await.unwrap();
     let state = State::new(&Zalando, "prod", 1);
     let api = FakeKubernetes::start().await;
-    api.serve_crd("acid.zalan.do", "v1", "postgresqls");
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     api.backend("prod", &Zalando.pod_name(&state, 0), Zalando.port(), Backend::To(server.address()));
     api.change("postgresqls", "prod", "shop", |object| {
         object["spec"]["users"] = json!({"app_owner": [], "bi_user": []});
@@ -158,10 +155,7 @@ async fn names_with_control_characters_are_refused() {
     let state = State::new(&Zalando, "prod", 1);
     let api = FakeKubernetes::start().await;
     Cluster::new(&api, ("prod", "ledger"), &secrets::make("app"), &[server.address()]);
-    api.serve_crd("acid.zalan.do", "v1", "postgresqls");
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     api.backend("prod", &Zalando.pod_name(&state, 0), Zalando.port(), Backend::To(server.address()));
     let pgferry = serve(&api, "").await;
     for name in ["a\u{1b}[31mb", "a\nb", "\ta", "a\u{7f}", "a\u{85}b"] {

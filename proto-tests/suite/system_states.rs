@@ -1,7 +1,7 @@
 //! Clusters of every system that do not serve, on purpose or for a moment, and leaders that few rights still show.
 
 use proto_tests::systems::{
-    Crunchy, Elastisys, KubeBlocks, KubeDb, Kubegres, Percona, StackGres, StatefulSet, System, Zalando, drawn,
+    Crunchy, Elastisys, KubeBlocks, KubeDb, Kubegres, Percona, StackGres, StatefulSet, System, Zalando, draw,
 };
 use serde_json::{Value, json};
 
@@ -180,9 +180,7 @@ async fn a_leader_object_without_labels_counts_among_several_clusters() {
     let mut stage = Stage::new(&Zalando).await;
     let mut other = stage.state.clone();
     other.name = "other".to_owned();
-    for (plural, object) in drawn(&Zalando, &other) {
-        stage.api.put(plural, object);
-    }
+    draw(&stage.api, &Zalando, &other);
     let unlabel = |stage: &Stage<'_>| {
         stage.api.change("endpoints", "prod", "shop", |object| object["metadata"]["labels"] = json!({}));
     };

@@ -66,9 +66,6 @@ impl<'a> Stage<'a> {
 
     async fn of(system: &'a dyn System, state: State, servers: Vec<PostgresServer>) -> Self {
         let api = FakeKubernetes::start().await;
-        for (group, version, plural) in system.resources() {
-            api.serve_crd(group, version, plural);
-        }
         let it = Self { system, api, servers, state };
         for (number, server) in it.servers.iter().enumerate() {
             let pod = system.pod_name(&it.state, number);
@@ -81,9 +78,7 @@ impl<'a> Stage<'a> {
 
     /// Puts the state's objects into the API.
     pub(crate) fn draw(&self) {
-        for (plural, object) in systems::drawn(self.system, &self.state) {
-            self.api.put(plural, object);
-        }
+        systems::draw(&self.api, self.system, &self.state);
         let namespace = self.system.server_namespace(&self.state);
         if let Some(labels) = self.system.pooler_labels(&self.state).filter(|_| self.state.pooler) {
             self.api.put("pods", bare_pod(&namespace, "a-pooler", &labels, self.system.port()));

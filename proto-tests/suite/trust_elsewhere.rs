@@ -5,7 +5,7 @@ use proto_tests::{
     kubernetes::Backend,
     postgres::{Hba, PostgresServer, Setup},
     secrets,
-    systems::{Bitnami, State, System, drawn},
+    systems::{Bitnami, State, System, draw},
 };
 use serde_json::json;
 
@@ -63,9 +63,7 @@ async fn what_cannot_be_looked_at_keeps_its_name() {
 async fn an_exact_name_elsewhere_does_not_take_a_releases() {
     let stage = Stage::new().await;
     let chart = State { name: "set".to_owned(), ..State::new(&Bitnami, "prod", 2) };
-    for (plural, object) in drawn(&Bitnami, &chart) {
-        stage.api.put(plural, object);
-    }
+    draw(&stage.api, &Bitnami, &chart);
     let named = stage.pgferry().await.refusal("nobody", "set").await;
     assert!(named.code == "28000" && named.message.contains("prod"), "the release is found: {named:?}");
     stage.connection(("tenant", "set"), "access");
@@ -119,9 +117,7 @@ async fn what_worked_before_is_the_same_roles() {
     setup.sql.push(format!("ALTER ROLE postgres PASSWORD '{}'", chart.superuser));
     let database = PostgresServer::start(setup).await.unwrap();
     let stage = Stage::new().await;
-    for (plural, object) in drawn(&Bitnami, &chart) {
-        stage.api.put(plural, object);
-    }
+    draw(&stage.api, &Bitnami, &chart);
     stage.api.backend("prod", &Bitnami.pod_name(&chart, 0), Bitnami.port(), Backend::To(database.address()));
     let pgferry = stage.pgferry().await;
     let target = Bitnami.plain_target(&chart);

@@ -6,7 +6,7 @@ use proto_tests::{
     kubernetes::{Backend, FakeKubernetes},
     postgres::PostgresServer,
     secrets,
-    systems::{State, System, Zalando, drawn},
+    systems::{State, System, Zalando, draw},
 };
 use serde_json::{Value, json};
 
@@ -49,12 +49,7 @@ impl Stage {
 #[tokio::test]
 async fn patronis_services_without_selectors_and_a_pooler() {
     let (stage, cluster) = (Stage::new().await, State::new(&Zalando, "prod", 2));
-    for (group, version, plural) in Zalando.resources() {
-        stage.api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &cluster) {
-        stage.api.put(plural, object);
-    }
+    draw(&stage.api, &Zalando, &cluster);
     for name in ["shop-0", "shop-1"] {
         stage.api.backend("prod", name, 5432, Backend::To(stage.server.address()));
     }

@@ -5,7 +5,7 @@ use proto_tests::{
     hostile::{Asks, Hostile},
     kubernetes::{Backend, FakeKubernetes, certificates::Authority},
     secrets,
-    systems::{State, System, Zalando, drawn},
+    systems::{State, Zalando, draw},
 };
 use serde_json::json;
 
@@ -156,12 +156,7 @@ async fn nor_where_the_system_has_only_a_superuser() {
     let superuser = state.superuser.clone();
     server.set_hba("local all all trust\nhost all all all trust\n");
     server.execute(&format!("ALTER ROLE postgres PASSWORD '{superuser}'")).await.unwrap();
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     api.backend("prod", "shop-0", 5432, Backend::To(server.address()));
     api.change("postgresqls", "prod", "shop", |object| object["spec"] = json!({"numberOfInstances": 1}));
     let mut extra = secret(("prod", "extra"), &[("username", "extra"), ("password", &password)]);
@@ -220,12 +215,7 @@ async fn the_members_of_a_marked_service_are_its_own() {
     let state = State::new(&Zalando, "prod", 2);
     let api = FakeKubernetes::start().await;
     let hostile = Hostile::start(Asks::Nothing).await;
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     for pod in ["shop-0", "shop-1"] {
         api.backend("prod", pod, 5432, Backend::To(hostile.address()));
     }

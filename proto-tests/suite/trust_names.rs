@@ -10,7 +10,7 @@ use proto_tests::{
     postgres::PostgresServer,
     secrets,
     subject::Subject,
-    systems::{Elastisys, State, System, Zalando, drawn},
+    systems::{Elastisys, State, System, Zalando, draw},
 };
 use serde_json::{Value, json};
 
@@ -238,12 +238,8 @@ async fn readings_that_lead_to_the_same_pods_are_one_cluster() {
     let behind = State { namespace: Elastisys.server_namespace(&state), ..state.clone() };
     let api = FakeKubernetes::start().await;
     let hostile = Hostile::with_tls(Asks::Nothing, &Authority::new("spilo").server(&["spilo.example.org"])).await;
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &behind).into_iter().chain(drawn(&Elastisys, &state)) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &behind);
+    draw(&api, &Elastisys, &state);
     api.backend(&behind.namespace, "shop-0", 5432, Backend::To(hostile.address()));
     for namespace in ["default", "tenant", &behind.namespace] {
         let pgferry = serve(&api, &format!("[kubernetes]\nnamespace = \"{namespace}\"\n")).await;
@@ -263,9 +259,7 @@ async fn an_access_secrets_service_is_where_its_host_is() {
     let api = FakeKubernetes::start().await;
     let pair = Authority::new("spilo").server(&["spilo.example.org"]);
     let (right, thief) = (Hostile::with_tls(Asks::Nothing, &pair).await, Hostile::with_tls(Asks::Md5, &pair).await);
-    for (plural, object) in drawn(&Elastisys, &cluster) {
-        api.put(plural, object);
-    }
+    draw(&api, &Elastisys, &cluster);
     api.backend(&Elastisys.server_namespace(&cluster), "shop-0", 5432, Backend::To(right.address()));
     pod(&api, ("tenant", "thief-0"), &json!({"app": "thief"}), thief.address());
     for name in ["shop-access", "shop"] {
@@ -289,12 +283,7 @@ async fn two_operators_of_one_name_are_told_apart_by_an_alias() {
     let stage = Stage::new().await;
     stage.operated(("prod", "set"));
     let zalando = State { name: "set".to_owned(), ..State::new(&Zalando, "prod", 1) };
-    for (group, version, plural) in Zalando.resources() {
-        stage.api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &zalando) {
-        stage.api.put(plural, object);
-    }
+    draw(&stage.api, &Zalando, &zalando);
     let refusal = stage.pgferry().await.refusal("pgferry", "set.prod").await;
     assert_eq!(refusal.code, "3D000", "{refusal:?}");
     for system in ["cloudnative-pg", "zalando"] {

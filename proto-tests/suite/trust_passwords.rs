@@ -7,7 +7,7 @@ use proto_tests::{
     kubernetes::{Backend, FakeKubernetes, certificates::Authority},
     postgres::{Hba, PostgresServer, Setup},
     secrets,
-    systems::{State, System, Zalando, drawn},
+    systems::{State, Zalando, draw},
 };
 use serde_json::{Value, json};
 
@@ -26,12 +26,7 @@ async fn shop(password: &str, server: std::net::SocketAddr) -> FakeKubernetes {
 /// Zalando's, whose version 1 still hashes with MD5.
 async fn zalando(state: &State, server: std::net::SocketAddr) -> FakeKubernetes {
     let api = FakeKubernetes::start().await;
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, state);
     api.backend("prod", "shop-0", 5432, Backend::To(server));
     api
 }

@@ -8,7 +8,7 @@ use proto_tests::{
     postgres::PostgresServer,
     secrets,
     subject::Start,
-    systems::{State, System, Zalando, bare_pod, drawn},
+    systems::{State, System, Zalando, bare_pod, draw},
 };
 use serde_json::{Value, json};
 
@@ -142,12 +142,7 @@ async fn a_roles_secret_is_read_in_its_clusters_namespace() {
     let state = State::new(&Zalando, "tenant", 1);
     let theirs = secrets::make("theirs");
     let (api, server) = (FakeKubernetes::start().await, server(&[("prod.x", &theirs)]).await);
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     api.change("postgresqls", "tenant", "shop", |object| object["spec"]["databases"] = json!({"prod.x": "prod.x"}));
     let name = "prod.x.shop.credentials.postgresql.acid.zalan.do";
     api.put("secrets", secret(("prod", name), &[("username", "prod.x"), ("password", &theirs)]));
@@ -294,12 +289,7 @@ async fn a_target_that_a_client_types_is_no_path() {
 async fn an_objects_words_have_no_control_characters() {
     let state = State::new(&Zalando, "tenant", 1);
     let api = FakeKubernetes::start().await;
-    for (group, version, plural) in Zalando.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&Zalando, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &Zalando, &state);
     api.delete("pods", "tenant", "shop-0");
     let words = "Updating\u{1b}]0;owned\u{7}\nFATAL:  \u{9b}31mforged\u{202e}";
     api.change("postgresqls", "tenant", "shop", |object| object["status"]["PostgresClusterStatus"] = json!(words));

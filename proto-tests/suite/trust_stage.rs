@@ -6,7 +6,7 @@ use proto_tests::{
     kubernetes::{Backend, FakeKubernetes},
     postgres::{PostgresServer, Setup},
     secrets,
-    systems::{State, System, bare_pod, drawn},
+    systems::{State, System, bare_pod, draw},
     wire::Wire,
 };
 use std::net::SocketAddr;
@@ -68,12 +68,7 @@ impl Attack {
 pub(crate) async fn stage(attack: &Attack, hostile: &Hostile, password: &str) -> FakeKubernetes {
     let state = State::new(&*attack.system, "tenant", if attack.system.name() == "deployment" { 1 } else { 2 });
     let api = FakeKubernetes::start().await;
-    for (group, version, plural) in attack.system.resources() {
-        api.serve_crd(group, version, plural);
-    }
-    for (plural, object) in drawn(&*attack.system, &state) {
-        api.put(plural, object);
-    }
+    draw(&api, &*attack.system, &state);
     for number in 0..state.servers {
         let namespace = attack.system.server_namespace(&state);
         let pod = attack.system.pod_name(&state, number);

@@ -8,7 +8,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::{cnpg::encoded, kubernetes::certificates::Authority, secrets};
+use crate::{
+    cnpg::encoded,
+    kubernetes::{FakeKubernetes, certificates::Authority},
+    secrets,
+};
 
 mod operators;
 mod plain;
@@ -220,6 +224,16 @@ pub fn all() -> Vec<Box<dyn System>> {
 pub fn drawn(system: &dyn System, state: &State) -> Vec<(&'static str, Value)> {
     let pods = (0..state.servers).map(|number| ("pods", pod(system, state, number)));
     system.objects(state).into_iter().chain(pods).collect()
+}
+
+/// Puts it on the fake API, which serves the system's resources from then on.
+pub fn draw(api: &FakeKubernetes, system: &dyn System, state: &State) {
+    for (group, version, plural) in system.resources() {
+        api.serve_crd(group, version, plural);
+    }
+    for (plural, object) in drawn(system, state) {
+        api.put(plural, object);
+    }
 }
 
 /// A server's pod, ready; the uid is fixed so that endpoints can name it.
