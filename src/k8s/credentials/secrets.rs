@@ -34,6 +34,10 @@ const LEFT_ALONE: Duration = Duration::from_secs(30);
 /// A login, as a key of what is remembered: on whose behalf, cluster, source and role.
 type Refused = (Caller, ClusterId, String, String);
 
+fn refused_key(caller: Caller, cluster: &ClusterId, login: &Login) -> Refused {
+    (caller, cluster.clone(), login.source.clone(), login.user.clone())
+}
+
 /// Secrets whose passwords a server has refused, by their name and the role.
 #[derive(Debug, Default)]
 struct Refusals(Mutex<HashMap<Refused, Refusal>>);
@@ -50,7 +54,7 @@ impl Refusals {
     fn note(&self, caller: Caller, cluster: &ClusterId, login: &Login) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, refusal| refusal.at.elapsed() < LEFT_ALONE);
-        let key = (caller, cluster.clone(), login.source.clone(), login.user.clone());
+        let key = refused_key(caller, cluster, login);
         let before =
             all.get(&key).filter(|refusal| refusal.version == login.version).map_or(0, |refusal| refusal.times);
         all.insert(key, Refusal { version: login.version.clone(), at: Instant::now(), times: before + 1 });
@@ -59,7 +63,7 @@ impl Refusals {
     /// Refuses a login that was refused twice a moment ago.
     fn check(&self, caller: Caller, cluster: &ClusterId, login: &Login) -> Result<(), Report> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(refusal) = all.get(&(caller, cluster.clone(), login.source.clone(), login.user.clone())) else {
+        let Some(refusal) = all.get(&refused_key(caller, cluster, login)) else {
             return Ok(());
         };
         let rest = LEFT_ALONE.saturating_sub(refusal.at.elapsed());

@@ -75,7 +75,7 @@ pub struct DirectoryParams {
 }
 
 /// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
-type Known = HashMap<KnownKey, (Place, SystemRef, Instant)>;
+type Led = (Place, SystemRef, Instant);
 
 /// Who asked, in which context, for which name, and of which system.
 type KnownKey = (Caller, String, String, Option<String>);
@@ -94,7 +94,7 @@ pub struct Kubernetes {
     systems: Arc<Systems>,
     watches: Watches,
     params: DirectoryParams,
-    known: Mutex<Known>,
+    known: Mutex<HashMap<KnownKey, Led>>,
     recent: Arc<Recent>,
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
@@ -119,10 +119,13 @@ impl Kubernetes {
         }
     }
 
+    fn known(&self, ask: &Ask, context: &Context) -> Option<Led> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()
+    }
+
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
-        let (place, system, at) =
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()?;
+        let (place, system, at) = self.known(ask, context)?;
         // A bare name that led elsewhere is looked for again now and then: it may be somebody's here since.
         let is_sure = place.0 == *context.namespace() || ask.target.name.contains('.');
         if !is_sure && at.elapsed() >= MOMENT {
@@ -133,8 +136,8 @@ impl Kubernetes {
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
     async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned();
-        let known = known
+        let known = self
+            .known(ask, context)
             .filter(|(place, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(place, context, system));
         let Some((place, system, _)) = known else {
             return Ok(None);
