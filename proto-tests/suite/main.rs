@@ -2,44 +2,63 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod documents;
-mod faults_stage;
 mod layers;
-mod size;
 mod support;
-mod system_states;
-mod systems;
-mod trust_stage;
-mod unknown_systems;
 
-mod cancel;
-mod cluster_states;
-mod command_line;
-mod copy_extended;
-mod encryption;
-mod endures;
-mod endures_load;
-mod errors;
-mod failover;
-mod faults;
-mod faults_api;
-mod faults_ends;
-mod goodbye;
-mod hostile_bytes;
-mod kubernetes_logins;
-mod limits_and_drain;
-mod log_lines;
-mod logins;
-mod logins_in_background;
-mod names;
-mod owners;
-mod protocol;
-mod requests;
-mod trust;
-mod trust_elsewhere;
-mod trust_everyday;
-mod trust_marks;
-mod trust_names;
-mod trust_passwords;
-mod trust_process;
-mod trust_reach;
-mod watching;
+/// What each feature promises its user.
+mod features {
+    mod cancel;
+    mod command_line;
+    mod copy_extended;
+    mod encryption;
+    mod errors;
+    mod goodbye;
+    mod hostile_bytes;
+    mod limits_and_drain;
+    mod log_lines;
+    mod logins;
+    mod names;
+    mod protocol;
+    mod size;
+}
+
+/// What breaks, and what a client reads then.
+mod faults {
+    mod api;
+    mod cluster_states;
+    mod ends;
+    mod failover;
+    pub(crate) mod stage;
+    mod ways;
+}
+
+/// Every way that PostgreSQL lives in Kubernetes.
+mod systems {
+    pub(crate) mod every;
+    mod owners;
+    mod states;
+    mod unknown;
+}
+
+/// What holds over hours: logins, watches, requests, load.
+mod lasting {
+    mod endures;
+    mod kubernetes_logins;
+    mod load;
+    mod logins_in_background;
+    mod requests;
+    mod watching;
+}
+
+/// What others wrote, and how far it is followed.
+mod trust {
+    mod elsewhere;
+    mod everyday;
+    mod marks;
+    pub(crate) mod names;
+    mod passwords;
+    mod paths;
+    mod process;
+    mod reach;
+    pub(crate) mod stage;
+}

@@ -9,19 +9,38 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::{
-    cnpg::encoded,
     kubernetes::{FakeKubernetes, certificates::Authority},
     secrets,
 };
 
-mod operators;
-mod plain;
+mod bitnami;
+mod cnpg;
+mod connection_secret;
+mod elastisys;
+mod kubeblocks;
+mod kubedb;
+mod kubegres;
+mod layout;
+mod marked;
+mod pgo;
+mod stackgres;
+mod tembo;
+mod workloads;
+mod zalando;
 
-pub use operators::{
-    CloudNativePg, Crunchy, Edb, KubeBlocks, KubeDb, KubeDbCertificate, Kubegres, Percona, StackGres, Tembo, Zalando,
-    ZalandoConfigMaps,
-};
-pub use plain::{Bitnami, BitnamiHa, ConnectionSecret, Deployment, Elastisys, Marked, StatefulSet};
+pub use bitnami::{Bitnami, BitnamiHa};
+pub use cnpg::{CloudNativePg, Edb};
+pub use connection_secret::ConnectionSecret;
+pub use elastisys::Elastisys;
+pub use kubeblocks::KubeBlocks;
+pub use kubedb::{KubeDb, KubeDbCertificate};
+pub use kubegres::Kubegres;
+pub use marked::Marked;
+pub use pgo::{Crunchy, Percona};
+pub use stackgres::StackGres;
+pub use tembo::Tembo;
+pub use workloads::{Deployment, StatefulSet};
+pub use zalando::{Zalando, ZalandoConfigMaps};
 
 /// One cluster's state.
 #[derive(Clone, Debug)]
@@ -258,111 +277,6 @@ pub fn bare_pod(namespace: &str, name: &str, labels: &Value, port: u16) -> Value
 
 fn uid(namespace: &str, name: &str) -> String {
     format!("uid-{namespace}-{name}")
-}
-
-/// A Secret.
-fn secret(state: &State, name: &str, labels: &Value, data: &[(&str, &str)]) -> (&'static str, Value) {
-    typed_secret(state, name, "Opaque", labels, data)
-}
-
-fn typed_secret(state: &State, name: &str, kind: &str, labels: &Value, data: &[(&str, &str)]) -> (&'static str, Value) {
-    let data: serde_json::Map<String, Value> =
-        data.iter().map(|(key, value)| ((*key).to_owned(), json!(encoded(value)))).collect();
-    let object = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": kind,
-        "metadata": {"namespace": state.namespace, "name": name, "labels": labels}, "data": data,
-    });
-    ("secrets", object)
-}
-
-/// The Secret of a certificate, as cert-manager and most operators make it.
-fn certificate_secret(state: &State, name: &str, (certificate, key): &(String, String)) -> (&'static str, Value) {
-    let data = [("ca.crt", state.authority.as_str()), ("tls.crt", certificate), ("tls.key", key)];
-    typed_secret(state, name, "kubernetes.io/tls", &json!({}), &data)
-}
-
-/// A custom resource.
-fn custom(
-    state: &State,
-    plural: &'static str,
-    api: (&str, &str),
-    spec: &Value,
-    status: &Value,
-) -> (&'static str, Value) {
-    let (version, kind) = api;
-    let object = json!({
-        "apiVersion": version, "kind": kind,
-        "metadata": {"namespace": state.namespace, "name": state.name, "labels": {}, "annotations": {}},
-        "spec": spec, "status": status,
-    });
-    (plural, object)
-}
-
-/// A Service; without a selector where that is null.
-fn service(namespace: &str, name: &str, labels: &Value, selector: &Value) -> (&'static str, Value) {
-    let mut object = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"namespace": namespace, "name": name, "labels": labels, "annotations": {}},
-        "spec": {"ports": [{"name": "postgresql", "port": 5432, "targetPort": 5432}]},
-    });
-    if !selector.is_null() {
-        object["spec"]["selector"] = selector.clone();
-    }
-    ("services", object)
-}
-
-/// Patroni's Endpoints: annotations and the leader's address.
-fn patroni_endpoints(system: &dyn System, state: &State, name: &str, labels: &Value) -> (&'static str, Value) {
-    let namespace = system.server_namespace(state);
-    let leader = system.pod_name(state, state.leader);
-    let object = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"namespace": namespace, "name": name, "labels": labels, "annotations": patroni_annotations(&leader)},
-        "subsets": [{
-            "addresses": [{"ip": "198.51.100.7", "targetRef": {
-                "kind": "Pod", "name": leader, "namespace": namespace, "uid": uid(&namespace, &leader),
-            }}],
-            "ports": [{"name": "postgresql", "port": system.port(), "protocol": "TCP"}],
-        }],
-    });
-    ("endpoints", object)
-}
-
-fn patroni_annotations(leader: &str) -> Value {
-    json!({
-        "leader": leader, "ttl": "30", "transitions": "3", "optime": "50331648",
-        "acquireTime": "2026-01-01T00:00:00+00:00", "renewTime": "2026-01-01T00:00:10+00:00",
-    })
-}
-
-/// What an EndpointSlice says of a Service whose endpoints are these pods.
-fn slice(system: &dyn System, state: &State, service: &str, numbers: &[usize]) -> (&'static str, Value) {
-    let namespace = system.server_namespace(state);
-    let endpoints: Vec<Value> = numbers
-        .iter()
-        .map(|number| {
-            let pod = system.pod_name(state, *number);
-            json!({
-                "addresses": ["198.51.100.7"], "conditions": {"ready": true},
-                "targetRef": {"kind": "Pod", "name": pod, "namespace": namespace, "uid": uid(&namespace, &pod)},
-            })
-        })
-        .collect();
-    let object = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "namespace": namespace, "name": format!("{service}-abcde"),
-            "labels": {"kubernetes.io/service-name": service},
-        },
-        "endpoints": endpoints,
-        "ports": [{"name": "postgresql", "port": system.port(), "protocol": "TCP"}],
-    });
-    ("endpointslices", object)
-}
-
-/// The role of a pod, in a system's own words.
-fn role<'a>(state: &State, number: usize, primary: &'a str, replica: &'a str) -> &'a str {
-    if state.labelled.contains(&number) { primary } else { replica }
 }
 
 /// The SQL that makes the roles of a state.

@@ -5,7 +5,7 @@ use proto_tests::systems::{
 };
 use serde_json::{Value, json};
 
-use crate::systems::Stage;
+use crate::systems::every::Stage;
 
 /// What an object says, and the words for it.
 type Row = (Box<dyn System>, &'static str, fn(&mut Value), &'static str);

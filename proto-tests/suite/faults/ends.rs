@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::time::timeout;
 
 use crate::{
-    faults_stage::{COPY, End, IN_TIME, Stage, end_with},
+    faults::stage::{COPY, End, IN_TIME, Stage, end_with},
     support::until,
 };
 

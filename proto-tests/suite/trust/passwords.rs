@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::serve,
-    trust_stage::{pod, secret, service, who},
+    trust::stage::{pod, secret, service, who},
 };
 
 /// CloudNativePG's `shop` in `prod`, with a server of one's own choice.

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
-    faults_stage::{IN_TIME, Stage, wrong},
+    faults::stage::{IN_TIME, Stage, wrong},
     support::until,
 };
 

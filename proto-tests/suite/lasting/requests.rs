@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     support::{PATIENCE, World, serve, until, until_true},
-    systems::Stage,
+    systems::every::Stage,
 };
 
 /// An API server that is busy for a moment, a node that fails one upgrade, a connection that is cut: none of them is

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{list, serve},
-    trust_stage::{pod, secret, server, service, slice, tunnels_to, who},
+    trust::stage::{pod, secret, server, service, slice, tunnels_to, who},
 };
 
 /// Namespace `prod` with the databases, and a tenant's Secret that leads to one of them.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{BINARY, serve},
-    trust_stage::{pod, secret, server, service, slice, smuggled, tunnels_to, who},
+    trust::stage::{pod, secret, server, service, slice, smuggled, tunnels_to, who},
 };
 
 const AT_ONCE: &str = "[sessions]\nprimary_wait = \"0s\"\n";

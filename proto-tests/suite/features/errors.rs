@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     documents::in_docs,
     support::{World, let_in, serve},
-    trust_stage::{secret, service},
+    trust::stage::{secret, service},
 };
 
 /// A caused failure: what happened in the reader's words, and what the client read.

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::{
     support::{list, serve},
-    trust_names::{Stage, means},
-    trust_stage::{pod, secret, service, who},
+    trust::names::{Stage, means},
+    trust::stage::{pod, secret, service, who},
 };
 
 /// The refusal of a name that two have, each with a spelling.

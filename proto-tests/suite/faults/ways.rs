@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    faults_stage::{COPY, End, IN_TIME, Stage, end_with, wrong},
+    faults::stage::{COPY, End, IN_TIME, Stage, end_with, wrong},
     support::World,
 };
 

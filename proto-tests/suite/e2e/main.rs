@@ -15,15 +15,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-#[path = "e2e_endurance.rs"]
 mod endurance;
-#[path = "e2e_failover.rs"]
 mod failover;
-#[path = "e2e_lasting.rs"]
 mod lasting;
-#[path = "e2e_systems.rs"]
 mod systems;
-#[path = "e2e_trust.rs"]
 mod trust;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pgferry");

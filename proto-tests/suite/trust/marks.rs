@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     support::{World, list, serve},
-    trust_stage::{pod, secret, server, service, tunnels_to, who},
+    trust::stage::{pod, secret, server, service, tunnels_to, who},
 };
 
 /// Without patience for a primary that never comes.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{list, serve},
-    trust_stage::{pod, secret, server, service, tunnels_to, who},
+    trust::stage::{pod, secret, server, service, tunnels_to, who},
 };
 
 /// What may be called `set`, from what comes first to what comes last. Each has a login of its own, which tells them

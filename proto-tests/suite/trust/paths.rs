@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{self, serve},
-    trust_stage::{Attack, CLIMB, EXEC, VICTIM, refused, smuggled, stage},
+    trust::stage::{Attack, CLIMB, EXEC, VICTIM, refused, smuggled, stage},
 };
 
 const VERIFIED: &str = "[clusters.\"shop.tenant\"]\nsslmode = \"verify-full\"\nsslservername = \"x\"\n";
