@@ -86,6 +86,9 @@ impl System for Bitnami {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         no_lists()
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }
 
 /// Bitnami's chart `postgresql-ha`: only the servers know who leads.

@@ -63,4 +63,7 @@ impl System for ConnectionSecret {
         all.extend([("get", "pods"), ("list", "pods")]);
         all
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }

@@ -61,4 +61,7 @@ impl System for KubeBlocks {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         by_labels("clusters")
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }

@@ -57,6 +57,9 @@ impl System for KubeDb {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         by_labels("postgreses")
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }
 
 impl System for KubeDbCertificate {
@@ -105,5 +108,8 @@ impl System for KubeDbCertificate {
             ("list", "secrets"),
             ("get", "appbindings"),
         ]
+    }
+    fn has_leader_object(&self) -> bool {
+        false
     }
 }

@@ -55,4 +55,7 @@ impl System for Kubegres {
         // Only the resource says which Secret it is.
         vec![("list", "kubegres"), ("watch", "kubegres"), ("watch", "pods"), ("list", "secrets")]
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }

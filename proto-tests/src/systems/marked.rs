@@ -69,4 +69,7 @@ impl System for Marked {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         vec![("list", "secrets"), ("list", "statefulsets"), ("list", "deployments"), ("watch", "pods")]
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }

@@ -210,6 +210,11 @@ pub trait System: Send + Sync {
     fn asks_the_servers(&self) -> bool {
         false
     }
+
+    /// Whether the leader object, or where there is none the label, names the pod.
+    fn has_leader_object(&self) -> bool {
+        !self.asks_the_servers()
+    }
 }
 
 /// All systems, in the README's order.

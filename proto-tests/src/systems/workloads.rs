@@ -102,4 +102,7 @@ impl System for Deployment {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         no_lists()
     }
+    fn has_leader_object(&self) -> bool {
+        false
+    }
 }

@@ -117,15 +117,6 @@ impl<'a> Stage<'a> {
         };
         self.api.requests().iter().filter(of_pod).count()
     }
-
-    /// The leader object, or where there is none the label, names the pod.
-    fn has_leader_object(&self) -> bool {
-        !matches!(
-            self.system.name(),
-            "kubedb" | "kubeblocks" | "kubegres" | "service" | "connection-secret" | "deployment"
-        ) && !self.system.asks_the_servers()
-            && self.system.name() != "bitnami"
-    }
 }
 
 async fn servers(system: &dyn System, state: &State) -> Vec<PostgresServer> {
@@ -181,7 +172,10 @@ async fn listed(stage: &Stage<'_>) -> Cell {
     assert_eq!((&found["system"], &found["ready"]), (&json!(stage.system.name()), &json!(true)), "{found:#}");
     assert_eq!(found["namespace"], stage.state.namespace);
     let first = stage.system.pod_name(&stage.state, 0);
-    assert!(found["primary"] == json!(first) || found["primary"].is_null() && !stage.has_leader_object(), "{found:#}");
+    assert!(
+        found["primary"] == json!(first) || found["primary"].is_null() && !stage.system.has_leader_object(),
+        "{found:#}"
+    );
     // Lists read no Secret that a Service or a container's environment names.
     if login.database != "postgres" && !matches!(stage.system.name(), "service" | "deployment") {
         assert!(found["databases"].as_array().unwrap().contains(&json!(login.database)), "{found:#}");
@@ -262,7 +256,7 @@ async fn two_primaries(stage: &mut Stage<'_>) -> Cell {
     let mut cell = Cell::Works;
     let mut lies = vec![vec![0, 1]];
     // Behind a Service only what it selects can be seen.
-    if stage.has_leader_object() && stage.system.name() != "elastisys" {
+    if stage.system.has_leader_object() && stage.system.name() != "elastisys" {
         lies.push(vec![1]);
     }
     for labelled in lies {
@@ -270,7 +264,7 @@ async fn two_primaries(stage: &mut Stage<'_>) -> Cell {
         stage.draw();
         stage.api.forget_requests();
         let pgferry = stage.pgferry("").await;
-        if stage.has_leader_object() {
+        if stage.system.has_leader_object() {
             let mut wire = connect(&pgferry, "pgferry", &stage.target()).await;
             assert_eq!(stage.server_of(&mut wire).await, 0);
             assert_eq!(stage.forwards_to(&other), 0, "{}", stage.system.title());

@@ -30,7 +30,7 @@ use crate::{
         http::impersonate,
         names::{Namespace, ObjectName},
         plugin::For,
-        resource::{PODS, Resource},
+        resource::PODS,
     },
     upstream::{Identity, PodId},
 };
@@ -66,8 +66,6 @@ struct PageMeta {
 
 /// Where the API server tells its version.
 const VERSION: Access<'static> = Access::to("version");
-
-static REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
 
 /// The raw stream of a port-forward.
 pub(in crate::k8s) type Raw = WebSocketStream<TokioIo<Upgraded>>;
@@ -239,26 +237,6 @@ impl Context {
         let events =
             events.take_until(sleep_until(Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + WATCH_OVERDUE));
         Ok(events.map(move |event| event.map_err(|error| context.explain(&access.borrow(), error))))
-    }
-
-    /// Whether RBAC allows a call, as `kubectl auth can-i` asks.
-    ///
-    /// # Errors
-    /// Where the server does not answer.
-    pub async fn can_i(&self, access: &Access<'_>, deadline: Instant) -> Result<bool, K8sError> {
-        let review = serde_json::json!({
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": { "resourceAttributes": {
-                "verb": access.verb, "group": access.group, "resource": access.resource,
-                "subresource": access.subresource.unwrap_or_default(),
-                "namespace": access.namespace.map(|namespace| &**namespace), "name": access.name.map(|name| &**name),
-            } },
-        });
-        let path = self.access("create", &REVIEWS, None, None).path(&[]);
-        let text = self.text(access, &path, Some(review.to_string().into_bytes()), deadline).await?;
-        let answer: serde_json::Value = self.parse(access, &text)?;
-        Ok(answer.pointer("/status/allowed").and_then(serde_json::Value::as_bool).unwrap_or_default())
     }
 
     /// Opens a port-forward to one port of a pod.

@@ -3,17 +3,15 @@
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::k8s::{
     api::{
         access::ListQuery,
-        client::Context,
         error::K8sError,
         names::{Namespace, ObjectName},
         objects::{LeaderObject, Meta, Object, Pod, SERVICE_NAME},
+        reader::Reader,
         resource::{ENDPOINT_SLICES, Resource},
-        typed,
     },
     operators::{
         facts::Facts,
@@ -26,13 +24,12 @@ use crate::k8s::{
 /// Who leads a cluster, as the leader object says that was written last. One that may not be read says nothing; one
 /// that could not be read is an error, for then nobody knows.
 pub(in crate::k8s) async fn of(
-    context: &Context,
+    reader: Reader<'_>,
     operator: &dyn System,
     (namespace, name): (&Namespace, &ObjectName),
-    deadline: Instant,
 ) -> Result<Leader, K8sError> {
     let sources = operator.leader_sources(name);
-    let looks = sources.iter().map(|source| look(context, source, namespace, deadline));
+    let looks = sources.iter().map(|source| look(reader, source, namespace));
     let words = join_all(looks).await.into_iter().collect::<Result<Vec<Word>, K8sError>>()?;
     Ok(newest(words))
 }
@@ -57,19 +54,14 @@ pub(in crate::k8s) fn newest(words: impl IntoIterator<Item = Word>) -> Leader {
     said.reduce(newer).map_or(Leader::Unsaid, |word| word.leader)
 }
 
-async fn look(
-    context: &Context,
-    source: &LeaderSource,
-    namespace: &Namespace,
-    deadline: Instant,
-) -> Result<Word, K8sError> {
+async fn look(reader: Reader<'_>, source: &LeaderSource, namespace: &Namespace) -> Result<Word, K8sError> {
     let resource = source.resource();
-    match typed::get::<Value>(context, &resource, (namespace, source.name()), deadline).await {
+    match reader.get::<Value>(&resource, (namespace, source.name())).await {
         Ok(Some(object)) => Ok(word(source, object)),
         Ok(None) => Ok(Word::default()),
         Err(error) if error.is_absent() => Ok(Word::default()),
         Err(error) if error.is_forbidden() => match source {
-            LeaderSource::Endpoints(service) => of_slices(context, service, namespace, deadline).await,
+            LeaderSource::Endpoints(service) => of_slices(reader, service, namespace).await,
             _ => Ok(Word::default()),
         },
         Err(error) => Err(error),
@@ -77,13 +69,8 @@ async fn look(
 }
 
 /// The EndpointSlice follows the Endpoints object within a fraction of a second, annotations included.
-async fn of_slices(
-    context: &Context,
-    service: &ObjectName,
-    namespace: &Namespace,
-    deadline: Instant,
-) -> Result<Word, K8sError> {
-    match slices::<Value>(context, namespace, service, deadline).await {
+async fn of_slices(reader: Reader<'_>, service: &ObjectName, namespace: &Namespace) -> Result<Word, K8sError> {
+    match slices::<Value>(reader, namespace, service).await {
         Ok(slices) => {
             let source = LeaderSource::Endpoints(service.clone());
             let mut words = slices.into_iter().map(|slice| word(&source, slice));
@@ -96,13 +83,12 @@ async fn of_slices(
 
 /// The EndpointSlices of a Service.
 pub(in crate::k8s) async fn slices<K: serde::de::DeserializeOwned>(
-    context: &Context,
+    reader: Reader<'_>,
     namespace: &Namespace,
     service: &ObjectName,
-    deadline: Instant,
 ) -> Result<Vec<K>, K8sError> {
     let query = slices_of([service]);
-    Ok(typed::list(context, &ENDPOINT_SLICES, Some(namespace), &query, deadline).await?.0)
+    Ok(reader.list(&ENDPOINT_SLICES, Some(namespace), &query).await?.0)
 }
 
 pub(in crate::k8s) fn slices_of<'a>(services: impl IntoIterator<Item = &'a ObjectName>) -> ListQuery {

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::{
     k8s::{
-        api::{client::Context, error::K8sError, typed},
+        api::{client::Context, error::K8sError, reader::Reader},
         cluster::{
             cache::{Guarded, READ, REFUSED},
             read,
@@ -96,10 +96,10 @@ impl Watched {
 
     async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
         let place = (&self.key.namespace, &guarded.cluster);
-        let deadline = Instant::now() + READ;
+        let reader = Reader::new(context, Instant::now() + READ);
         let (pod, view) = tokio::join!(
-            typed::get_pod(context, (place.0, &guarded.pod), deadline),
-            read::view(context, &self.systems, &self.system, place, deadline),
+            reader.get_pod((place.0, &guarded.pod)),
+            read::view(reader, &self.systems, &self.system, place),
         );
         let (view, pod) = (view?, pod?);
         let mut guards = self.guards();

@@ -1,7 +1,6 @@
 //! Which pods a cluster's facts mean, where not a label but a Service or a host says so.
 
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::k8s::{
     api::{
@@ -9,8 +8,8 @@ use crate::k8s::{
         error::K8sError,
         names::{Namespace, ObjectName, Place},
         objects::{LeaderObject, Meta, Object, Pod, text},
+        reader::Reader,
         resource::{ENDPOINTS, SERVICES},
-        typed,
     },
     cluster::{
         leader_objects::{self, Endpoints},
@@ -41,55 +40,42 @@ pub(in crate::k8s) struct Found {
 }
 
 impl Found {
-    fn pods(pods: Vec<Pod>) -> Self {
-        let pooled = pods.first().is_some_and(|pod| is_pooler(&pod.metadata));
+    fn pods(systems: &Systems, pods: Vec<Pod>) -> Self {
+        let pooled = pods.first().is_some_and(|pod| systems.is_pooler(&pod.metadata.labels));
         Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: None, pooled, refused: None }
     }
 }
 
-/// Poolers carry their cluster's labels and some of their own.
-fn is_pooler(meta: &Meta) -> bool {
-    meta.label("connection-pooler").is_some()
-        || meta.label("cnpg.io/podRole") == Some("pooler")
-        || meta.label("postgres-operator.crunchydata.com/role") == Some("pgbouncer")
-        || ["app", "app.kubernetes.io/name"]
-            .iter()
-            .any(|name| meta.label(name).is_some_and(|app| app.contains("bouncer")))
-}
-
 pub(in crate::k8s) async fn read(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     namespace: &Namespace,
     members: &Members,
-    deadline: Instant,
 ) -> Result<Found, K8sError> {
     match members {
-        Members::Labelled => Ok(Found::pods(Vec::new())),
-        Members::Selected(selector) => {
-            Ok(Found::pods(typed::list_pods(context, namespace, selector.clone(), deadline).await?))
-        }
+        Members::Labelled => Ok(Found::pods(systems, Vec::new())),
+        Members::Selected(selector) => Ok(Found::pods(systems, reader.list_pods(namespace, selector.clone()).await?)),
         Members::Pod { namespace: place, pod, service: Some(service) } if place != namespace => {
             // Into another namespace only a Service leads.
             let places = [(place.clone(), service.clone())];
             let service = ByService { places: &places, port: crate::k8s::operators::facts::PORT, kin: Kin::Alone };
-            let found = of_services(context, systems, service, deadline).await?;
+            let found = of_services(reader, systems, service).await?;
             let pods = found.pods.into_iter().filter(|found| found.metadata.name == *pod).collect();
-            Ok(Found { refused: found.refused, ..Found::pods(pods) })
+            Ok(Found { refused: found.refused, ..Found::pods(systems, pods) })
         }
         Members::Pod { namespace, pod, .. } => {
-            let pod = typed::get_pod(context, (namespace, pod), deadline).await?;
-            Ok(Found::pods(pod.into_iter().collect()))
+            let pod = reader.get_pod((namespace, pod)).await?;
+            Ok(Found::pods(systems, pod.into_iter().collect()))
         }
         Members::External { host, port } => {
-            Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
+            Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(systems, Vec::new()) })
         }
         Members::Service { places, port, outside, kin } => {
             let service = ByService { places, port: *port, kin: *kin };
-            let found = of_services(context, systems, service, deadline).await;
+            let found = of_services(reader, systems, service).await;
             match (found, outside) {
                 (Err(error), Some(host)) if error.is_absent() => {
-                    Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(Vec::new()) })
+                    Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(systems, Vec::new()) })
                 }
                 (found, _) => found,
             }
@@ -107,20 +93,15 @@ struct ByService<'a> {
 }
 
 /// The first Service that exists.
-async fn of_services(
-    context: &Context,
-    systems: &Systems,
-    by: ByService<'_>,
-    deadline: Instant,
-) -> Result<Found, K8sError> {
+async fn of_services(reader: Reader<'_>, systems: &Systems, by: ByService<'_>) -> Result<Found, K8sError> {
     let mut refused = None;
     for (namespace, name) in by.places {
-        match typed::get::<Object>(context, &SERVICES, (namespace, name), deadline).await {
-            Ok(Some(service)) => return of_service(context, systems, (&service, by), deadline).await,
+        match reader.get::<Object>(&SERVICES, (namespace, name)).await {
+            Ok(Some(service)) => return of_service(reader, systems, (&service, by)).await,
             Ok(None) => {}
             Err(error) if error.is_forbidden() => {
                 // Who may not read the Service may see where it leads.
-                if let Ok(found) = of_endpoints(context, (namespace, name), None, deadline).await
+                if let Ok(found) = of_endpoints(reader, systems, (namespace, name), None).await
                     && !found.pods.is_empty()
                 {
                     return Ok(found);
@@ -136,21 +117,20 @@ async fn of_services(
 }
 
 async fn of_service(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     (service, by): (&Object, ByService<'_>),
-    deadline: Instant,
 ) -> Result<Found, K8sError> {
     let meta = &service.metadata;
     let namespace = &meta.namespace;
     if service.spec("/type") == Some("ExternalName") {
-        return of_external_name(context, systems, (service, by), deadline).await;
+        return of_external_name(reader, systems, (service, by)).await;
     }
     let (target, port_name) = target_port(service, by.port)?;
     let selector = service.selector("/selector");
     let listed = match &selector {
-        Some(selector) => match typed::list_pods(context, namespace, selector.clone(), deadline).await {
-            Ok(pods) => Some(Found { port: Some(target), ..Found::pods(pods) }),
+        Some(selector) => match reader.list_pods(namespace, selector.clone()).await {
+            Ok(pods) => Some(Found { port: Some(target), ..Found::pods(systems, pods) }),
             Err(error) if error.is_forbidden() => None,
             Err(error) => return Err(error),
         },
@@ -158,22 +138,22 @@ async fn of_service(
     };
     let mut found = match listed {
         Some(found) => found,
-        None => of_endpoints(context, (namespace, &meta.name), port_name.as_deref(), deadline).await?,
+        None => of_endpoints(reader, systems, (namespace, &meta.name), port_name.as_deref()).await?,
     };
     if found.pooled {
         return Ok(found);
     }
-    let claims = if by.kin == Kin::Alone { Vec::new() } else { claiming_service(context, systems, meta) };
+    let claims = if by.kin == Kin::Alone { Vec::new() } else { claiming_service(reader.context, systems, meta) };
     if found.pods.is_empty() && selector.is_none() {
         // Its addresses are another Service's: the operator whose Service it is knows the pods.
         for (system, cluster) in claims {
             let Some(labels) = system.pod_labels() else { continue };
-            if let Some(view) = operated::read(context, system, &labels, (namespace, &cluster), deadline).await? {
+            if let Some(view) = operated::read(reader, system, &labels, (namespace, &cluster)).await? {
                 return Ok(Found {
                     leader: view.facts.leader.clone(),
                     claimed: Some((system.clone(), view.place())),
                     port: Some(view.facts.port.clone()),
-                    ..Found::pods(view.pods)
+                    ..Found::pods(systems, view.pods)
                 });
             }
         }
@@ -185,7 +165,7 @@ async fn of_service(
     };
     // One address is what the Service says; of several only the leader object knows which one leads.
     if found.pods.iter().filter(|pod| pod.serves()).count() > 1 {
-        found.leader = leader_objects::of(context, &**system, (namespace, &cluster), deadline).await?;
+        found.leader = leader_objects::of(reader, &**system, (namespace, &cluster)).await?;
     }
     found.claimed = Some((system.clone(), (namespace.clone(), cluster)));
     Ok(found)
@@ -194,10 +174,9 @@ async fn of_service(
 /// An alias in the cluster's DNS, followed once, and only where the configuration says so: whoever may write a Service
 /// may point it anywhere.
 async fn of_external_name(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     (service, by): (&Object, ByService<'_>),
-    deadline: Instant,
 ) -> Result<Found, K8sError> {
     let meta = &service.metadata;
     if !systems.follows(meta) {
@@ -207,35 +186,35 @@ async fn of_external_name(
     match connection::members(host, by.port, &meta.namespace) {
         Some(Members::Service { places, .. }) if host.contains(".svc") => {
             for (namespace, name) in &places {
-                if let Some(service) = typed::get::<Object>(context, &SERVICES, (namespace, name), deadline).await?
+                if let Some(service) = reader.get::<Object>(&SERVICES, (namespace, name)).await?
                     && service.spec("/type") != Some("ExternalName")
                 {
-                    return Box::pin(of_service(context, systems, (&service, by), deadline)).await;
+                    return Box::pin(of_service(reader, systems, (&service, by))).await;
                 }
             }
             Err(K8sError::NotFound { what: format!("Service {host}") })
         }
-        _ => Ok(Found { outside: Some((host.to_owned(), by.port)), ..Found::pods(Vec::new()) }),
+        _ => Ok(Found { outside: Some((host.to_owned(), by.port)), ..Found::pods(systems, Vec::new()) }),
     }
 }
 
 /// Pods as endpoints tell them, which needs no right to read pods.
 async fn of_endpoints(
-    context: &Context,
+    reader: Reader<'_>,
+    systems: &Systems,
     (namespace, service): (&Namespace, &ObjectName),
     port: Option<&str>,
-    deadline: Instant,
 ) -> Result<Found, K8sError> {
-    let objects = match leader_objects::slices::<LeaderObject>(context, namespace, service, deadline).await {
+    let objects = match leader_objects::slices::<LeaderObject>(reader, namespace, service).await {
         Ok(slices) => slices,
         Err(error) if error.is_forbidden() || error.is_absent() => {
-            let object = typed::get::<LeaderObject>(context, &ENDPOINTS, (namespace, service), deadline).await;
+            let object = reader.get::<LeaderObject>(&ENDPOINTS, (namespace, service)).await;
             object.map_err(|_| error)?.into_iter().collect()
         }
         Err(error) => return Err(error),
     };
     let Endpoints { pods, port, refused } = leader_objects::endpoints(&objects, port);
-    Ok(Found { port: port.map(Port::Number), refused, ..Found::pods(pods) })
+    Ok(Found { port: port.map(Port::Number), refused, ..Found::pods(systems, pods) })
 }
 
 /// The operators that may have made a Service, and the cluster it is for: two may label it alike.

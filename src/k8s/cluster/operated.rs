@@ -1,15 +1,12 @@
 //! A cluster that an operator made, as it is now.
 
-use tokio::time::Instant;
-
 use crate::k8s::{
     api::{
         access::ListQuery,
-        client::Context,
         error::K8sError,
         names::{Namespace, ObjectName, is_label_value},
         objects::Object,
-        typed::{get, get_pod, list_pods},
+        reader::Reader,
     },
     cluster::{leader_objects, snapshot::View},
     operators::{
@@ -22,11 +19,10 @@ use crate::k8s::{
 /// The resource, its pods and its leader object, read at the same time. A caller who may not read the resource sees
 /// what the pods tell.
 pub(in crate::k8s) async fn read(
-    context: &Context,
+    reader: Reader<'_>,
     system: &SystemRef,
     labels: &PodLabels,
     (namespace, name): (&Namespace, &ObjectName),
-    deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
     // A name that is no label's value is none of an operator's.
     if !is_label_value(name) {
@@ -34,9 +30,9 @@ pub(in crate::k8s) async fn read(
     }
     let resource = system.resource();
     let (object, pods, leader) = tokio::join!(
-        get::<Object>(context, &resource, (namespace, name), deadline),
-        list_pods(context, namespace, labels.selector_of([name]), deadline),
-        leader_objects::of(context, &**system, (namespace, name), deadline),
+        reader.get::<Object>(&resource, (namespace, name)),
+        reader.list_pods(namespace, labels.selector_of([name])),
+        leader_objects::of(reader, &**system, (namespace, name)),
     );
     let facts = match object {
         // An object of this name that is none of PostgreSQL.
@@ -59,7 +55,7 @@ pub(in crate::k8s) async fn read(
         (Ok(pods), _) => pods,
         // Who may not list pods may still read the one that leads.
         (Err(error), Some(leads)) if error.is_forbidden() => {
-            let pod = get_pod(context, (namespace, &leads), deadline).await;
+            let pod = reader.get_pod((namespace, &leads)).await;
             pod.map_err(|_| error)?.into_iter().collect()
         }
         (Err(error), _) => return Err(error),
@@ -73,7 +69,7 @@ pub(in crate::k8s) async fn read(
         },
     };
     if let Members::Selected(selector) = &facts.members {
-        pods = list_pods(context, namespace, selector.clone(), deadline).await?;
+        pods = reader.list_pods(namespace, selector.clone()).await?;
     }
     Ok(Some(View::new(system.clone(), leader_objects::decided(facts, leader), pods)))
 }

@@ -3,16 +3,13 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
 
 use crate::k8s::{
     api::{
-        access::ListQuery,
-        client::Context,
         error::K8sError,
-        names::{Namespace, ObjectName, Place, is_label_value},
+        names::{Namespace, ObjectName, Place},
         objects::Object,
-        typed::{get, get_if_allowed, list},
+        reader::Reader,
     },
     cluster::{
         leader_objects,
@@ -29,36 +26,29 @@ use crate::k8s::{
 
 /// A cluster that built-in objects make up: its object first, for that says which pods are its members.
 pub(in crate::k8s) async fn read(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     system: &SystemRef,
     (namespace, name): (&Namespace, &ObjectName),
-    deadline: Instant,
 ) -> Result<Option<View>, K8sError> {
-    let Some(facts) = facts(context, system, (namespace, name), deadline).await? else {
+    let Some(facts) = facts(reader, system, (namespace, name)).await? else {
         return Ok(None);
     };
-    with_members(context, systems, system, facts, deadline).await.map(Some)
+    with_members(reader, systems, system, facts).await.map(Some)
 }
 
 /// The objects that may be called so, and those that a label says are the cluster's.
 pub(in crate::k8s) async fn facts(
-    context: &Context,
+    reader: Reader<'_>,
     system: &SystemRef,
     (namespace, name): (&Namespace, &ObjectName),
-    deadline: Instant,
 ) -> Result<Option<Facts>, K8sError> {
     let resource = system.resource();
     let names = system.object_names(name);
-    let gets = names.iter().map(|name| get::<Object>(context, &resource, (namespace, name), deadline));
+    let gets = names.iter().map(|name| reader.get::<Object>(&resource, (namespace, name)));
     let labelled = async {
-        // A name that is no label's value is on no object. Services are small, and an annotation may name them too.
-        let label = system.name_label().filter(|_| is_label_value(name))?;
-        let query = match &*resource.plural {
-            "services" => ListQuery::default(),
-            _ => ListQuery::labels(format!("{label}={name}")),
-        };
-        Some(list::<Object>(context, &resource, Some(namespace), &query, deadline).await)
+        let query = system.labelled_query(name)?;
+        Some(reader.list::<Object>(&resource, Some(namespace), &query).await)
     };
     let (gets, labelled) = tokio::join!(join_all(gets), labelled);
     let mut objects: Vec<Object> = Vec::new();
@@ -82,29 +72,23 @@ pub(in crate::k8s) async fn facts(
 }
 
 /// Whether an operator's cluster may keep passwords as MD5: its resource says so, for labels are written by anybody.
-async fn keeps_md5(
-    context: &Context,
-    system: &SystemRef,
-    (namespace, name): &Place,
-    deadline: Instant,
-) -> Result<bool, K8sError> {
-    let object = get_if_allowed::<Object>(context, &system.resource(), (namespace, name), deadline).await?;
+async fn keeps_md5(reader: Reader<'_>, system: &SystemRef, (namespace, name): &Place) -> Result<bool, K8sError> {
+    let object = reader.get_if_allowed::<Object>(&system.resource(), (namespace, name)).await?;
     Ok(object.and_then(|object| system.read(&object)).is_some_and(|facts| facts.md5))
 }
 
 /// Reads the members that the facts name.
 pub(in crate::k8s) async fn with_members(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     system: &SystemRef,
     mut facts: Facts,
-    deadline: Instant,
 ) -> Result<View, K8sError> {
     if facts.broken.is_some() {
         return Ok(View::new(system.clone(), facts, Vec::new()));
     }
     let Found { pods, leader, claimed, port, outside, pooled, refused } =
-        members::read(context, systems, &facts.namespace, &facts.members, deadline).await?;
+        members::read(reader, systems, &facts.namespace, &facts.members).await?;
     if let Some((host, port)) = outside {
         facts.members = Members::External { host, port };
     }
@@ -116,13 +100,13 @@ pub(in crate::k8s) async fn with_members(
     }
     let mut view = View::new(system.clone(), leader_objects::decided(facts, leader), pods);
     if let Some((system, place)) = claimed {
-        view.facts.md5 |= keeps_md5(context, &system, &place, deadline).await?;
+        view.facts.md5 |= keeps_md5(reader, &system, &place).await?;
         view.claimed = Some(system);
     }
     view.refused = refused;
     if let Some(replicas) = view.facts.replicas.clone() {
         // Without replicas the primary serves all the same.
-        let found = match members::read(context, systems, &view.facts.namespace, &replicas, deadline).await {
+        let found = match members::read(reader, systems, &view.facts.namespace, &replicas).await {
             Ok(found) => found.pods,
             Err(error) if error.is_forbidden() || error.is_absent() => Vec::new(),
             Err(error) => return Err(error),

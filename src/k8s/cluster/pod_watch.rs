@@ -28,8 +28,8 @@ use crate::{
             error::K8sError,
             names::Place,
             objects::{Object, Pod},
+            reader::Reader,
             resource::{ENDPOINT_SLICES, PODS},
-            typed,
         },
         cluster::{
             cache::{READ, REFUSED},
@@ -255,10 +255,10 @@ impl Task {
         if watch.heard.is_none() {
             *watch = self.open_watch(context).await;
         }
-        let deadline = Instant::now() + READ;
+        let reader = Reader::new(context, Instant::now() + READ);
         let place = (&cluster.0, &cluster.1);
-        let view = read::view(context, &self.systems, &self.system, place, deadline).await?;
-        let found = match typed::get_pod(context, (&pod.0, &pod.1), deadline).await {
+        let view = read::view(reader, &self.systems, &self.system, place).await?;
+        let found = match reader.get_pod((&pod.0, &pod.1)).await {
             Ok(found) => found,
             // Who may not read pods sees what the Service says.
             Err(error) if error.is_forbidden() => {

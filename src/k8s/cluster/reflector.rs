@@ -24,8 +24,8 @@ use crate::{
             error::K8sError,
             names::{Namespace, ObjectName},
             objects::{Object, Pod},
+            reader::Reader,
             resource::{ENDPOINTS, PODS, Resource},
-            typed,
         },
         cluster::{
             cache::{Guarded, Guards, READ, REFUSED, Said, State},
@@ -294,17 +294,17 @@ impl Watched {
         wanted: &BTreeSet<ObjectName>,
     ) -> Result<Versions, K8sError> {
         let namespace = Some(&self.key.namespace);
-        let deadline = Instant::now() + READ;
+        let reader = Reader::new(context, Instant::now() + READ);
         let (resource, all) = (self.system.resource(), ListQuery::default());
         let (pods, resources, objects) = tokio::join!(
-            typed::list::<Pod>(context, &PODS, namespace, query, deadline),
-            typed::list::<Object>(context, &resource, namespace, &all, deadline),
-            self.leader_objects(context, wanted, deadline),
+            reader.list::<Pod>(&PODS, namespace, query),
+            reader.list::<Object>(&resource, namespace, &all),
+            self.leader_objects(reader, wanted),
         );
         let (pods, pods_version) = pods?;
         let (resources, resources_version) = match resources {
             Ok((resources, version)) => (Some(resources), Some(version)),
-            Err(error) if error.is_forbidden() => (self.each(context, wanted, deadline).await?, None),
+            Err(error) if error.is_forbidden() => (self.each(reader, wanted).await?, None),
             Err(error) => return Err(error),
         };
         // Who may get a resource and not list it, cannot watch it either.
@@ -326,8 +326,7 @@ impl Watched {
             if has_sources && !leaders.contains_key(cluster) {
                 // Where no list shows its object, it may be one without labels: then the watch would miss it, too.
                 let place = (&self.key.namespace, cluster);
-                versions.watchable &=
-                    leader_objects::of(context, &*self.system, place, deadline).await? == Leader::Unsaid;
+                versions.watchable &= leader_objects::of(reader, &*self.system, place).await? == Leader::Unsaid;
             }
         }
         let watchable = versions.watchable;
@@ -345,16 +344,11 @@ impl Watched {
     }
 
     /// The wanted resources one by one; `None` where the caller may not read them at all.
-    async fn each(
-        &self,
-        context: &Context,
-        wanted: &BTreeSet<ObjectName>,
-        deadline: Instant,
-    ) -> Result<Option<Vec<Object>>, K8sError> {
+    async fn each(&self, reader: Reader<'_>, wanted: &BTreeSet<ObjectName>) -> Result<Option<Vec<Object>>, K8sError> {
         let resource = self.system.resource();
         let mut all = Vec::new();
         for name in wanted {
-            match typed::get::<Object>(context, &resource, (&self.key.namespace, name), deadline).await {
+            match reader.get::<Object>(&resource, (&self.key.namespace, name)).await {
                 Ok(object) => all.extend(object),
                 Err(error) if error.is_forbidden() => return Ok(None),
                 Err(error) => return Err(error),
@@ -370,15 +364,14 @@ impl Watched {
     /// What the leader objects of the wanted clusters say, and from when; those that may be read.
     async fn leader_objects(
         &self,
-        context: &Context,
+        reader: Reader<'_>,
         wanted: &BTreeSet<ObjectName>,
-        deadline: Instant,
     ) -> Result<Vec<(Source, Vec<(ObjectName, usize, Word)>, String)>, K8sError> {
         let mut sources = leader_objects::sources(&*self.system, wanted);
         let mut all = Vec::new();
         while let Some(source) = sources.pop() {
             let namespace = Some(&self.key.namespace);
-            match typed::list::<Value>(context, &source.resource, namespace, &source.query, deadline).await {
+            match reader.list::<Value>(&source.resource, namespace, &source.query).await {
                 Ok((objects, version)) => {
                     let said =
                         |object| leader_objects::said(&*self.system, wanted.iter().cloned(), &source.resource, object);

@@ -13,7 +13,6 @@ use crate::{
             facts::PORT,
             facts::{Facts, Halt, Members, Port},
             leader::Leader,
-            patroni::leads_a_standby,
             system::{Member, SystemRef},
         },
     },
@@ -168,7 +167,7 @@ impl View {
 
     /// Whether what leads it is a standby of another cluster: read-only, and no mistake.
     pub(in crate::k8s) fn is_standby(&self) -> bool {
-        self.facts.standby || self.primary_pod().is_some_and(leads_a_standby)
+        self.facts.standby || self.primary_pod().is_some_and(|primary| self.system.is_standby(primary))
     }
 
     /// PostgreSQL's port in a pod.

@@ -3,7 +3,7 @@
 use crate::{
     error::Report,
     k8s::{
-        api::{access::ListQuery, objects::Object, typed},
+        api::{access::ListQuery, objects::Object},
         cluster::snapshot::View,
         credentials::read_login::{Logins, is_role, no_secret, not_the_role},
         operators::{
@@ -62,7 +62,7 @@ async fn declared_owner(logins: &Logins<'_>, database: &str) -> Option<String> {
     let resource = system.more_databases()?;
     let (namespace, query) = (Some(&facts.namespace), ListQuery::default());
     // An older operator has none, and a caller may not be allowed to look: then nobody owns it.
-    let found = typed::list::<Object>(logins.context, &resource, namespace, &query, logins.deadline).await;
+    let found = logins.reader.list::<Object>(&resource, namespace, &query).await;
     let (objects, _) = found.ok()?;
     let owned = objects.iter().filter_map(|object| system.more_database(facts, object));
     agreed(owned.filter(|owned| owned.database == database))

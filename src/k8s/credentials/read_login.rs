@@ -1,18 +1,16 @@
 //! Reading logins: from Secrets in every shape, and from what workloads say in their environment.
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::Instant;
 
 use crate::{
     error::{Report, SqlState},
     k8s::{
         api::{
             access::ListQuery,
-            client::Context,
             names::{Namespace, ObjectName, Reference},
             objects::{ConfigMap, Data, Meta, Object},
+            reader::Reader,
             resource::{CONFIG_MAPS, SECRETS},
-            typed,
         },
         cluster::snapshot::View,
         operators::{
@@ -36,9 +34,8 @@ const WRITTEN: &str = "Whoever may write that object wrote this: correct it, and
 
 /// The logins of one cluster.
 pub(in crate::k8s) struct Logins<'a> {
-    pub(in crate::k8s) context: &'a Context,
+    pub(in crate::k8s) reader: Reader<'a>,
     pub(in crate::k8s) view: &'a View,
-    pub(in crate::k8s) deadline: Instant,
 }
 
 impl Logins<'_> {
@@ -179,7 +176,7 @@ impl Logins<'_> {
         let namespace = Some(&facts.namespace);
         // An older operator has none, and a caller may not be allowed to look: then there are no more.
         let query = ListQuery::default();
-        let found = typed::list::<Object>(self.context, &resource, namespace, &query, self.deadline).await;
+        let found = self.reader.list::<Object>(&resource, namespace, &query).await;
         let objects = found.map(|(objects, _)| objects).unwrap_or_default();
         let sources = objects.iter().filter_map(|object| system.more_login(facts, object));
         sources.filter(|source| source.role.as_deref() == Some(role)).collect()
@@ -207,7 +204,7 @@ impl Logins<'_> {
     async fn list(&self, selector: String) -> Vec<Object> {
         let namespace = Some(&self.view.facts.namespace);
         let query = ListQuery::labels(selector);
-        let found = typed::list::<Object>(self.context, &SECRETS, namespace, &query, self.deadline).await;
+        let found = self.reader.list::<Object>(&SECRETS, namespace, &query).await;
         found.map(|(objects, _)| objects).unwrap_or_default()
     }
 
@@ -245,7 +242,7 @@ impl Logins<'_> {
         };
         let facts = &self.view.facts;
         let place = (source.namespace.as_ref().unwrap_or(&facts.namespace), self.name(secret)?);
-        let Some(secret) = typed::get_secret(self.context, place, self.deadline).await? else {
+        let Some(secret) = self.reader.get_secret(place).await? else {
             return Ok(None);
         };
         if source.consent == Consent::Asked && !marked::is_for(&secret.metadata, &facts.name) {
@@ -340,7 +337,7 @@ impl Logins<'_> {
                 }
                 KeyOf::Secret(secret, key) => {
                     let place = (namespace, self.name(secret)?);
-                    let found = typed::get_secret(self.context, place, self.deadline).await?;
+                    let found = self.reader.get_secret(place).await?;
                     let other = LoginSource { secret: Some(secret.clone()), ..about.source.clone() };
                     if let Some(found) = found.filter(|found| found.data.get(key).is_some()) {
                         version.push_str(&found.metadata.resource_version);
@@ -350,7 +347,7 @@ impl Logins<'_> {
                 }
                 KeyOf::ConfigMap(map, key) => {
                     let place = (namespace, self.name(map)?);
-                    let found = typed::get::<ConfigMap>(self.context, &CONFIG_MAPS, place, self.deadline).await?;
+                    let found = self.reader.get::<ConfigMap>(&CONFIG_MAPS, place).await?;
                     if let Some(text) = found.and_then(|mut found| found.data.remove(key)) {
                         return Ok(Some(SecretString::from(text)));
                     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     error::{ClientFacing as _, Report, SqlState},
     k8s::{
-        api::{contexts::Contexts, error::K8sError, names},
+        api::{contexts::Contexts, error::K8sError, names, reader::Reader},
         cluster::{
             overrides::Overrides,
             read,
@@ -171,19 +171,20 @@ impl SecretCredentials {
             let report = K8sError::OtherCluster { context: context.name().to_owned() }.report();
             return Err(Failure { report, retry: Retry::Resolve });
         }
+        let reader = Reader::new(&context, ask.deadline);
         let view = if let Some(view) = self.recent.of(&context, &upstream.cluster) {
             view
         } else {
             let (namespace, name) = names::place(&upstream.cluster).map_err(K8sError::from)?;
             let place = (&namespace, &name);
             let view = match self.systems.named(&upstream.system) {
-                Some(system) => read::view(&context, &self.systems, system, place, ask.deadline).await?,
+                Some(system) => read::view(reader, &self.systems, system, place).await?,
                 None => None,
             };
             let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
             Arc::new(self.clusters.with_configured_secret(ask, &context, view))
         };
-        let logins = Logins { context: &context, view: &view, deadline: ask.deadline };
+        let logins = Logins { reader, view: &view };
         match (&ask.role, &ask.database) {
             (Role::Default, Some(database)) => match owners::login(&logins, database).await? {
                 Some(login) => Ok(login),

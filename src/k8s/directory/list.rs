@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::{
     error::{ClientFacing, Report},
@@ -15,6 +14,7 @@ use crate::{
             error::K8sError,
             names::{Namespace, ObjectName, Place},
             objects::{LeaderObject, Object, Pod},
+            reader::Reader,
             resource::{ENDPOINT_SLICES, PODS, Resource},
         },
         cluster::{
@@ -23,7 +23,7 @@ use crate::{
         },
         directory::{
             dedup::{self, Listed},
-            lookup::{clusters_of, merged, worth_reading},
+            lookup::{clusters_of, merged},
         },
         operators::{
             facts::{Evidence, Facts, Members},
@@ -44,22 +44,20 @@ struct Part {
 
 /// One listing under way.
 struct Lister<'a> {
-    context: &'a Context,
+    reader: Reader<'a>,
     systems: &'a Systems,
     namespace: Option<&'a Namespace>,
-    deadline: Instant,
 }
 
 /// Lists one namespace, or all; falls back to the namespace in force where the caller may not list all.
 pub(in crate::k8s) async fn list(
-    context: &Context,
+    reader: Reader<'_>,
     systems: &Systems,
     namespace: Option<&Namespace>,
-    deadline: Instant,
 ) -> Result<Listing, K8sError> {
-    context.discover_once(deadline).await?;
-    let lister = Lister { context, systems, namespace, deadline };
-    let present = systems.operators.iter().filter(|system| context.has(&system.resource()));
+    reader.context.discover_once(reader.deadline).await?;
+    let lister = Lister { reader, systems, namespace };
+    let present = systems.operators.iter().filter(|system| reader.context.has(&system.resource()));
     let operators = join_all(present.map(|system| lister.operator(system)));
     let (operators, plain) = tokio::join!(operators, lister.plain());
     let mut all = Vec::new();
@@ -70,7 +68,7 @@ pub(in crate::k8s) async fn list(
         refused.extend(part.refused);
     }
     let all = dedup::once(all);
-    let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(context, listed)).collect();
+    let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(reader.context, listed)).collect();
     clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
     Ok(Listing { clusters, warnings: warnings(&refused) })
 }
@@ -178,7 +176,9 @@ impl Lister<'_> {
                 Some(((*system).clone(), facts))
             })
         };
-        let found = self.widest(resource, &worth_reading(resource), read).await?;
+        // Systems that share a resource want the same of it.
+        let query = systems.first().map(|system| system.list_query()).unwrap_or_default();
+        let found = self.widest(resource, &query, read).await?;
         let mut part = Part::default();
         part.refused.extend(found.refused);
         let mut by_system: BTreeMap<String, (SystemRef, Vec<Facts>)> = BTreeMap::new();
@@ -245,14 +245,14 @@ impl Lister<'_> {
         keep: impl Fn(K) -> Option<T>,
     ) -> Result<Found<T>, K8sError> {
         let mut refused = None;
-        let own = self.context.own_namespace()?;
+        let own = self.reader.context.own_namespace()?;
         let places = match self.namespace {
             Some(namespace) => vec![Some(namespace)],
             None => vec![None, Some(&own)],
         };
         for namespace in places {
-            let access = self.context.access("list", resource, namespace, None);
-            match self.context.filter_objects(&access, query, self.deadline, &keep).await {
+            let access = self.reader.context.access("list", resource, namespace, None);
+            match self.reader.context.filter_objects(&access, query, self.reader.deadline, &keep).await {
                 Ok((objects, _)) => return Ok(Found { objects: Some(objects), refused }),
                 Err(error) if error.is_absent() => return Ok(Found { objects: Some(Vec::new()), refused: None }),
                 Err(error) if error.is_forbidden() => refused = Some(error),

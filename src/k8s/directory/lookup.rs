@@ -3,20 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use crate::{
     error::{ClientFacing, Report, SqlState},
     k8s::{
         api::{
             access::ListQuery,
-            client::Context,
             error::K8sError,
             names::{Namespace, ObjectName, Place},
             objects::{Object, Pod},
-            resource::{PODS, Resource},
+            reader::Reader,
+            resource::PODS,
             suggest::nearest,
-            typed,
         },
         cluster::{operated, plain, read, snapshot::View},
         directory::dedup,
@@ -49,9 +48,8 @@ enum Here {
 
 /// Looks for names in one context.
 pub(in crate::k8s) struct Lookup<'a> {
-    pub(in crate::k8s) context: &'a Context,
     pub(in crate::k8s) systems: &'a Systems,
-    pub(in crate::k8s) deadline: Instant,
+    pub(in crate::k8s) reader: Reader<'a>,
 }
 
 impl Lookup<'_> {
@@ -62,12 +60,12 @@ impl Lookup<'_> {
         {
             return Err(no_such_system(self.systems, system).into());
         }
-        self.context.discover_once(self.deadline).await?;
+        self.reader.context.discover_once(self.reader.deadline).await?;
         if let Some(view) = self.find_known(target).await? {
             return Ok(view);
         }
         // An operator may have been installed since.
-        if self.context.discover(RECENT, self.deadline).await?
+        if self.reader.context.discover(RECENT, self.reader.deadline).await?
             && let Some(view) = self.find_known(target).await?
         {
             return Ok(view);
@@ -90,7 +88,7 @@ impl Lookup<'_> {
         let Ok(name) = ObjectName::parse(&target.name) else { return nothing(hidden) };
         if let Some(error) = hidden {
             // What is called so here is the caller's own; what is elsewhere may be somebody's who counts on that.
-            return match self.in_namespace((&self.context.own_namespace()?, &name), target).await? {
+            return match self.in_namespace((&self.reader.context.own_namespace()?, &name), target).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
                 _ => nothing(Some(error)),
             };
@@ -100,7 +98,7 @@ impl Lookup<'_> {
 
     /// A bare name: in the namespace in force, else wherever there is exactly one.
     async fn bare(&self, name: &ObjectName, target: &Target) -> Result<Option<View>, Failure> {
-        let hidden = match self.in_namespace((&self.context.own_namespace()?, name), target).await? {
+        let hidden = match self.in_namespace((&self.reader.context.own_namespace()?, name), target).await? {
             Here::Cluster(view) => return Ok(Some(*view)),
             Here::Hidden(error) => Some(error),
             Here::Nothing => None,
@@ -149,7 +147,7 @@ impl Lookup<'_> {
 
     async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
         let place = (&listed.facts.namespace, &listed.facts.name);
-        read::view(self.context, self.systems, &listed.system, place, self.deadline).await
+        read::view(self.reader, self.systems, &listed.system, place).await
     }
 
     /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
@@ -192,14 +190,14 @@ impl Lookup<'_> {
         system: &SystemRef,
         place: (&Namespace, &ObjectName),
     ) -> Result<Option<Result<View, K8sError>>, K8sError> {
-        let facts = match plain::facts(self.context, system, place, self.deadline).await {
+        let facts = match plain::facts(self.reader, system, place).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Ok(None),
             // What may not be looked at holds nothing.
             Err(error) if error.is_forbidden() || error.is_absent() => return Ok(None),
             Err(error) => return Err(error),
         };
-        match plain::with_members(self.context, self.systems, system, facts, self.deadline).await {
+        match plain::with_members(self.reader, self.systems, system, facts).await {
             Err(error) if !error.is_forbidden() && !error.is_absent() => Err(error),
             view => Ok(Some(view)),
         }
@@ -207,7 +205,7 @@ impl Lookup<'_> {
 
     /// The systems whose resource the server has.
     fn present(&self) -> impl Iterator<Item = &SystemRef> {
-        self.systems.operators.iter().filter(|system| self.context.has(&system.resource()))
+        self.systems.operators.iter().filter(|system| self.reader.context.has(&system.resource()))
     }
 
     /// One namespace, several systems at once: what was found, and what may not be looked at.
@@ -216,7 +214,7 @@ impl Lookup<'_> {
         systems: &[SystemRef],
         place: (&Namespace, &ObjectName),
     ) -> Result<(Vec<View>, Option<K8sError>), K8sError> {
-        let looks = systems.iter().map(|system| read::view(self.context, self.systems, system, place, self.deadline));
+        let looks = systems.iter().map(|system| read::view(self.reader, self.systems, system, place));
         let (mut found, mut refused) = (Vec::new(), None);
         for look in join_all(looks).await {
             match look {
@@ -238,7 +236,7 @@ impl Lookup<'_> {
             let names = system.object_names(name).into_iter();
             names.map(move |object| async move {
                 let query = ListQuery::fields(format!("metadata.name={object}"));
-                (system, all_facts(self.context, &**system, &query, self.deadline).await)
+                (system, all_facts(self.reader, &**system, &query).await)
             })
         });
         let mut all = Vec::new();
@@ -273,11 +271,10 @@ impl Lookup<'_> {
 
     /// One system's clusters: its resources, else what the labels of pods tell.
     async fn list(&self, system: &SystemRef) -> Result<Vec<Facts>, K8sError> {
-        let query = worth_reading(&system.resource());
-        match all_facts(self.context, &**system, &query, self.deadline).await {
+        match all_facts(self.reader, &**system, &system.list_query()).await {
             Err(error) if error.is_forbidden() => {
                 let Some(query) = operated::pods_of_all(&**system) else { return Err(error) };
-                let pods = typed::list::<Pod>(self.context, &PODS, None, &query, self.deadline).await;
+                let pods = self.reader.list::<Pod>(&PODS, None, &query).await;
                 Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
             }
             found => found,
@@ -299,7 +296,7 @@ impl Lookup<'_> {
             Some(system) => format!("{message} that is of {system}"),
             None => message,
         };
-        let context = self.context;
+        let context = self.reader.context;
         let mut report = Report::fatal(
             SqlState::UNKNOWN_TARGET,
             format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
@@ -395,34 +392,15 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
 
 /// The facts of objects of a system; those of one cluster merged.
 pub(in crate::k8s) async fn all_facts(
-    context: &Context,
+    reader: Reader<'_>,
     system: &dyn System,
     query: &ListQuery,
-    deadline: Instant,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
     let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let access = context.access("list", &resource, None, None);
-    let (facts, _) = context.filter_objects(&access, query, deadline, read).await?;
+    let access = reader.context.access("list", &resource, None, None);
+    let (facts, _) = reader.context.filter_objects(&access, query, reader.deadline, read).await?;
     Ok(merged(facts))
-}
-
-/// Secrets of certificates, Helm's releases and the like hold no logins, and some are a megabyte.
-pub(in crate::k8s) fn worth_reading(resource: &Resource) -> ListQuery {
-    const OTHERS: [&str; 7] = [
-        "helm.sh/release.v1",
-        "kubernetes.io/tls",
-        "kubernetes.io/service-account-token",
-        "kubernetes.io/dockercfg",
-        "kubernetes.io/dockerconfigjson",
-        "kubernetes.io/ssh-auth",
-        "bootstrap.kubernetes.io/token",
-    ];
-    if resource.group.is_empty() && resource.plural == "secrets" {
-        ListQuery::fields(OTHERS.map(|kind| format!("type!={kind}")).join(","))
-    } else {
-        ListQuery::default()
-    }
 }
 
 /// One cluster may have several objects.

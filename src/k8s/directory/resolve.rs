@@ -21,6 +21,7 @@ use crate::{
             error::K8sError,
             names::{self, Namespace, Place},
             objects::Meta,
+            reader::Reader,
         },
         cluster::{
             overrides::Overrides,
@@ -135,14 +136,15 @@ impl Kubernetes {
     }
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
-    async fn read_again(&self, ask: &Ask, context: &Context) -> Result<Option<View>, Failure> {
+    async fn read_again(&self, ask: &Ask, reader: Reader<'_>) -> Result<Option<View>, Failure> {
+        let context = reader.context;
         let known = self
             .known(ask, context)
             .filter(|(place, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(place, context, system));
         let Some((place, system, _)) = known else {
             return Ok(None);
         };
-        match read::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline).await {
+        match read::view(reader, &self.systems, &system, (&place.0, &place.1)).await {
             // Whatever has changed, the name is looked up anew.
             Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
             view => Ok(view?),
@@ -158,7 +160,14 @@ impl Kubernetes {
 
     /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
     /// not the one.
-    async fn settle(&self, ask: &Ask, context: &Context, view: View, stale: Option<&str>) -> Result<Upstream, Failure> {
+    async fn settle(
+        &self,
+        ask: &Ask,
+        reader: Reader<'_>,
+        view: View,
+        stale: Option<&str>,
+    ) -> Result<Upstream, Failure> {
+        let context = reader.context;
         let (id, place) = (view.id(context.name()), view.place());
         let system = view.system.clone();
         let mode = ask.target.mode;
@@ -168,7 +177,7 @@ impl Kubernetes {
             if let Members::External { host, port } = &view.facts.members
                 && view.facts.broken.is_none()
             {
-                return self.external(ask, context, &view, (host, *port)).await;
+                return self.external(ask, reader, &view, (host, *port)).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
@@ -181,8 +190,7 @@ impl Kubernetes {
                         asked.insert(asked_key, pod.metadata.name.to_string());
                     }
                     let lost = self.watches.guard(context, &view, (&pod, mode));
-                    let tls =
-                        self.tls(context, &view.facts, ask.deadline).read(&view.facts, &pod.metadata.name).await?;
+                    let tls = self.tls(reader, &view.facts).read(&view.facts, &pod.metadata.name).await?;
                     let port = view.port(&pod);
                     let Meta { namespace, name, uid, .. } = pod.metadata;
                     let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
@@ -200,7 +208,7 @@ impl Kubernetes {
             self.watches.changed(&place, context, &system, longest).await;
             view = match self.watches.view(&place, context, &system) {
                 Some(view) => view,
-                None => read::view(context, &self.systems, &system, (&place.0, &place.1), ask.deadline)
+                None => read::view(reader, &self.systems, &system, (&place.0, &place.1))
                     .await?
                     .ok_or_else(|| Failure::from(vanished(&id)))?,
             };
@@ -234,19 +242,20 @@ impl Kubernetes {
         upstream
     }
 
-    fn tls<'a>(&'a self, context: &'a Context, facts: &Facts, deadline: Instant) -> TlsReader<'a> {
+    fn tls<'a>(&'a self, reader: Reader<'a>, facts: &Facts) -> TlsReader<'a> {
         let configured = self.params.clusters.configured(facts).map(|configured| &configured.tls);
-        TlsReader { context, configured, direct: self.params.direct, deadline }
+        TlsReader { reader, configured, direct: self.params.direct }
     }
 
     /// A server outside Kubernetes.
     async fn external(
         &self,
         ask: &Ask,
-        context: &Context,
+        reader: Reader<'_>,
         view: &View,
         (host, port): (&str, u16),
     ) -> Result<Upstream, Failure> {
+        let context = reader.context;
         let id = view.id(context.name());
         let allowed = match &self.params.external {
             External::Any => true,
@@ -269,7 +278,7 @@ impl Kubernetes {
         if facts.tls.mode == TlsMode::Allow {
             facts.tls.mode = if facts.tls.ca.is_empty() { TlsMode::Require } else { TlsMode::VerifyCa };
         }
-        let tls = self.tls(context, &facts, ask.deadline).read(&facts, host).await?;
+        let tls = self.tls(reader, &facts).read(&facts, host).await?;
         let server = Server::External { host: host.to_owned() };
         let never = watch::Sender::new(None).subscribe();
         Ok(self.upstream((ask, context), view.clone(), (server, port), (tls, never)))
@@ -288,33 +297,35 @@ impl Directory for Kubernetes {
 
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
         let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
+        let reader = Reader::new(&context, ask.deadline);
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
         let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
         let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
             view
-        } else if let Some(view) = self.read_again(ask, &context).await?.filter(serves) {
+        } else if let Some(view) = self.read_again(ask, reader).await?.filter(serves) {
             view
         } else {
-            let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };
+            let lookup = Lookup { reader, systems: &self.systems };
             let view = lookup.find(&ask.target).await?;
             self.remember(ask, &context, &view);
             view
         };
-        self.settle(ask, &context, view, None).await
+        self.settle(ask, reader, view, None).await
     }
 
     async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure> {
         let id = &stale.cluster;
         let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
+        let reader = Reader::new(&context, ask.deadline);
         let Some(system) = self.systems.named(&stale.system) else {
             return Err(vanished(id).into());
         };
         let (namespace, name) = names::place(id).map_err(K8sError::from)?;
-        let view = read::view(&context, &self.systems, system, (&namespace, &name), ask.deadline).await?;
+        let view = read::view(reader, &self.systems, system, (&namespace, &name)).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         // In another cluster a server of the same name is not the one that was found wrong.
         let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
-        self.settle(ask, &context, view, stale).await
+        self.settle(ask, reader, view, stale).await
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
@@ -324,7 +335,8 @@ impl Directory for Kubernetes {
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
         let context = self.contexts.get(ask.context.as_deref(), &ask.identity, None).await?;
         let namespace = ask.namespace.as_deref().map(Namespace::parse).transpose().map_err(K8sError::from)?;
-        Ok(crate::k8s::directory::list::list(&context, &self.systems, namespace.as_ref(), ask.deadline).await?)
+        let reader = Reader::new(&context, ask.deadline);
+        Ok(crate::k8s::directory::list::list(reader, &self.systems, namespace.as_ref()).await?)
     }
 
     fn warm(&self) {

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use tokio::time::Instant;
 
 use crate::{
     error::{Report, SqlState},
     k8s::{
         api::{
-            client::Context,
             names::{ObjectName, Reference},
             objects::{ConfigMap, Object, Secret},
+            reader::Reader,
             resource::{CONFIG_MAPS, SECRETS},
-            typed,
         },
         cluster::overrides::TlsOverride,
         operators::facts::{CaSource, CertificateName, Facts},
@@ -23,17 +21,16 @@ use crate::{
 
 /// Reads what is needed for TLS to one cluster.
 pub(in crate::k8s) struct TlsReader<'a> {
-    pub(in crate::k8s) context: &'a Context,
+    pub(in crate::k8s) reader: Reader<'a>,
     pub(in crate::k8s) configured: Option<&'a TlsOverride>,
     /// Whether nothing but the server's own TLS encrypts.
     pub(in crate::k8s) direct: bool,
-    pub(in crate::k8s) deadline: Instant,
 }
 
 impl TlsReader<'_> {
     /// How TLS is done to a cluster's server of this name.
     pub(in crate::k8s) async fn read(&self, facts: &Facts, server: &str) -> Result<TlsFacts, Failure> {
-        let Self { context, configured, deadline, .. } = *self;
+        let Self { reader, configured, .. } = *self;
         let full = facts.full();
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
         let mode = if self.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
@@ -45,7 +42,7 @@ impl TlsReader<'_> {
         });
         let mut tls = TlsFacts { mode, server_name, ca_pem: None, ca_by: CaBy::Cluster, client_identity: None };
         if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
-            tls.client_identity = Some(client_identity(context, facts, secret, deadline).await?);
+            tls.client_identity = Some(client_identity(reader, facts, secret).await?);
         }
         let verified = matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
         if mode == TlsMode::Disable {
@@ -80,7 +77,7 @@ impl TlsReader<'_> {
         // A CA that only the cluster speaks for is of no use where nobody asked for it.
         let worth = named.into_iter().chain(known).filter(|(_, by)| verified || *by != CaBy::Cluster);
         for (source, by) in worth {
-            if let Some(pem) = authority(context, facts, &source, deadline).await? {
+            if let Some(pem) = authority(reader, facts, &source).await? {
                 (tls.ca_pem, tls.ca_by) = (Some(pem), by);
                 break;
             }
@@ -90,27 +87,22 @@ impl TlsReader<'_> {
 }
 
 /// A CA, where it is to be had: one that may not be read is looked for elsewhere.
-async fn authority(
-    context: &Context,
-    facts: &Facts,
-    source: &CaSource,
-    deadline: Instant,
-) -> Result<Option<Arc<[u8]>>, Failure> {
+async fn authority(reader: Reader<'_>, facts: &Facts, source: &CaSource) -> Result<Option<Arc<[u8]>>, Failure> {
     let namespace = &facts.namespace;
     Ok(match source {
         CaSource::Own { pem, .. } => Some(Arc::clone(pem)),
         CaSource::Secret(name, key) => {
             let name = named(facts, name)?;
-            let secret = typed::get_if_allowed::<Secret>(context, &SECRETS, (namespace, name), deadline).await?;
+            let secret = reader.get_if_allowed::<Secret>(&SECRETS, (namespace, name)).await?;
             secret.and_then(|secret| secret.data.get(key).map(Arc::from))
         }
         CaSource::ConfigMap(name, key) => {
             let name = named(facts, name)?;
-            let map = typed::get_if_allowed::<ConfigMap>(context, &CONFIG_MAPS, (namespace, name), deadline).await?;
+            let map = reader.get_if_allowed::<ConfigMap>(&CONFIG_MAPS, (namespace, name)).await?;
             map.and_then(|mut map| map.data.remove(key)).map(|pem| Arc::from(pem.into_bytes()))
         }
         CaSource::Object(resource, name, pointer) => {
-            let object = typed::get_if_allowed::<Object>(context, resource, (namespace, name), deadline).await?;
+            let object = reader.get_if_allowed::<Object>(resource, (namespace, name)).await?;
             let encoded = object.as_ref().and_then(|object| object.spec.pointer(pointer)).cloned().unwrap_or_default();
             let pem = serde_json::from_value::<k8s_openapi::ByteString>(encoded).ok();
             pem.map(|pem| pem.0).filter(|pem| !pem.is_empty()).map(Arc::from)
@@ -128,14 +120,9 @@ fn named<'r>(facts: &Facts, reference: &'r Reference) -> Result<&'r ObjectName, 
 }
 
 /// The certificate that a server wants of its clients.
-async fn client_identity(
-    context: &Context,
-    facts: &Facts,
-    secret: &Reference,
-    deadline: Instant,
-) -> Result<ClientIdentity, Failure> {
+async fn client_identity(reader: Reader<'_>, facts: &Facts, secret: &Reference) -> Result<ClientIdentity, Failure> {
     let secret = named(facts, secret)?;
-    let found = typed::get_secret(context, (&facts.namespace, secret), deadline).await?;
+    let found = reader.get_secret((&facts.namespace, secret)).await?;
     let missing = |what: &str| {
         let place = format!("Secret {}/{secret}", facts.namespace);
         Report::fatal(

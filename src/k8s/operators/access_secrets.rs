@@ -8,6 +8,7 @@ use super::{
     system::{Member, PodLabels, Rank, System},
 };
 use crate::k8s::api::{
+    access::ListQuery,
     names::{Namespace, ObjectName, Place, is_service_name},
     objects::{Object, Pod},
     resource::{Resource, SECRETS},
@@ -66,6 +67,10 @@ impl System for AccessSecrets {
 
     fn object_names(&self, name: &ObjectName) -> Vec<ObjectName> {
         vec![name.with(SUFFIX), name.clone()]
+    }
+
+    fn list_query(&self) -> ListQuery {
+        connection::secrets_with_logins()
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

@@ -9,7 +9,7 @@ use super::{
     facts::{CaSource, CertificateName, Facts, Halt, Members, OwnedDatabase, Tls},
     leader::Leader,
     login::{LoginKind, LoginSource},
-    system::{Member, PodLabels, System},
+    system::{Labels, Member, PodLabels, System},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -69,6 +69,15 @@ impl System for Cnpg {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels::of(self.cluster_label, &[(self.pod_role, "instance")]))
+    }
+
+    fn is_pooler(&self, labels: &Labels) -> bool {
+        labels.get(self.pod_role).is_some_and(|role| role == "pooler")
+    }
+
+    /// Whatever belongs to a cluster carries its label: an import's job, too.
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.contains_key(self.cluster_label)
     }
 
     fn read(&self, cluster: &Object) -> Option<Facts> {

@@ -5,9 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use secrecy::SecretString;
 
-use super::facts::{Kin, Members};
+use super::{
+    connection_keys::{CA, DATABASE, HOST, OTHERS, PASSWORD, PORT, SSLMODE, URI, USER},
+    facts::{Kin, Members},
+};
 use crate::{
     k8s::api::{
+        access::ListQuery,
         names::{Namespace, ObjectName, is_service_name},
         objects::Data,
     },
@@ -17,81 +21,19 @@ use crate::{
 /// The longest value of a key that is not a certificate or a password; hosts have 253 characters, names 63.
 const LONGEST: usize = 4096;
 
-const HOST: &[&str] = &[
-    "host",
-    "hostname",
-    "endpoint",
-    "pghost",
-    "postgres_host",
-    "postgresql_host",
-    "db_host",
-    "database_host",
-    "server",
-];
-const PORT: &[&str] = &["port", "pgport", "postgres_port", "postgresql_port", "db_port", "database_port"];
-const USER: &[&str] = &[
-    "username",
-    "user",
-    "pguser",
-    "postgres_user",
-    "postgresql_user",
-    "postgresql_username",
-    "db_user",
-    "db_username",
-    "database_user",
-];
-const PASSWORD: &[&str] =
-    &["password", "pgpassword", "postgres_password", "postgresql_password", "db_password", "database_password", "pass"];
-const DATABASE: &[&str] = &[
-    "dbname",
-    "database",
-    "db",
-    "pgdatabase",
-    "postgres_db",
-    "postgres_database",
-    "postgresql_database",
-    "db_name",
-    "database_name",
-];
-const URI: &[&str] = &[
-    "uri",
-    "url",
-    "database_url",
-    "postgres_url",
-    "postgresql_url",
-    "postgres_uri",
-    "connection_string",
-    "connectionstring",
-    "connection_url",
-    "dsn",
-];
-const SSLMODE: &[&str] = &["pgsslmode", "sslmode", "ssl_mode", "db_sslmode"];
-const CA: &[&str] = &["clusterca", "certificates", "ca.crt", "ca_crt", "sslrootcert", "server_ca", "ca"];
-
-/// Types of Service Bindings that are other servers.
-const OTHERS: &[&str] = &[
-    "mysql",
-    "mariadb",
-    "mongodb",
-    "redis",
-    "valkey",
-    "kafka",
-    "rabbitmq",
-    "amqp",
-    "elasticsearch",
-    "cassandra",
-    "sqlserver",
-    "oracle",
-    "db2",
-    "smtp",
-    "s3",
-    "neo4j",
-    "couchdb",
-    "couchbase",
-    "cockroachdb",
-    "etcd",
-    "nats",
-];
+/// Secrets that may hold logins: certificates, Helm's releases and the like do not, and some are a megabyte.
+pub(super) fn secrets_with_logins() -> ListQuery {
+    const OTHERS: [&str; 7] = [
+        "helm.sh/release.v1",
+        "kubernetes.io/tls",
+        "kubernetes.io/service-account-token",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+        "kubernetes.io/ssh-auth",
+        "bootstrap.kubernetes.io/token",
+    ];
+    ListQuery::fields(OTHERS.map(|kind| format!("type!={kind}")).join(","))
+}
 
 /// What such a Secret says.
 #[derive(Clone, Debug, Default)]

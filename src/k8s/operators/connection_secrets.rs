@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     k8s::api::{
+        access::ListQuery,
         names::{ObjectName, Reference},
         objects::{Object, Pod},
         resource::{Resource, SECRETS},
@@ -109,6 +110,10 @@ impl System for ConnectionSecrets {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         None
+    }
+
+    fn list_query(&self) -> ListQuery {
+        connection::secrets_with_logins()
     }
 
     /// Whoever names a Secret means it: an unusable value is an error. Lists take only what is certain.

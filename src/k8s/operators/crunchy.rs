@@ -6,7 +6,7 @@ use super::{
     facts::{CaSource, CertificateName, Facts, Halt, Members, OwnedDatabase, Port, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::{
     k8s::api::{
@@ -150,6 +150,15 @@ impl System for Crunchy {
     /// replicas are clusters of their own.
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels { without: &["pgv2.percona.com/logical-replica"], ..PodLabels::of(CLUSTER, &[(INSTANCE, "")]) })
+    }
+
+    fn is_pooler(&self, labels: &Labels) -> bool {
+        labels.get(ROLE).is_some_and(|role| role == "pgbouncer")
+    }
+
+    /// Whatever belongs to a cluster carries its label: backups' hosts, too.
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.contains_key(CLUSTER)
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

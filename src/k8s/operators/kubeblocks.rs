@@ -4,7 +4,7 @@ use super::{
     facts::POSTGRES,
     facts::{Facts, Halt, Members},
     login::{LoginKind, LoginSource},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference, is_label_value},
@@ -45,6 +45,11 @@ impl System for KubeBlocks {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels::of("app.kubernetes.io/instance", &[("apps.kubeblocks.io/component-name", COMPONENT)]))
+    }
+
+    /// Components of any name.
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.contains_key("apps.kubeblocks.io/component-name")
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

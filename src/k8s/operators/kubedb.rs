@@ -6,7 +6,7 @@ use super::{
     facts::POSTGRES,
     facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::{
     k8s::api::{
@@ -84,6 +84,10 @@ impl System for KubeDb {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels::of("app.kubernetes.io/instance", &[("app.kubernetes.io/name", "postgreses.kubedb.com")]))
+    }
+
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.get("app.kubernetes.io/name").is_some_and(|name| name == "postgreses.kubedb.com")
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

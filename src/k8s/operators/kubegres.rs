@@ -5,7 +5,7 @@ use super::{
     facts::POSTGRES,
     facts::{Facts, Members, Port},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -27,6 +27,10 @@ impl System for Kubegres {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels::of("app", &[("replicationRole", "")]))
+    }
+
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.contains_key("replicationRole")
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

@@ -8,7 +8,8 @@ use super::{
     system::{Member, PodLabels, Rank, System},
 };
 use crate::k8s::api::{
-    names::{ObjectName, Reference},
+    access::ListQuery,
+    names::{ObjectName, Reference, is_label_value},
     objects::{Meta, Object, Pod},
     resource::{Resource, SERVICES},
 };
@@ -71,6 +72,11 @@ impl System for Marked {
 
     fn name_label(&self) -> Option<&'static str> {
         Some(CLUSTER)
+    }
+
+    /// Services are small, and an annotation may name them too.
+    fn labelled_query(&self, name: &ObjectName) -> Option<ListQuery> {
+        is_label_value(name).then(ListQuery::default)
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

@@ -6,6 +6,7 @@ mod access_secrets;
 mod cnpg;
 pub mod configured;
 pub(in crate::k8s) mod connection;
+mod connection_keys;
 mod connection_secrets;
 mod crunchy;
 pub(in crate::k8s) mod facts;

@@ -4,7 +4,7 @@ use super::{
     access_secrets, cnpg,
     configured::{Configured, Layout},
     connection_secrets, crunchy, kubeblocks, kubedb, kubegres, marked, stackgres,
-    system::SystemRef,
+    system::{Labels, SystemRef},
     tembo, workloads,
     zalando::{Zalando, ZalandoParams},
 };
@@ -52,8 +52,8 @@ impl Systems {
             Arc::new(tembo::Tembo),
         ]);
         let plain: Vec<SystemRef> = vec![
-            Arc::new(workloads::stateful_sets()),
-            Arc::new(workloads::deployments()),
+            Arc::new(workloads::stateful_sets(operators.clone())),
+            Arc::new(workloads::deployments(operators.clone())),
             Arc::new(marked::Marked),
             Arc::new(access_secrets::AccessSecrets),
             Arc::new(connection_secrets::ConnectionSecrets),
@@ -76,11 +76,16 @@ impl Systems {
         self.external_names.contains(&full)
     }
 
+    /// Whether pods of these labels are a pooler's.
+    pub(in crate::k8s) fn is_pooler(&self, labels: &Labels) -> bool {
+        self.all().any(|system| system.is_pooler(labels))
+    }
+
     /// The operator whose database pods carry such labels, and the cluster's name.
     pub(in crate::k8s) fn claiming(&self, meta: &Meta) -> Option<(&SystemRef, ObjectName)> {
         self.operators.iter().find_map(|system| {
             let labels = system.pod_labels()?;
-            let cluster = meta.label(&labels.cluster).filter(|_| labels.matches(meta))?;
+            let cluster = meta.label(&labels.cluster).filter(|_| labels.matches(&meta.labels))?;
             Some((system, ObjectName::parse(cluster).ok()?))
         })
     }

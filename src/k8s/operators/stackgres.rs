@@ -6,7 +6,7 @@ use super::{
     facts::{CaSource, Facts, Members, Tls},
     leader::{Leader, LeaderSource},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -65,6 +65,11 @@ impl System for StackGres {
 
     fn pod_labels(&self) -> Option<PodLabels> {
         Some(PodLabels::of("stackgres.io/cluster-name", &[("app", "StackGresCluster")]))
+    }
+
+    /// Whatever belongs to a cluster carries its label: backups' jobs, too.
+    fn tends(&self, labels: &Labels) -> bool {
+        labels.contains_key("stackgres.io/cluster-name")
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {

@@ -1,17 +1,22 @@
 //! What a system is: the labels of its pods, the objects that it is read from, and what they say.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
     facts::{Facts, Halt, OwnedDatabase},
     leader::LeaderSource,
     login::LoginSource,
+    patroni,
 };
 use crate::k8s::api::{
-    names::{Namespace, ObjectName},
-    objects::{Meta, Object, Pod},
+    access::ListQuery,
+    names::{Namespace, ObjectName, is_label_value},
+    objects::{Object, Pod},
     resource::Resource,
 };
+
+/// Of an object or of the pods that a workload makes.
+pub(in crate::k8s) type Labels = BTreeMap<String, String>;
 
 /// A system that is shared by all who look at its clusters.
 pub(in crate::k8s) type SystemRef = Arc<dyn System>;
@@ -54,15 +59,15 @@ impl PodLabels {
         others.chain(self.without.iter().map(|name| format!("!{name},"))).collect()
     }
 
-    /// Whether an object carries them.
-    pub(in crate::k8s) fn matches(&self, meta: &Meta) -> bool {
+    /// Whether these labels are of such a pod.
+    pub(in crate::k8s) fn matches(&self, labels: &Labels) -> bool {
         let fits = |(name, value): &(Cow<'_, str>, Option<Cow<'_, str>>)| match value {
-            Some(value) => meta.label(name) == Some(value),
-            None => meta.label(name).is_some(),
+            Some(value) => labels.get(&**name).is_some_and(|found| found == value),
+            None => labels.contains_key(&**name),
         };
-        meta.label(&self.cluster).is_some_and(|name| !name.is_empty())
+        labels.get(&*self.cluster).is_some_and(|name| !name.is_empty())
             && self.others.iter().all(fits)
-            && self.without.iter().all(|name| meta.label(name).is_none())
+            && !self.without.iter().any(|name| labels.contains_key(*name))
     }
 }
 
@@ -97,6 +102,18 @@ pub(in crate::k8s) trait System: Send + Sync + fmt::Debug {
         None
     }
 
+    /// What of its resource is worth reading where all clusters are looked for.
+    fn list_query(&self) -> ListQuery {
+        ListQuery::default()
+    }
+
+    /// The list that holds the objects whose label says they are this cluster's.
+    fn labelled_query(&self, name: &ObjectName) -> Option<ListQuery> {
+        // A name that is no label's value is on no object.
+        let label = self.name_label().filter(|_| is_label_value(name))?;
+        Some(ListQuery::labels(format!("{label}={name}")))
+    }
+
     /// What the cluster's object says; `None` where it is no cluster of this system.
     fn read(&self, object: &Object) -> Option<Facts>;
 
@@ -107,6 +124,21 @@ pub(in crate::k8s) trait System: Send + Sync + fmt::Debug {
 
     /// What a pod is to its cluster.
     fn member(&self, facts: &Facts, pod: &Pod) -> Member;
+
+    /// Whether pods of these labels are poolers beside the servers.
+    fn is_pooler(&self, _labels: &Labels) -> bool {
+        false
+    }
+
+    /// Whether a workload that makes pods of these labels is the system's own: servers, poolers, or what else it needs.
+    fn tends(&self, labels: &Labels) -> bool {
+        self.is_pooler(labels) || self.pod_labels().is_some_and(|own| own.matches(labels))
+    }
+
+    /// Whether a primary is read-only on purpose, because its cluster follows another. Patroni says so everywhere alike.
+    fn is_standby(&self, primary: &Pod) -> bool {
+        patroni::leads_a_standby(primary)
+    }
 
     /// Objects that say who leads, besides the cluster's own; the one that was written last is believed.
     fn leader_sources(&self, _name: &ObjectName) -> Vec<LeaderSource> {

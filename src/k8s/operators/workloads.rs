@@ -9,7 +9,7 @@ use super::{
     facts::{CaSource, Facts, Members, Port, Tls},
     leader::Leader,
     login::{Hidden, KeyOf, Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, Rank, System},
+    system::{Labels, Member, PodLabels, Rank, System, SystemRef},
 };
 use crate::k8s::api::{
     names::{ObjectName, Reference, is_label_value},
@@ -17,18 +17,21 @@ use crate::k8s::api::{
     resource::{DEPLOYMENTS, Resource, STATEFUL_SETS},
 };
 
-pub(super) fn stateful_sets() -> Workload {
-    Workload { system: "statefulset", resource: STATEFUL_SETS.clone() }
+/// Those that none of these operators looks after.
+pub(super) fn stateful_sets(operators: Vec<SystemRef>) -> Workload {
+    Workload { system: "statefulset", resource: STATEFUL_SETS.clone(), operators }
 }
 
-pub(super) fn deployments() -> Workload {
-    Workload { system: "deployment", resource: DEPLOYMENTS.clone() }
+/// Those that none of these operators looks after.
+pub(super) fn deployments(operators: Vec<SystemRef>) -> Workload {
+    Workload { system: "deployment", resource: DEPLOYMENTS.clone(), operators }
 }
 
 #[derive(Debug)]
 pub(super) struct Workload {
     system: &'static str,
     resource: Resource,
+    operators: Vec<SystemRef>,
 }
 
 /// What images of servers are called, and what images beside them are.
@@ -41,18 +44,6 @@ const USER: [&str; 2] = ["POSTGRES_USER", "POSTGRESQL_USERNAME"];
 const PASSWORD: [&str; 2] = ["POSTGRES_PASSWORD", "POSTGRESQL_PASSWORD"];
 const SUPERUSER_PASSWORD: [&str; 2] = ["POSTGRES_POSTGRES_PASSWORD", "POSTGRESQL_POSTGRES_PASSWORD"];
 const DATABASE: [&str; 3] = ["POSTGRES_DB", "POSTGRES_DATABASE", "POSTGRESQL_DATABASE"];
-
-/// Labels of pods that an operator looks after.
-const OPERATED: [(&str, Option<&str>); 8] = [
-    ("cnpg.io/cluster", None),
-    ("application", Some("spilo")),
-    ("connection-pooler", None),
-    ("postgres-operator.crunchydata.com/cluster", None),
-    ("stackgres.io/cluster-name", None),
-    ("apps.kubeblocks.io/component-name", None),
-    ("replicationRole", None),
-    ("app.kubernetes.io/name", Some("postgreses.kubedb.com")),
-];
 
 /// A container and the pod template around it.
 struct Container<'a> {
@@ -358,6 +349,13 @@ impl System for Workload {
         None
     }
 
+    /// PgBouncer's charts and manifests call it so.
+    fn is_pooler(&self, labels: &Labels) -> bool {
+        ["app", "app.kubernetes.io/name"]
+            .iter()
+            .any(|name| labels.get(*name).is_some_and(|app| app.contains("bouncer")))
+    }
+
     /// The name itself, and what the charts make of a release's name.
     fn object_names(&self, name: &ObjectName) -> Vec<ObjectName> {
         if self.resource == DEPLOYMENTS {
@@ -371,12 +369,10 @@ impl System for Workload {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let template = object.spec.pointer("/template")?;
-        let labels = template.pointer("/metadata/labels");
-        let operated = OPERATED.iter().any(|(label, value)| {
-            let found = labels.and_then(|labels| labels.get(label)).and_then(Value::as_str);
-            found.is_some_and(|found| value.is_none_or(|value| value == found))
-        });
-        if operated || !object.metadata.owner_references.is_empty() {
+        let labels = template.pointer("/metadata/labels").cloned().unwrap_or_default();
+        let labels: Labels = serde_json::from_value(labels).unwrap_or_default();
+        if self.operators.iter().any(|operator| operator.tends(&labels)) || !object.metadata.owner_references.is_empty()
+        {
             return None;
         }
         let server = Container::server(template)?;

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::k8s::operators::registry::{Systems, SystemsParams};
 
 fn read(labels: &Value, spec: &Value) -> Option<Facts> {
     let mut object = json!({
@@ -11,7 +12,8 @@ fn read(labels: &Value, spec: &Value) -> Option<Facts> {
     if labels.get("app.kubernetes.io/component").is_some() {
         object["metadata"]["name"] = json!("db-postgresql-primary");
     }
-    stateful_sets().read(&serde_json::from_value(object).expect("a StatefulSet"))
+    stateful_sets(Systems::new(&SystemsParams::default()).operators)
+        .read(&serde_json::from_value(object).expect("a StatefulSet"))
 }
 
 fn plain(container: &Value) -> Option<Facts> {
@@ -108,4 +110,36 @@ fn configmaps_and_references_are_followed() {
     let place = KeyOf::ConfigMap(Reference::computed("settings"), "POSTGRES_USER".to_owned());
     assert_eq!(user, &Part::In(vec![place], Some("postgres".to_owned())));
     assert!(plain(&json!({"image": "postgres:17", "command": ["sleep", "infinity"]})).is_none());
+}
+
+/// A server's StatefulSet and a pooler's Deployment run images of PostgreSQL as well.
+#[test]
+fn what_an_operator_looks_after_is_no_cluster_of_its_own() {
+    let with = |labels: &Value| {
+        let container =
+            json!({"name": "db", "image": "postgres:17", "env": [{"name": "POSTGRES_PASSWORD", "value": "x"}]});
+        let object = json!({
+            "metadata": {"name": "db", "namespace": "prod"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "db"}},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            },
+        });
+        let systems = Systems::new(&SystemsParams::default());
+        stateful_sets(systems.operators).read(&serde_json::from_value(object).expect("a StatefulSet"))
+    };
+    assert!(with(&json!({"app": "db"})).is_some());
+    for labels in [
+        json!({"cnpg.io/cluster": "shop", "cnpg.io/jobRole": "import"}),
+        json!({"k8s.enterprisedb.io/cluster": "shop"}),
+        json!({"application": "spilo"}),
+        json!({"connection-pooler": "shop-pooler"}),
+        json!({"postgres-operator.crunchydata.com/cluster": "shop"}),
+        json!({"stackgres.io/cluster-name": "shop"}),
+        json!({"apps.kubeblocks.io/component-name": "postgresql"}),
+        json!({"app": "shop", "replicationRole": "primary"}),
+        json!({"app.kubernetes.io/name": "postgreses.kubedb.com"}),
+    ] {
+        assert!(with(&labels).is_none(), "{labels}");
+    }
 }

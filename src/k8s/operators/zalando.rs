@@ -8,7 +8,7 @@ use super::{
     facts::{CaSource, Facts, Members, OwnedDatabase, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -223,6 +223,15 @@ impl System for Zalando {
             others: others.map(|(name, value)| (Cow::Owned(name.clone()), Some(Cow::Owned(value.clone())))).collect(),
             without: &["connection-pooler"],
         })
+    }
+
+    fn is_pooler(&self, labels: &Labels) -> bool {
+        labels.contains_key("connection-pooler")
+    }
+
+    /// Whatever the operator's own labels are configured to be, its images run Spilo.
+    fn tends(&self, labels: &Labels) -> bool {
+        self.is_pooler(labels) || labels.get("application").is_some_and(|application| application == "spilo")
     }
 
     fn read(&self, object: &Object) -> Option<Facts> {
