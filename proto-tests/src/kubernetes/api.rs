@@ -4,8 +4,8 @@ use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http::Response;
+use http_body_util::StreamBody;
 use hyper::{
     Request as HyperRequest,
     body::{Frame, Incoming},
@@ -13,12 +13,15 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Denied, END, ERROR, Fault, Request, Shared, Store, forward, selectors};
-
-pub(crate) type Body = BoxBody<Bytes, Infallible>;
+use super::{
+    Fault, Request,
+    answer::{Body, BoxedUnsync as _, respond, short, status, throttled},
+    forward, selectors,
+    store::{Denied, END, ERROR, Shared, Store},
+};
 
 /// Core and built-in resources: plural to group.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("pods", ""),
     ("secrets", ""),
     ("services", ""),
@@ -28,8 +31,6 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("endpointslices", "discovery.k8s.io"),
     ("statefulsets", "apps"),
     ("deployments", "apps"),
-    ("selfsubjectaccessreviews", "authorization.k8s.io"),
-    ("selfsubjectreviews", "authentication.k8s.io"),
 ];
 
 /// A path taken apart.
@@ -82,27 +83,6 @@ impl Target {
     }
 }
 
-fn body(text: String) -> Body {
-    Full::new(Bytes::from(text)).boxed()
-}
-
-fn respond(code: u16, text: String) -> Response<Body> {
-    let json = text.starts_with('{');
-    Response::builder()
-        .status(code)
-        .header("content-type", if json { "application/json" } else { "text/html" })
-        .body(body(text))
-        .unwrap()
-}
-
-fn status(code: u16, reason: &str, message: &str, details: &Value) -> Response<Body> {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "details": details, "code": code,
-    });
-    respond(code, status.to_string())
-}
-
 /// Percent-decoded.
 pub(crate) fn decoded(text: &str) -> String {
     let mut out = Vec::new();
@@ -124,23 +104,6 @@ fn query(request: &HyperRequest<Incoming>) -> Vec<(String, String)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .map(|(name, value)| (decoded(name), decoded(value)))
         .collect()
-}
-
-fn throttled(seconds: u32) -> Response<Body> {
-    let mut response = respond(429, "Too many requests, please try again later.\n".to_owned());
-    response.headers_mut().insert("retry-after", seconds.into());
-    response
-}
-
-fn short() -> Response<Body> {
-    let some = stream::once(async { Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{\"kind\""))) });
-    // A pause, so that the beginning leaves. The length is not known, so that the header's is believed.
-    let pause = stream::once(async {
-        tokio::task::yield_now().await;
-        Ok(Frame::data(Bytes::new()))
-    });
-    let body = StreamBody::new(Box::pin(some.chain(pause))).boxed_unsync_ok();
-    Response::builder().status(200).header("content-length", 1000).body(body).unwrap()
 }
 
 /// Answers one request.
@@ -263,7 +226,6 @@ async fn serve(
         return forward::upgrade(shared, target, get("ports"), request);
     }
     match verb {
-        "create" => create(shared, user, target, request).await,
         "get" => {
             let store = shared.store();
             let name = target.name.clone().unwrap_or_default();
@@ -388,49 +350,4 @@ fn watch(shared: &Arc<Shared>, target: &Target, get: &(dyn Fn(&str) -> Option<St
         .header("content-type", "application/json")
         .body(StreamBody::new(Box::pin(lines)).boxed_unsync_ok())
         .unwrap()
-}
-
-trait BoxedUnsync {
-    fn boxed_unsync_ok(self) -> Body;
-}
-
-impl<S> BoxedUnsync for StreamBody<S>
-where
-    S: futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static,
-{
-    fn boxed_unsync_ok(self) -> Body {
-        // A body need not be Sync to be sent from one task; hyper's box wants it, so the stream gets a lock.
-        let locked = std::sync::Mutex::new(Box::pin(self));
-        BoxBody::new(Locked(locked))
-    }
-}
-
-struct Locked<B>(std::sync::Mutex<std::pin::Pin<Box<B>>>);
-
-impl<B: hyper::body::Body<Data = Bytes, Error = Infallible>> hyper::body::Body for Locked<B> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.get_mut().0.get_mut().unwrap().as_mut().poll_frame(cx)
-    }
-}
-
-async fn create(shared: &Arc<Shared>, user: &str, target: &Target, request: HyperRequest<Incoming>) -> Response<Body> {
-    let bytes = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let asked: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    if target.plural != "selfsubjectaccessreviews" {
-        return status(StatusCode::METHOD_NOT_ALLOWED.as_u16(), "MethodNotAllowed", "not here", &json!({}));
-    }
-    let about = &asked["spec"]["resourceAttributes"];
-    let text = |name: &str| about[name].as_str().unwrap_or_default().to_owned();
-    let resource = match text("subresource") {
-        sub if sub.is_empty() => text("resource"),
-        sub => format!("{}/{sub}", text("resource")),
-    };
-    let refused = denied(&shared.store(), user, &text("verb"), &resource, about["namespace"].as_str());
-    respond(201, json!({"status": {"allowed": !refused}}).to_string())
 }

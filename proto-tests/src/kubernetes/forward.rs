@@ -22,9 +22,10 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Backend, Order, Shared,
-    api::{Body, Target},
+    answer::Body,
+    api::Target,
     script::{Node, Onset, Script},
+    store::{Backend, Order, Shared},
 };
 
 /// As measured with containerd and CRI-O.

@@ -2,12 +2,8 @@
 //! refuses on demand, faults, and a port-forward of its own framing.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,18 +13,18 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, broadcast, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
+mod answer;
 mod api;
+mod asked;
 mod forward;
+mod kubeconfig;
+mod objects;
 mod script;
 mod selectors;
+mod store;
 
 pub mod certificates;
 pub mod proxies;
@@ -36,103 +32,8 @@ pub mod proxies;
 use crate::ports;
 use certificates::Authority;
 pub use script::{Act, Script, When};
-
-/// A request as the server saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub verb: &'static str,
-    pub resource: String,
-    pub namespace: Option<String>,
-    pub name: Option<String>,
-    pub user: String,
-    pub impersonated: Option<String>,
-    pub status: u16,
-    /// What was asked for behind the `?`.
-    pub query: String,
-    /// The answer's length, where it is not a stream.
-    pub bytes: u64,
-}
-
-/// What a fault does to the requests that it matches.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// Answers with this status and body.
-    Status(u16, String),
-    /// A Status with `retryAfterSeconds`.
-    RetryAfter(u16, u32),
-    /// 429 as API Priority and Fairness answers it: the seconds in the header `Retry-After`, and a line of text.
-    Throttled(u32),
-    /// 200, and a body that ends before its length.
-    Short,
-    /// Waits until the test says so.
-    Hold(Arc<Notify>),
-    /// Drops the connection.
-    Cut,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Planted {
-    verb: &'static str,
-    resource: String,
-    fault: Fault,
-    times: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Denied {
-    user: Option<String>,
-    verb: &'static str,
-    resource: String,
-    namespace: Option<String>,
-}
-
-/// What happens to a port-forward.
-#[derive(Clone, Copy, Debug)]
-pub enum Backend {
-    /// Its bytes go here.
-    To(SocketAddr),
-    /// Nothing listens.
-    Refuse,
-}
-
-/// An order to the tunnels of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// The TCP connection is reset.
-    Cut(String),
-    /// As when the pod is deleted: the stream ends.
-    End(String),
-}
-
-pub(crate) type Key = (String, String, String);
-
-pub(crate) struct Store {
-    /// By (resource, namespace, name); a custom resource is `plural.group`.
-    objects: BTreeMap<Key, Value>,
-    version: u64,
-    /// Custom resources that exist: `plural.group` to its version.
-    resources: BTreeMap<String, String>,
-    tokens: HashMap<String, String>,
-    /// Tokens that were shown, good and bad.
-    shown: HashSet<String>,
-    denied: Vec<Denied>,
-    faults: Vec<Planted>,
-    backends: HashMap<(String, String, u16), Backend>,
-    /// By pod, for the next so many tunnels.
-    scripts: HashMap<String, (Script, usize)>,
-    requests: Vec<Request>,
-    /// Verbs and resources of all requests, answered or not.
-    arrived: Vec<(&'static str, String)>,
-    /// Paths and queries of all requests, byte for byte as they came.
-    paths: Vec<String>,
-    page: usize,
-    websockets: bool,
-    /// The container runtime's limit on streams without a message.
-    stream_idle: Option<Duration>,
-    /// How late the end of a server's stream is reported.
-    linger: Duration,
-    events: broadcast::Sender<(u64, &'static str, Value)>,
-}
+pub use store::{Backend, Fault, Request};
+use store::{Denied, Order, Planted, Shared};
 
 /// The server.
 pub struct FakeKubernetes {
@@ -143,47 +44,6 @@ pub struct FakeKubernetes {
     token: String,
     accepting: Mutex<Option<JoinHandle<()>>>,
     acceptor: TlsAcceptor,
-}
-
-pub(crate) struct Shared {
-    pub(crate) store: Mutex<Store>,
-    pub(crate) orders: broadcast::Sender<Order>,
-    pub(crate) tunnels: watch::Sender<usize>,
-    /// Messages that carry nothing, so far.
-    pub(crate) reminders: watch::Sender<usize>,
-    /// Ends plain connections.
-    pub(crate) closed: watch::Sender<u64>,
-    /// Ends tunnels.
-    pub(crate) down: watch::Sender<u64>,
-}
-
-impl Store {
-    /// A resource by its plural, where that is enough to tell it, as kubectl takes it.
-    fn resource(&self, plural: &str) -> String {
-        let prefix = format!("{plural}.");
-        self.resources.keys().find(|known| known.starts_with(&prefix)).cloned().unwrap_or_else(|| plural.to_owned())
-    }
-
-    /// What the next tunnel to a pod is to meet.
-    fn script(&mut self, pod: &str) -> Option<Script> {
-        let (script, times) = self.scripts.get_mut(pod).filter(|(_, times)| *times > 0)?;
-        *times -= 1;
-        Some(script.clone())
-    }
-}
-
-impl Shared {
-    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap()
-    }
-
-    /// Keeps the token that a request shows, valid here or not.
-    fn note_token<B>(&self, request: &http::Request<B>) {
-        let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-        if let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) {
-            self.store().shown.insert(token.to_owned());
-        }
-    }
 }
 
 impl FakeKubernetes {
@@ -207,33 +67,7 @@ impl FakeKubernetes {
             )
             .unwrap();
         let token = crate::secrets::make("token");
-        let store = Store {
-            objects: BTreeMap::new(),
-            version: 100,
-            resources: BTreeMap::new(),
-            tokens: HashMap::from([(token.clone(), "admin".to_owned())]),
-            shown: HashSet::new(),
-            denied: Vec::new(),
-            faults: Vec::new(),
-            backends: HashMap::new(),
-            scripts: HashMap::new(),
-            requests: Vec::new(),
-            arrived: Vec::new(),
-            paths: Vec::new(),
-            page: usize::MAX,
-            websockets: true,
-            stream_idle: None,
-            linger: forward::LINGER,
-            events: broadcast::Sender::new(10_000),
-        };
-        let shared = Arc::new(Shared {
-            store: Mutex::new(store),
-            orders: broadcast::Sender::new(100),
-            tunnels: watch::Sender::new(0),
-            reminders: watch::Sender::new(0),
-            closed: watch::Sender::new(0),
-            down: watch::Sender::new(0),
-        });
+        let shared = Arc::new(Shared::new(&token));
         // It may go down, and come back where it was.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports::free())).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -314,35 +148,6 @@ impl FakeKubernetes {
         &self.authority
     }
 
-    /// Makes a custom resource exist.
-    pub fn serve_crd(&self, group: &str, version: &str, plural: &str) {
-        self.shared.store().resources.insert(format!("{plural}.{group}"), version.to_owned());
-    }
-
-    /// A user with a bearer token; may do everything that is not denied.
-    #[must_use]
-    pub fn user(&self, name: &str) -> String {
-        let token = crate::secrets::make("token");
-        self.shared.store().tokens.insert(token.clone(), name.to_owned());
-        token
-    }
-
-    /// The token is not valid any more.
-    pub fn revoke(&self, token: &str) {
-        self.shared.store().tokens.remove(token);
-    }
-
-    /// Whether a token was ever shown to this server, valid here or not.
-    #[must_use]
-    pub fn has_seen(&self, token: &str) -> bool {
-        self.shared.store().shown.contains(token)
-    }
-
-    #[must_use]
-    pub fn token(&self) -> &str {
-        &self.token
-    }
-
     /// Refuses a verb on a resource (`pods/portforward`) to a user, or to all; in a namespace, or in all.
     pub fn deny(&self, user: Option<&str>, verb: &'static str, resource: &str, namespace: Option<&str>) {
         self.shared.store().denied.push(Denied {
@@ -396,79 +201,6 @@ impl FakeKubernetes {
         self.shared.reminders.subscribe().wait_for(|seen| *seen >= count).await.unwrap();
     }
 
-    /// How many objects a page holds at the most.
-    pub fn page(&self, size: usize) {
-        self.shared.store().page = size;
-    }
-
-    /// Where a pod's port leads.
-    pub fn backend(&self, namespace: &str, pod: &str, port: u16, backend: Backend) {
-        self.shared.store().backends.insert((namespace.to_owned(), pod.to_owned(), port), backend);
-    }
-
-    /// Creates or replaces an object.
-    pub fn put(&self, plural: &str, mut object: Value) {
-        let mut store = self.shared.store();
-        store.version += 1;
-        let version = store.version;
-        let meta = object["metadata"].as_object_mut().expect("metadata");
-        meta.insert("resourceVersion".to_owned(), json!(version.to_string()));
-        let text = |meta: &serde_json::Map<String, Value>, name: &str| meta[name].as_str().unwrap_or("").to_owned();
-        let plural = store.resource(plural);
-        let key = (plural.clone(), text(meta, "namespace"), text(meta, "name"));
-        let known = store.objects.get(&key).map(|known| known["metadata"]["uid"].clone());
-        let uid = known.clone().unwrap_or_else(|| json!(format!("uid-{version}")));
-        meta.entry("uid").or_insert(uid);
-        let event = if known.is_some() { "MODIFIED" } else { "ADDED" };
-        store.objects.insert(key, object.clone());
-        let _ = store.events.send((version, event, with_plural(&plural, object)));
-    }
-
-    /// Changes an object in place.
-    pub fn change(&self, plural: &str, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut object = self.get(plural, namespace, name).expect("the object");
-        change(&mut object);
-        self.put(plural, object);
-    }
-
-    #[must_use]
-    pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
-        let store = self.shared.store();
-        let key = (store.resource(plural), namespace.to_owned(), name.to_owned());
-        store.objects.get(&key).cloned()
-    }
-
-    /// Removes an object; a pod's tunnels end.
-    pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
-        let mut store = self.shared.store();
-        store.version += 1;
-        let version = store.version;
-        let resource = store.resource(plural);
-        let key = (resource.clone(), namespace.to_owned(), name.to_owned());
-        if let Some(mut object) = store.objects.remove(&key) {
-            object["metadata"]["resourceVersion"] = json!(version.to_string());
-            let _ = store.events.send((version, "DELETED", with_plural(&resource, object)));
-        }
-        drop(store);
-        if plural == "pods" {
-            let _ = self.shared.orders.send(Order::End(format!("{namespace}/{name}")));
-        }
-    }
-
-    /// Ends every watch as etcd's compaction does: with 410 inside the stream.
-    pub fn expire_watches(&self) {
-        let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "too old resource version", "reason": "Expired", "code": 410});
-        let store = self.shared.store();
-        let _ = store.events.send((store.version, ERROR, gone));
-    }
-
-    /// Ends every watch as an API server does after some minutes.
-    pub fn end_watches(&self) {
-        let store = self.shared.store();
-        let _ = store.events.send((store.version, END, Value::Null));
-    }
-
     /// Resets the tunnels of a pod.
     pub fn cut_tunnels(&self, namespace: &str, pod: &str) {
         let _ = self.shared.orders.send(Order::Cut(format!("{namespace}/{pod}")));
@@ -478,101 +210,4 @@ impl FakeKubernetes {
     pub async fn tunnels(&self, count: usize) {
         self.shared.tunnels.subscribe().wait_for(|open| *open == count).await.unwrap();
     }
-
-    #[must_use]
-    pub fn requests(&self) -> Vec<Request> {
-        self.shared.store().requests.clone()
-    }
-
-    pub fn forget_requests(&self) {
-        let mut store = self.shared.store();
-        store.requests.clear();
-        store.arrived.clear();
-        store.paths.clear();
-    }
-
-    /// What has been asked for, path and query as they came, answered or not.
-    #[must_use]
-    pub fn paths(&self) -> Vec<String> {
-        self.shared.store().paths.clone()
-    }
-
-    /// The selectors that were asked with, decoded.
-    #[must_use]
-    pub fn selectors(&self) -> Vec<String> {
-        let queries = self.paths().into_iter().filter_map(|path| Some(path.split_once('?')?.1.to_owned()));
-        let pairs = queries.flat_map(|query| query.split('&').map(str::to_owned).collect::<Vec<_>>());
-        let selecting = pairs.filter_map(|pair| pair.split_once("Selector=").map(|(_, value)| api::decoded(value)));
-        selecting.collect()
-    }
-
-    /// Requests that have arrived, those too that a fault leaves without an answer.
-    #[must_use]
-    pub fn asked(&self, verb: &str, resource: &str) -> usize {
-        let store = self.shared.store();
-        store.arrived.iter().filter(|(asked, about)| *asked == verb && about == resource).count()
-    }
-
-    /// Requests that were answered.
-    #[must_use]
-    pub fn count(&self, verb: &str, resource: &str) -> usize {
-        self.requests().iter().filter(|request| request.verb == verb && request.resource == resource).count()
-    }
-
-    /// A directory for this test's files.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// A kubeconfig whose user is as given (`{"token": ...}`), in this directory.
-    #[must_use]
-    pub fn kubeconfig_with(&self, context: &str, namespace: Option<&str>, user: Value, cluster: Value) -> PathBuf {
-        use base64::Engine as _;
-        let authority = base64::engine::general_purpose::STANDARD.encode(self.authority.pem());
-        let mut about = json!({
-            "server": format!("https://127.0.0.1:{}", self.address.port()),
-            "certificate-authority-data": authority,
-        });
-        for (name, value) in cluster.as_object().into_iter().flatten() {
-            about[name] = value.clone();
-        }
-        let mut inside = json!({"cluster": "c", "user": "u"});
-        if let Some(namespace) = namespace {
-            inside["namespace"] = json!(namespace);
-        }
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": context,
-            "clusters": [{"name": "c", "cluster": about}],
-            "users": [{"name": "u", "user": user}],
-            "contexts": [{"name": context, "context": inside}],
-        });
-        self.write("kubeconfig", &config.to_string())
-    }
-
-    /// Writes a private file.
-    #[must_use]
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let file = self.directory.path().join(name);
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
-        file
-    }
-
-    /// The administrator's kubeconfig.
-    #[must_use]
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.kubeconfig_with("fake", None, json!({"token": self.token}), json!({}))
-    }
-}
-
-/// The event that ends a watch.
-pub(crate) const ERROR: &str = "ERROR";
-
-/// The end of a watch, which is none of its events.
-pub(crate) const END: &str = "END";
-
-fn with_plural(plural: &str, mut object: Value) -> Value {
-    object["__plural"] = json!(plural);
-    object
 }
