@@ -8,7 +8,10 @@ use std::{
 use clap::Parser;
 use pgferry::{
     app,
-    cli::{self, Cli, Command, EX_CONFIG, EX_UNAVAILABLE, printed},
+    cli::{
+        self, Cli, Command, EX_CONFIG, EX_UNAVAILABLE,
+        print::{self, printed},
+    },
     error::{ClientFacing, printable},
     settings::{self, Loaded, LogFormat},
     telemetry::{self, Format},
@@ -46,14 +49,14 @@ async fn run(command: &Command, loaded: &Loaded) -> ExitCode {
             Err(error) => failed(EX_UNAVAILABLE, &format!("{error:#}")),
         },
         Command::List(list) => match app::list(&loaded.settings).await {
-            Ok(listing) => printed(cli::print_list(&listing, list.output)),
+            Ok(listing) => printed(print::list(&listing, loaded.settings.listen.port, list.output)),
             Err(failure) => {
                 // Where standard error is closed too, the exit code says it.
-                let _ = cli::print_report("error", &failure.report());
+                let _ = print::report("error", &failure.report());
                 ExitCode::from(EX_UNAVAILABLE)
             }
         },
-        Command::Config(show) => printed(cli::print_config(&loaded.origins, show.output)),
+        Command::Config(show) => printed(print::config(&loaded.origins, show.output)),
         Command::Completions { shell } => printed(cli::completions(*shell)),
     }
 }

@@ -159,9 +159,9 @@ pub(crate) async fn answer(
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
             notify.notified().await;
-            serve(&shared, &acting, verb, &target, &get, request).await
+            serve(&shared, &acting, verb, &target, &get, request)
         }
-        None => serve(&shared, &acting, verb, &target, &get, request).await,
+        None => serve(&shared, &acting, verb, &target, &get, request),
     };
     record.status = response.status().as_u16();
     record.bytes = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
@@ -200,7 +200,7 @@ fn user(store: &Store, certificate: Option<String>, request: &HyperRequest<Incom
     }
 }
 
-async fn serve(
+fn serve(
     shared: &Arc<Shared>,
     user: &str,
     verb: &'static str,

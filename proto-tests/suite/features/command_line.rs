@@ -25,7 +25,7 @@ async fn list_shows_what_can_be_reached() {
         "asleep",
         "hibernated",
         "Context fake",
-        "psql -h localhost",
+        "psql -h localhost -p 10000 shop.prod",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
@@ -41,6 +41,10 @@ async fn list_shows_what_can_be_reached() {
     assert_eq!(list(&world, &["-o", "name"]).await.1, "shop.prod\nasleep.staging\n");
     assert_eq!(list(&world, &["-o", "name", "-n", "staging"]).await.1, "asleep.staging\n");
     assert_eq!(world.api.count("get", "secrets"), 0, "it reads no operator's Secrets");
+    // What is told is to be typed as it stands: with the port that is in force.
+    let list = Start::new(BINARY).env("PGFERRY__LISTEN__PORT", "21102").args(["list", "--kubeconfig"]);
+    let (_, out, _) = list.arg(world.api.kubeconfig()).run().await;
+    assert!(out.contains("psql -h localhost -p 21102 shop.prod"), "{out}");
 }
 
 #[tokio::test]

@@ -17,16 +17,16 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message,
-        error::ProtocolError,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
+    tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
 use crate::{
     error::{Report, SqlState},
-    k8s::dial::frames::{Demultiplexer, Received, data, keepalive},
+    k8s::dial::{
+        ends::{closed, node_says, why},
+        frames::{Demultiplexer, Received, data, keepalive},
+        on_the_way::OnTheWay,
+    },
     upstream::{Failure, PodId, Retry},
 };
 
@@ -36,9 +36,6 @@ const MAX_PAYLOAD: usize = 64 * 1024 - 1;
 /// Bytes behind which the node still reads a ping when its server reads nothing: the server's own socket takes as many.
 /// Where more are on the way, a ping may wait as long as they do.
 const TAKEN: usize = 64 * 1024;
-
-/// A message of the server's may have been under way for as long: it says nothing of what was written since.
-const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// What is read ahead while nobody takes what has arrived. The end of a result fits, mostly, and a pong behind it is
 /// heard; where more comes, all that is still known of the link is that it takes pings.
@@ -71,43 +68,6 @@ pub struct Liveness {
     pub dead_after: Duration,
     /// Silence of data before the node is reminded of the stream, which it ends after four hours.
     pub remind_after: Duration,
-}
-
-/// Bytes of ours of which nobody has said that they arrived.
-struct OnTheWay {
-    bytes: usize,
-    /// What was written since `turned`, and in the time before that.
-    latest: [usize; 2],
-    turned: Instant,
-}
-
-impl OnTheWay {
-    fn new(now: Instant) -> Self {
-        Self { bytes: 0, latest: [0; 2], turned: now }
-    }
-
-    fn written(&mut self, bytes: usize, now: Instant) {
-        self.turn(now);
-        let [latest, _] = &mut self.latest;
-        *latest = latest.saturating_add(bytes);
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    /// The node reads on: all has arrived but for the latest.
-    fn heard(&mut self, now: Instant) {
-        self.turn(now);
-        let [latest, before] = self.latest;
-        self.bytes = latest.saturating_add(before);
-    }
-
-    fn turn(&mut self, now: Instant) {
-        let age = now.duration_since(self.turned);
-        if age >= UNDER_WAY {
-            let [latest, _] = self.latest;
-            self.latest = [0, if age < UNDER_WAY * 2 { latest } else { 0 }];
-            self.turned = now;
-        }
-    }
 }
 
 /// A byte stream through a WebSocket to one port of a pod. One task polls it. While that does not read it flushes, so that
@@ -407,52 +367,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
         let this = self.get_mut();
         Pin::new(&mut this.ws).poll_close(cx).map_err(|error| this.lost(&why(&error)))
     }
-}
-
-/// A Close that is not the server's end, in a few words.
-fn closed(frame: &CloseFrame) -> String {
-    let code = u16::from(frame.code);
-    match frame.reason.as_str() {
-        "" => format!("it was closed with {code}"),
-        reason => format!("it was closed with {code}: {reason}"),
-    }
-}
-
-/// A WebSocket's end in a few words.
-fn why(error: &WsError) -> String {
-    let cut = || "the API server's connection ended without a close".to_owned();
-    match error {
-        // TLS says so where its own close is missing too.
-        WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => cut(),
-        WsError::Io(error) => error.kind().to_string(),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => cut(),
-        WsError::Protocol(error) => format!("the WebSocket protocol was broken: {error}"),
-        WsError::ConnectionClosed | WsError::AlreadyClosed => "it is closed".to_owned(),
-        error => error.to_string(),
-    }
-}
-
-/// What the node's runtime wrote on the error channel, for a person.
-fn node_says(pod: &PodId, text: &str) -> Failure {
-    let name = &pod.name;
-    let logs = || format!("See what the server logged: kubectl logs -n {} {name}", pod.namespace);
-    let report = if text.contains("connection refused") {
-        Report::fatal(
-            SqlState::UNABLE_TO_CONNECT,
-            format!("nothing listens on the port in pod {name} (connection refused)"),
-        )
-        .hint(format!("{}. In pods of gVisor or Kata containers a port-forward cannot reach the server", logs()))
-    } else if text.contains("reset by peer") || text.contains("broken pipe") {
-        Report::fatal(SqlState::CONNECTION_FAILURE, format!("the server in pod {name} broke the connection off"))
-            .hint(logs())
-    } else if text.contains("network namespace") || text.contains("sandbox") || text.contains("not running") {
-        Report::fatal(SqlState::CONNECTION_FAILURE, format!("pod {name} is gone")).hint("Connect again")
-    } else {
-        Report::fatal(SqlState::CONNECTION_FAILURE, format!("the port-forward to pod {name} failed"))
-            .detail(text.to_owned())
-            .hint(logs())
-    };
-    Failure { report, retry: Retry::Resolve }
 }
 
 #[cfg(test)]
