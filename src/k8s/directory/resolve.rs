@@ -296,7 +296,7 @@ impl Directory for Kubernetes {
             view
         } else {
             let lookup = Lookup { context: &context, systems: &self.systems, deadline: ask.deadline };
-            let view = lookup.find(&ask.target).await?;
+            let view = lookup.find(ask).await?;
             self.remember(ask, &context, &view);
             view
         };
