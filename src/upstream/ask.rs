@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::conninfo::Conninfo;
+use super::{conninfo::Conninfo, server::ClusterId};
 
 /// On whose behalf Kubernetes is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,26 +82,59 @@ pub enum Role {
 
 /// Says what a connection is waiting for; the session turns it into a NOTICE when it takes long.
 #[derive(Clone, Debug)]
-pub struct Progress(Arc<watch::Sender<String>>);
+pub struct Progress {
+    lines: Arc<watch::Sender<String>>,
+    found: Arc<watch::Sender<Option<Found>>>,
+}
+
+/// A cluster that a name means, while none of its servers is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// As [`crate::upstream::Upstream::meaning`].
+    pub meaning: u64,
+}
 
 impl Progress {
     /// A new line of progress, and where to read it.
     #[must_use]
     pub fn new() -> (Self, watch::Receiver<String>) {
         let (sender, receiver) = watch::channel(String::new());
-        (Self(Arc::new(sender)), receiver)
+        (Self { lines: Arc::new(sender), found: Arc::new(watch::Sender::new(None)) }, receiver)
     }
 
     /// States what is waited for now, such as `waiting for a primary of shop.prod`.
     pub fn waiting_for(&self, what: impl Into<String>) {
         let what = what.into();
         // Whoever looks again and again waits for the same thing; it is told once.
-        self.0.send_if_modified(|known| {
+        self.lines.send_if_modified(|known| {
             *known != what && {
                 known.clone_from(&what);
                 true
             }
         });
+    }
+
+    /// States that the name means this cluster, of which a server is waited for.
+    pub fn found(&self, found: Found) {
+        self.found.send_if_modified(|known| {
+            let new = known.as_ref() != Some(&found);
+            *known = Some(found);
+            new
+        });
+    }
+
+    /// The cluster, once a server of it is waited for.
+    pub async fn until_found(&self) -> Found {
+        let mut found = self.found.subscribe();
+        loop {
+            if let Some(found) = found.borrow_and_update().clone() {
+                return found;
+            }
+            // The sender lives as long as this value.
+            let _ = found.changed().await;
+        }
     }
 }
 

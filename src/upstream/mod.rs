@@ -19,7 +19,7 @@ mod conninfo;
 mod login;
 mod server;
 
-pub use ask::{Ask, Identity, Mode, Progress, Role, Target};
+pub use ask::{Ask, Found, Identity, Mode, Progress, Role, Target};
 pub use conninfo::{Conninfo, Form};
 pub use login::{AuthFacts, AuthMethod, CaBy, ClientIdentity, Login, TlsFacts, TlsMode};
 pub use server::{ClusterId, Lost, PodId, Server, Upstream};
@@ -101,6 +101,9 @@ pub trait Directory: Send + Sync {
 pub trait Credentials: Send + Sync {
     /// The login that the ask means at this server.
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure>;
+
+    /// Fails where the role that the ask names has no login in this cluster, whose servers are not ready.
+    async fn check(&self, ask: &Ask, found: &Found) -> Result<(), Failure>;
 
     /// After the server refused `refused`: the login as it is now; where it has not changed, the one that worked
     /// before, for a new Secret reaches the server a moment later; else `None`.

@@ -1,7 +1,7 @@
 //! From a route to a server that has said ReadyForQuery: resolve, dial and fetch the login at once, log in, and try
 //! again where a second try can help.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::time::timeout_at;
@@ -69,7 +69,10 @@ impl Connector {
 
     /// The server; where there is no such cluster, and the user string has another reading, that one's error.
     async fn resolve(&self, wanted: &Wanted) -> Result<Upstream, Failure> {
-        let resolved = self.directory.resolve(&wanted.ask).await;
+        let resolved = tokio::select! {
+            resolved = self.directory.resolve(&wanted.ask) => resolved,
+            unknown = self.unknown_role(&wanted.ask) => return Err(unknown),
+        };
         if let (Err(failure), Some(target)) = (&resolved, &wanted.otherwise)
             && failure.report.sqlstate == SqlState::UNKNOWN_TARGET
         {
@@ -77,6 +80,16 @@ impl Connector {
             self.directory.resolve(&other).await?;
         }
         resolved
+    }
+
+    /// Why the role has no login, where a server is waited for: no server will change that.
+    async fn unknown_role(&self, ask: &Ask) -> Failure {
+        let found = ask.progress.until_found().await;
+        match self.credentials.check(ask, &found).await {
+            Err(failure) if failure.report.sqlstate == SqlState::INVALID_AUTHORIZATION => failure,
+            // Whatever else is wrong may be right when there is a server.
+            _ => pending().await,
+        }
     }
 
     async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
