@@ -33,7 +33,8 @@ use crate::{
         Params, Parts, Sessions,
         phase::Phase,
         registry::{Limits, Registry},
-        route::{Alias, Names, parse_target},
+        route::{Alias, Names},
+        target::parse_target,
     },
     settings::{self, Auth, Authority, Settings, SslMode, Tls, host_and_port},
     tls::accept::{Acceptor, ClientTls},
@@ -343,7 +344,7 @@ fn session_params(settings: &Settings) -> Params {
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,
         spare: settings.sessions.spare,
-        names: Names { aliases: aliases(settings), os_user: os_user() },
+        names: Names { aliases: aliases(settings), os_user: os_user(), single: settings.names.single },
     }
 }
 

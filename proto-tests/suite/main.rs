@@ -17,6 +17,7 @@ mod features {
     mod limits_and_drain;
     mod log_lines;
     mod logins;
+    mod modes;
     mod names;
     mod protocol;
     mod size;

@@ -24,8 +24,7 @@ fn startup_packets() {
             match packet {
                 startup::First::TlsHello => break,
                 startup::First::Startup(startup) => {
-                    let _ =
-                        (startup.negotiation(), startup.get("options").map(|given| options::take_option(given, "x")));
+                    let _ = (startup.negotiation(), startup.get("options").map(options::take_own));
                 }
                 _ => {}
             }

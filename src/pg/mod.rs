@@ -37,9 +37,6 @@ pub enum PacketError {
     /// The same startup parameter twice.
     #[error("startup parameter \"{0}\" is given twice")]
     Duplicate(String),
-    /// No user in the startup packet.
-    #[error("no PostgreSQL user name specified in startup packet")]
-    NoUser,
     /// A protocol that is not 3.
     #[error("unsupported frontend protocol {major}.{minor}: pgferry supports 3.0 to 3.2")]
     Version {
@@ -60,12 +57,10 @@ impl ClientFacing for PacketError {
     fn report(&self) -> Report {
         let code = match self {
             Self::Version { .. } => SqlState::FEATURE_NOT_SUPPORTED,
-            Self::NoUser => SqlState::INVALID_AUTHORIZATION,
             _ => SqlState::PROTOCOL_VIOLATION,
         };
         let report = Report::fatal(code, self.to_string());
         match self {
-            Self::NoUser => report.hint("Give a user name, such as: psql -U ROLE@CLUSTER"),
             Self::Length | Self::TooLong { .. } => {
                 report.hint("This port speaks the PostgreSQL protocol; connect with psql or another PostgreSQL client")
             }

@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::{
     PacketError,
     cancel::{CANCEL_REQUEST, CancelKey},
+    options::{self, Own},
     split_string, u32_at,
 };
 
@@ -124,9 +125,6 @@ impl Startup {
             startup.parameters.push((body.slice_ref(name), body.slice_ref(value)));
             rest = after;
         }
-        if startup.get("user").is_none_or(<[u8]>::is_empty) {
-            return Err(PacketError::NoUser);
-        }
         Ok(startup)
     }
 
@@ -148,6 +146,20 @@ impl Startup {
     /// Takes a parameter out.
     pub fn remove(&mut self, name: &str) {
         self.parameters.retain(|(found, _)| found != name.as_bytes());
+    }
+
+    /// Takes the options out that are ours; all else stays byte for byte.
+    pub fn take_own(&mut self) -> Own {
+        let (mut own, rest) = options::take_own(self.get("options").unwrap_or_default());
+        if own != Own::default() {
+            if rest.iter().all(u8::is_ascii_whitespace) {
+                self.remove("options");
+            } else {
+                self.set("options", Bytes::from(rest));
+            }
+        }
+        self.parameters.retain(|(name, value)| !own.note(name, value));
+        own
     }
 
     /// All parameters, in order.

@@ -121,7 +121,11 @@ impl Bound {
             }
             Kind::Unix(listener) => {
                 let (socket, _) = listener.accept().await?;
-                Ok(Accepted { socket: Socket::Unix(socket), peer: Peer::Unix, bound })
+                Ok(Accepted {
+                    socket: Socket::Unix(socket),
+                    peer: Peer::Unix { local: PathBuf::from(&self.name) },
+                    bound,
+                })
             }
         }
     }

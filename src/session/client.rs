@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    path::PathBuf,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,7 +14,10 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{tls::prefixed::Prefixed, upstream::Target};
+use crate::{
+    tls::prefixed::Prefixed,
+    upstream::{Conninfo, Form, Target},
+};
 
 /// Where a client connected from.
 #[derive(Clone, Debug)]
@@ -26,14 +30,37 @@ pub enum Peer {
         local: SocketAddr,
     },
     /// Over a Unix socket; the kernel says who it is.
-    Unix,
+    Unix {
+        /// The listener's socket.
+        local: PathBuf,
+    },
+}
+
+impl Peer {
+    /// Where it connected to, as libpq writes it.
+    #[must_use]
+    pub(super) fn conninfo(&self, form: Form) -> Conninfo {
+        match self {
+            Self::Tcp { local, .. } => {
+                let ip = local.ip().to_canonical();
+                let host = if ip.is_loopback() { "localhost".to_owned() } else { ip.to_string() };
+                Conninfo { host, port: local.port(), form }
+            }
+            Self::Unix { local } => {
+                let directory = local.parent().unwrap_or(local).display().to_string();
+                // `.s.PGSQL.PORT`
+                let port = local.extension().and_then(|port| port.to_str()?.parse().ok()).unwrap_or_default();
+                Conninfo { host: directory, port, form }
+            }
+        }
+    }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { peer, .. } => peer.fmt(f),
-            Self::Unix => f.write_str("unix socket"),
+            Self::Unix { .. } => f.write_str("unix socket"),
         }
     }
 }

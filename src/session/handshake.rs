@@ -7,6 +7,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::{
@@ -24,7 +25,7 @@ use crate::{
     },
     tls::{
         TlsError,
-        accept::{Acceptor, Handshake},
+        accept::{Acceptor, names_postgres},
         prefixed::Prefixed,
     },
 };
@@ -51,6 +52,9 @@ enum GreetError {
     /// The client went away, as port scanners and health checks do.
     #[error("the client closed before it sent a startup packet")]
     Gone,
+    /// It opened TLS where there is none, and hears nothing else.
+    #[error("the client opened TLS, which there is none of here; see listen.tls")]
+    NoTls,
     /// Its socket failed.
     #[error("the client's socket failed")]
     Io(#[from] io::Error),
@@ -76,9 +80,10 @@ impl Sessions {
         match greeted {
             Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
             Ok(Err(GreetError::Refused(mut client, report))) => {
-                info!(session = %id, %peer, %report, "connection refused");
+                info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
                 tell(&mut client, &report).await;
             }
+            Ok(Err(GreetError::NoTls)) => info!(session = %id, %peer, "connection refused: {}", GreetError::NoTls),
             Ok(Err(GreetError::Gone)) => debug!(session = %id, %peer, "{}", GreetError::Gone),
             Ok(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -125,7 +130,7 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 client = match (acceptor, client) {
                     (Some(acceptor), ClientStream::Plain(mut socket)) => {
                         socket.write_all(b"S").await?;
-                        encrypt(acceptor, socket, BytesMut::new(), Handshake::Negotiated).await?
+                        ClientStream::Tls(Box::new(encrypt(acceptor, socket, BytesMut::new()).await?))
                     }
                     (_, mut client) => {
                         client.write_all(b"N").await?;
@@ -135,9 +140,14 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
             }
             Some(First::TlsHello) => {
                 let (Some(acceptor), ClientStream::Plain(socket), false) = (acceptor, client, asked_tls) else {
-                    return Err(GreetError::Gone);
+                    return Err(GreetError::NoTls);
                 };
-                client = encrypt(acceptor, socket, std::mem::take(&mut buf), Handshake::Direct).await?;
+                let stream = encrypt(acceptor, socket, std::mem::take(&mut buf)).await?;
+                let named = names_postgres(&stream);
+                client = ClientStream::Tls(Box::new(stream));
+                if let Err(error) = named {
+                    return Err(GreetError::Refused(Box::new(client), error.report()));
+                }
             }
             Some(First::Startup(startup)) => {
                 return Ok(Greeting::Startup(Greeted { client, startup, early: buf }));
@@ -155,10 +165,8 @@ async fn encrypt(
     acceptor: &Acceptor,
     socket: Socket,
     hello: BytesMut,
-    handshake: Handshake,
-) -> Result<ClientStream, GreetError> {
-    let tls = acceptor.accept(Prefixed::new(hello.freeze(), socket), handshake).await?;
-    Ok(ClientStream::Tls(Box::new(tls)))
+) -> Result<TlsStream<Prefixed<Socket>>, GreetError> {
+    Ok(acceptor.accept(Prefixed::new(hello.freeze(), socket)).await?)
 }
 
 fn refused(client: ClientStream, error: &PacketError) -> GreetError {

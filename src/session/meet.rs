@@ -47,7 +47,7 @@ impl Sessions {
                 .map_err(|_| AuthError::Unknown)
                 .and_then(|credentials| peer::unix(credentials, &self.allowed)),
             (Socket::Tcp(_), Peer::Tcp { peer, local }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
-            (Socket::Tcp(_), Peer::Unix) => Err(AuthError::Unknown),
+            (Socket::Tcp(_), Peer::Unix { .. }) => Err(AuthError::Unknown),
         };
         match who {
             Ok(who) => Met::Welcome(Welcome { accepted, who }),

@@ -29,8 +29,10 @@ mod refusal;
 pub mod registry;
 mod reply;
 pub mod route;
+mod route_error;
 mod serve;
 mod spare;
+pub mod target;
 
 use connect::Connector;
 use phase::Phase;

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::{
+    route_error::RouteError,
+    target::{divide, parse_target},
+};
 use crate::{
-    error::{ClientFacing, Report, SqlState},
-    pg::{options, startup::Startup},
-    upstream::{Mode, Role, Target},
+    pg::{options::Own, startup::Startup},
+    upstream::{Form, Role, Target},
 };
 
 /// Databases that every GUI, `createdb` and `psql -l` open by default, so that a bare one never means a cluster.
@@ -24,6 +27,8 @@ pub struct Names {
     pub aliases: BTreeMap<String, Alias>,
     /// The operating-system user who runs pgferry: clients send it where the person typed no user.
     pub os_user: Option<String>,
+    /// Whether a client that names no cluster means the only one there is.
+    pub single: bool,
 }
 
 /// What a configured database name means.
@@ -44,86 +49,55 @@ pub struct Route {
     pub database: Option<Bytes>,
     /// The login that is wanted.
     pub role: Role,
+    /// Where the packet says so.
+    pub form: Form,
+    /// What the same text means if a context that is not known were: said where `target` does not exist.
+    pub otherwise: Option<Target>,
 }
 
-/// A startup packet that leads nowhere.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// The name is no target at all.
-    #[error("\"{0}\" does not name a cluster")]
-    NotATarget(String),
-    /// A database that is never a target.
-    #[error("database \"{0}\" does not say which cluster is meant")]
-    NeverTarget(String),
-    /// Replication, with the target in the database.
-    #[error("a replication connection must name its cluster in the user name")]
-    Replication,
-    /// An alias of the configuration leads nowhere.
-    #[error("the alias \"{alias}\" means \"{means}\", which does not name a cluster")]
-    Alias {
-        /// The alias.
-        alias: String,
-        /// What the configuration says it means.
-        means: String,
-    },
+/// A packet that leads nowhere, and where in it the target would stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoute {
+    /// Why.
+    pub error: Box<RouteError>,
+    /// Where the target would stand.
+    pub form: Form,
 }
 
-impl ClientFacing for RouteError {
-    fn report(&self) -> Report {
-        let report = Report::fatal(SqlState::UNKNOWN_TARGET, self.to_string());
-        match self {
-            Self::NotATarget(_) => report.hint(
-                "Write the database as CLUSTER, CLUSTER.NAMESPACE or CLUSTER.NAMESPACE@CONTEXT, optionally with :ro or \
-                 /DBNAME behind it. Type: pgferry list",
-            ),
-            Self::NeverTarget(database) => report.hint(format!(
-                "Write user=ROLE@CLUSTER to open the database {database} of a cluster, such as: psql -h localhost -U \
-                 @CLUSTER {database}. For the list of clusters type: pgferry list"
-            )),
-            Self::Replication => report.hint("Write user=ROLE@CLUSTER, such as user=streaming@shop"),
-            Self::Alias { alias, .. } => report
-                .hint(format!("Correct names.aliases.{alias} in the configuration; to see it type: pgferry config")),
-        }
+impl NoRoute {
+    fn new(error: RouteError, form: Form) -> Self {
+        Self { error: Box::new(error), form }
     }
 }
 
-/// `cluster["."namespace]["@"context][":"mode]`, or `None` where the text has another shape.
-#[must_use]
-pub fn parse_target(text: &str) -> Option<Target> {
-    let (rest, mode) = match text.rsplit_once(':') {
-        None => (text, Mode::Rw),
-        Some((rest, "rw")) => (rest, Mode::Rw),
-        Some((rest, "ro")) => (rest, Mode::Ro),
-        Some((rest, "any")) => (rest, Mode::Any),
-        Some(_) => return None,
-    };
-    let (name, context) = match rest.split_once('@') {
-        None => (rest, None),
-        Some((_, "")) => return None,
-        Some((name, context)) => (name, Some(context.to_owned())),
-    };
-    is_object_name(name).then(|| Target { name: name.to_owned(), context, mode, system: None })
+/// `role@target`, divided.
+struct UserTarget<'a> {
+    role: &'a str,
+    target: Target,
+    otherwise: Option<Target>,
 }
 
-/// A Kubernetes object name, or two of them with a dot between: DNS labels (RFC 1123) divided by dots.
-fn is_object_name(text: &str) -> bool {
-    text.len() <= 253 + 1 + 63
-        && text.split('.').all(|label| {
-            !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        })
+/// Divides `role@target` at the leftmost `@` whose right side is a target with a known context, or with none; else at the
+/// leftmost whose right side is a target at all, so that its context is called unknown.
+fn split_user<'a>(user: &'a str, knows_context: &dyn Fn(&str) -> bool) -> Option<UserTarget<'a>> {
+    let mut unknown: Option<UserTarget<'a>> = None;
+    for (at, _) in user.match_indices('@') {
+        let (Some(role), Some(rest)) = (user.get(..at), user.get(at + 1..)) else { continue };
+        let Ok(target) = parse_target(rest) else { continue };
+        if target.context.as_deref().is_none_or(knows_context) {
+            return Some(UserTarget { role, target, otherwise: unknown.map(|unknown| unknown.target) });
+        }
+        unknown = unknown.or(Some(UserTarget { role, target, otherwise: None }));
+    }
+    unknown
 }
 
-/// Divides `role@target` at the leftmost `@` whose right side is a target with a known context, or with none.
-fn split_user<'a>(user: &'a str, knows_context: &dyn Fn(&str) -> bool) -> Option<(&'a str, Target)> {
-    user.match_indices('@').find_map(|(at, _)| {
-        let (role, rest) = (user.get(..at)?, user.get(at + 1..)?);
-        let target = parse_target(rest)?;
-        let known = target.context.as_deref().is_none_or(knows_context);
-        known.then_some((role, target))
-    })
+/// What is wrong behind the first `@` of a user that is no `role@target`.
+fn user_mistake(user: &str) -> Option<NoRoute> {
+    let (role, rest) = user.split_once('@')?;
+    let mistake = parse_target(rest).err()?;
+    let form = Form::User { role: role.to_owned(), database: None };
+    Some(NoRoute::new(RouteError::User { user: user.to_owned(), mistake }, form))
 }
 
 /// A startup parameter as text; names of clusters and roles in Secrets are UTF-8.
@@ -131,62 +105,95 @@ fn text<'a>(startup: &'a Startup, name: &str) -> Option<&'a str> {
     startup.get(name).and_then(|value| std::str::from_utf8(value).ok()).filter(|value| !value.is_empty())
 }
 
-/// Applies the rules. `bound` is the target of the listener, where it has one.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Applies the rules. `bound` is the target of the listener, where it has one; `own` are the packet's options that are
+/// ours.
 ///
 /// # Errors
 /// Where the packet names no target.
 pub fn route(
     startup: &Startup,
+    own: &Own,
     bound: Option<&Target>,
     names: &Names,
     knows_context: &dyn Fn(&str) -> bool,
-) -> Result<Route, RouteError> {
+) -> Result<Route, NoRoute> {
     let user = text(startup, "user").unwrap_or_default();
     let given = startup.get("database").filter(|database| !database.is_empty());
     let database = given.map(Bytes::copy_from_slice);
     let beside_user = || database.clone().filter(|database| database != user.as_bytes());
 
+    if let Some(name) = own.unknown([TARGET_OPTION]) {
+        return Err(NoRoute::new(RouteError::Option(name), Form::Nowhere));
+    }
     if let Some(target) = bound {
         let role = role(user, target, names);
         let database = if role == Role::Default { beside_user() } else { database };
-        return Ok(Route { target: target.clone(), database, role });
+        return Ok(Route { target: target.clone(), database, role, form: Form::Bound, otherwise: None });
     }
-    if let Some((role_name, target)) = split_user(user, knows_context) {
-        let role = written_role(role_name, names);
-        return Ok(Route { target, database: beside_user(), role });
+    if let Some(UserTarget { role, target, otherwise }) = split_user(user, knows_context) {
+        let database = beside_user();
+        let form = Form::User { role: role.to_owned(), database: database.as_deref().map(lossy) };
+        return Ok(Route { target, database, role: written_role(role, names), form, otherwise });
     }
-    if let Some(value) = startup.get("options").and_then(|given| options::take_option(given, TARGET_OPTION).0) {
-        let value = String::from_utf8_lossy(&value).into_owned();
-        let target = parse_target(&value).ok_or(RouteError::NotATarget(value))?;
+    if let Some(value) = own.get(TARGET_OPTION) {
+        let database = beside_user();
+        let form = |user| Form::Option { user, database: database.as_deref().map(lossy) };
+        let target =
+            parse_target(&lossy(value)).map_err(|mistake| NoRoute::new(mistake.into(), form(chosen(user, names))))?;
         let role = role(user, &target, names);
-        return Ok(Route { target, database: beside_user(), role });
+        let form = form(named(&role));
+        return Ok(Route { target, database, role, form, otherwise: None });
+    }
+    if let Some(mistake) = user_mistake(user) {
+        return Err(mistake);
     }
     // PostgreSQL's own default: no database means the one named like the user.
     let meant = database.unwrap_or_else(|| Bytes::copy_from_slice(user.as_bytes()));
-    by_database(&String::from_utf8_lossy(&meant), user, is_replication(startup), names)
+    by_database(&lossy(&meant), user, is_replication(startup), names)
 }
 
-fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Result<Route, RouteError> {
+fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Result<Route, NoRoute> {
+    let chosen = chosen(user, names);
+    let form = if name == user { Form::Nowhere } else { Form::Database { user: chosen.clone(), database: None } };
+    let no = |error| Err(NoRoute::new(error, form.clone()));
     if replication {
-        return Err(RouteError::Replication);
-    }
-    if NEVER_TARGETS.contains(&name) && !names.aliases.contains_key(name) {
-        return Err(RouteError::NeverTarget(name.to_owned()));
+        return no(RouteError::Replication);
     }
     let alias = names.aliases.get(name);
-    let full = alias.map_or(name, |alias| alias.means.as_str());
-    let (target, database) = match full.split_once('/') {
-        Some((target, database)) => (target, Some(Bytes::copy_from_slice(database.as_bytes()))),
-        None => (full, None),
+    if name.is_empty() {
+        return no(RouteError::Nothing);
+    }
+    if NEVER_TARGETS.contains(&name) && alias.is_none() {
+        return no(RouteError::NeverTarget { database: name.to_owned(), user: chosen });
+    }
+    let (target, database) = divide(alias.map_or(name, |alias| alias.means.as_str()));
+    let mut target = match (parse_target(target), alias) {
+        (Ok(target), _) => target,
+        (Err(_), Some(alias)) => return no(RouteError::Alias { alias: name.to_owned(), means: alias.means.clone() }),
+        (Err(mistake), None) => return no(mistake.into()),
     };
-    let mut target = parse_target(target).ok_or_else(|| match alias {
-        Some(alias) => RouteError::Alias { alias: name.to_owned(), means: alias.means.clone() },
-        None => RouteError::NotATarget(name.to_owned()),
-    })?;
     target.system = alias.and_then(|alias| alias.system.clone());
     // A client that was given only a database sends it as the user too, or the alias as the person knows it.
     let role = if user == name { Role::Default } else { role(user, &target, names) };
-    Ok(Route { target, database: database.filter(|database| !database.is_empty()), role })
+    let form = match form {
+        Form::Database { .. } => Form::Database { user: named(&role), database: database.map(str::to_owned) },
+        form => form,
+    };
+    let database = database.map(|database| Bytes::copy_from_slice(database.as_bytes()));
+    Ok(Route { target, database, role, form, otherwise: None })
+}
+
+/// A client that names no cluster, where there is one alone: the database passes through.
+pub(super) fn only(startup: &Startup, target: Target, names: &Names) -> Route {
+    let user = text(startup, "user").unwrap_or_default();
+    let role = role(user, &target, names);
+    let database = startup.get("database").filter(|database| !database.is_empty() && *database != user.as_bytes());
+    let form = Form::Database { user: named(&role), database: None };
+    Route { target, database: database.map(Bytes::copy_from_slice), role, form, otherwise: None }
 }
 
 /// Which login a user name asks for that stands alone: clients send the target's name where they were given no user.
@@ -200,6 +207,18 @@ fn role(user: &str, target: &Target, names: &Names) -> Role {
 fn written_role(user: &str, names: &Names) -> Role {
     let default = user.is_empty() || user == "pgferry" || names.os_user.as_deref() == Some(user);
     if default { Role::Default } else { Role::Named(user.to_owned()) }
+}
+
+/// The user, where a person chose one.
+fn chosen(user: &str, names: &Names) -> Option<String> {
+    named(&written_role(user, names))
+}
+
+fn named(role: &Role) -> Option<String> {
+    match role {
+        Role::Default => None,
+        Role::Named(name) => Some(name.clone()),
+    }
 }
 
 /// Whether the packet asks for a walsender: any value but PostgreSQL's spellings of false.

@@ -1,7 +1,7 @@
 //! One test a rule of the README's section on names.
 
 use super::*;
-use crate::pg::startup::ProtocolVersion;
+use crate::{pg::startup::ProtocolVersion, session::target::Mistake};
 
 fn packet(parameters: &[(&str, &str)]) -> Startup {
     let mut startup = Startup::new(ProtocolVersion::V3_0);
@@ -23,6 +23,7 @@ fn names() -> Names {
             alias("lower", "shop.prod/app", Some("statefulset")),
         ]),
         os_user: Some("alice".to_owned()),
+        single: false,
     }
 }
 
@@ -31,7 +32,13 @@ fn knows(context: &str) -> bool {
 }
 
 fn routed(parameters: &[(&str, &str)]) -> Result<Route, RouteError> {
-    route(&packet(parameters), None, &names(), &knows)
+    at(parameters, None).map_err(|no| *no.error)
+}
+
+fn at(parameters: &[(&str, &str)], bound: Option<&Target>) -> Result<Route, NoRoute> {
+    let mut startup = packet(parameters);
+    let own = startup.take_own();
+    route(&startup, &own, bound, &names(), &knows)
 }
 
 fn go(user: &str, database: &str) -> (String, Option<String>, Role) {
@@ -43,15 +50,14 @@ fn go(user: &str, database: &str) -> (String, Option<String>, Role) {
 #[test]
 fn a_bound_listener_passes_database_and_role_through() {
     let bound = parse_target("shop.prod").expect("a target");
-    let at = |user: &str, database: &str| {
-        route(&packet(&[("user", user), ("database", database)]), Some(&bound), &names(), &knows).expect("a route")
-    };
-    let named = at("reporting", "postgres");
+    let through =
+        |user: &str, database: &str| at(&[("user", user), ("database", database)], Some(&bound)).expect("a route");
+    let named = through("reporting", "postgres");
     assert_eq!(named.role, Role::Named("reporting".to_owned()));
     assert_eq!(named.database.as_deref(), Some(&b"postgres"[..]));
     assert_eq!(named.target, bound);
-    assert_eq!(at("reporting", "reporting").database.as_deref(), Some(&b"reporting"[..]));
-    let plain = at("alice", "alice");
+    assert_eq!(through("reporting", "reporting").database.as_deref(), Some(&b"reporting"[..]));
+    let plain = through("alice", "alice");
     assert_eq!((plain.role, plain.database), (Role::Default, None));
 }
 
@@ -80,7 +86,7 @@ fn an_option_names_the_target() {
     assert_eq!(route.database.as_deref(), Some(&b"orders"[..]));
     assert!(matches!(
         routed(&[("user", "app"), ("options", "-c pgferry.target=No!")]),
-        Err(RouteError::NotATarget(name)) if name == "No!"
+        Err(RouteError::NotATarget(Mistake::Shape { text })) if text == "No!"
     ));
 }
 
@@ -97,8 +103,7 @@ fn a_database_is_an_alias_or_a_target() {
 fn maintenance_databases_are_never_targets() {
     for name in NEVER_TARGETS {
         let refused = routed(&[("user", "alice"), ("database", name)]).expect_err("never a target");
-        assert_eq!(refused, RouteError::NeverTarget(name.to_owned()));
-        assert!(refused.report().hint.expect("a hint").contains("user=ROLE@CLUSTER"));
+        assert_eq!(refused, RouteError::NeverTarget { database: name.to_owned(), user: None });
     }
     assert_eq!(go("alice", "postgres.prod").0, "postgres.prod");
     assert_eq!(go("alice", "postgres-main").0, "postgres.prod");
@@ -141,13 +146,71 @@ fn replication_needs_the_target_elsewhere() {
     assert!(routed(&[("user", "s@shop"), ("database", "x"), ("replication", "database")]).is_ok());
 }
 
+/// `app@shop.prod:xx` said that no cluster is called `app`.
 #[test]
-fn shapes_that_are_no_targets() {
-    for bad in ["", "Shop", "shop:", "shop:write", "shop@", "a..b", ".a", "a.", "-a", "a-", "shop prod", "shöp", "a_b"]
-    {
-        assert_eq!(parse_target(bad), None, "{bad}");
+fn a_mistake_behind_the_role_is_told() {
+    for (user, mistake) in [
+        ("app@shop.prod:xx", Mistake::Mode { text: "shop.prod:xx".to_owned(), mode: "xx".to_owned() }),
+        ("APP@SHOP.PROD", Mistake::Case { text: "SHOP.PROD".to_owned() }),
+        ("app@shop_prod", Mistake::Shape { text: "shop_prod".to_owned() }),
+        ("app@", Mistake::Shape { text: String::new() }),
+    ] {
+        let refused = routed(&[("user", user), ("database", "app")]);
+        assert_eq!(refused, Err(RouteError::User { user: user.to_owned(), mistake }), "{user}");
     }
-    for good in ["shop", "shop.prod", "a.b.c", "shop@x/y", "shop.prod@arn:ro", "0", "shop@a@b:any"] {
-        assert!(parse_target(good).is_some(), "{good}");
+    let option = ("options", "-c pgferry.target=shop.prod");
+    assert!(routed(&[("user", "kim@corp_x"), ("database", "app"), option]).is_ok(), "the option says where");
+}
+
+#[test]
+fn a_context_that_is_not_known_is_another_reading() {
+    let route = routed(&[("user", "app@shop.prod@elsewhere"), ("database", "app")]).expect("a route");
+    assert_eq!((route.target.to_string().as_str(), &route.role), ("elsewhere", &Role::Named("app@shop.prod".into())));
+    assert_eq!(route.otherwise.expect("another").to_string(), "shop.prod@elsewhere");
+    let route = routed(&[("user", "app@shop.prod@Elsewhere"), ("database", "app")]).expect("a route");
+    assert_eq!((route.target.to_string().as_str(), route.role), ("shop.prod@Elsewhere", Role::Named("app".into())));
+    assert_eq!(routed(&[("user", "app@shop@staging")]).expect("a route").otherwise, None);
+}
+
+#[test]
+fn an_absent_user_is_the_default_login() {
+    let route = routed(&[("database", "shop")]).expect("a route");
+    assert_eq!((route.target.to_string().as_str(), route.role), ("shop", Role::Default));
+    assert_eq!(routed(&[]), Err(RouteError::Nothing));
+}
+
+#[test]
+fn a_tilde_divides_where_a_slash_would_need_an_escape() {
+    assert_eq!(go("alice", "shop.prod~app"), ("shop.prod".into(), Some("app".into()), Role::Default));
+    assert_eq!(go("alice", "shop:ro~a/b").1.as_deref(), Some("a/b"));
+    assert_eq!(go("alice", "shop/a~b").1.as_deref(), Some("a~b"));
+    assert_eq!(go("app@shop", "a~b").1.as_deref(), Some("a~b"));
+}
+
+#[test]
+fn options_that_would_be_ours_are_known_or_refused() {
+    for parameter in [("options", "-c pgferry.tarqet=shop"), ("pgferry.context", "x")] {
+        assert!(matches!(routed(&[("user", "app@shop"), parameter]), Err(RouteError::Option(_))), "{parameter:?}");
+    }
+    assert_eq!(routed(&[("user", "app"), ("pgferry.target", "shop")]).expect("a route").target.to_string(), "shop");
+}
+
+/// What a client is told is written as it wrote itself.
+#[test]
+fn the_form_is_the_clients() {
+    let form = |parameters: &[(&str, &str)]| routed(parameters).expect("a route").form;
+    let some = |text: &str| Some(text.to_owned());
+    for (parameters, expected) in [
+        (vec![("user", "shop"), ("database", "shop")], Form::Nowhere),
+        (vec![("user", "alice"), ("database", "shop")], Form::Database { user: None, database: None }),
+        (vec![("user", "bob"), ("database", "shop/x")], Form::Database { user: some("bob"), database: some("x") }),
+        (vec![("user", "app@shop"), ("database", "x")], Form::User { role: "app".to_owned(), database: some("x") }),
+        (vec![("user", "app@shop"), ("database", "app@shop")], Form::User { role: "app".to_owned(), database: None }),
+        (
+            vec![("user", "bob"), ("database", "x"), ("options", "-c pgferry.target=shop")],
+            Form::Option { user: some("bob"), database: some("x") },
+        ),
+    ] {
+        assert_eq!(form(&parameters), expected, "{parameters:?}");
     }
 }

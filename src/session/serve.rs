@@ -1,8 +1,13 @@
 //! One client connection from its first byte to its last, one struct a state:
 //! Greeted (said what it wants), Authenticated, Connected (the server has said ReadyForQuery), Piping.
 
-use bytes::Bytes;
-use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
+use std::time::Duration;
+
+use tokio::{
+    io::AsyncWriteExt,
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -18,14 +23,15 @@ use super::{
     refusal::Refusal,
     registry::SessionId,
     reply::Reply,
-    route::{Route, TARGET_OPTION, is_replication, route},
+    route::{NoRoute, Route, is_replication, only, route},
     spare::Likeness,
+    target::parse_target,
 };
 use crate::{
     auth::Authenticated,
-    error::{ClientFacing, Report},
-    pg::{cancel::CancelKey, options, startup::Startup},
-    upstream::{Ask, Progress, Target},
+    error::Report,
+    pg::{cancel::CancelKey, options::Own, startup::Startup},
+    upstream::{Ask, ListAsk, Progress, Target},
 };
 
 impl Sessions {
@@ -66,14 +72,15 @@ impl Sessions {
         bound: Option<Target>,
         who: Authenticated,
     ) {
-        let Greeted { client, startup, mut early } = *greeted;
+        let Greeted { client, mut startup, mut early } = *greeted;
         let mut reply = Reply { client, negotiation: startup.negotiation(), opened: false };
-        let route = match self.route(&startup, bound.as_ref()) {
+        let own = startup.take_own();
+        let route = match self.route((&startup, &own), bound.as_ref(), (&peer, &who)).await {
             Ok(route) => route,
             Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
         };
         let started = Instant::now();
-        let (wanted, progress) = self.wanted(&who, &startup, route);
+        let (wanted, progress) = self.wanted((&peer, &who), &startup, route);
         // A replication connection is one of a kind.
         let likeness = (!is_replication(&startup)).then(|| Likeness::of(&wanted));
         let (permit, spare) = match self.admit(likeness.as_ref()).await {
@@ -101,15 +108,47 @@ impl Sessions {
     }
 
     /// Where to go.
-    fn route(&self, startup: &Startup, bound: Option<&Target>) -> Result<Route, Report> {
+    async fn route(
+        &self,
+        (startup, own): (&Startup, &Own),
+        bound: Option<&Target>,
+        (peer, who): (&Peer, &Authenticated),
+    ) -> Result<Route, Report> {
         if let Phase::Draining { .. } = *self.phase.borrow() {
             return Err(draining());
         }
-        let directory = &self.connector.directory;
-        route(startup, bound, &self.params.names, &|name| directory.knows_context(name)).map_err(|error| error.report())
+        let (directory, names) = (&self.connector.directory, &self.params.names);
+        let NoRoute { error, form } = match route(startup, own, bound, names, &|name| directory.knows_context(name)) {
+            Ok(route) => return Ok(route),
+            Err(no) => no,
+        };
+        let clusters = if error.wants_clusters() { self.clusters(who).await } else { Vec::new() };
+        if let [cluster] = clusters.as_slice()
+            && names.single
+            && let Ok(target) = parse_target(cluster)
+        {
+            return Ok(only(startup, target, names));
+        }
+        Err(error.report(&peer.conninfo(form), &clusters))
     }
 
-    fn wanted(&self, who: &Authenticated, startup: &Startup, route: Route) -> (Wanted, watch::Receiver<String>) {
+    /// The clusters that a client who named none can be told; none where they cannot be had in time.
+    async fn clusters(&self, who: &Authenticated) -> Vec<String> {
+        /// Tools open `postgres` first and ask what to do later: nobody waits long for a better error.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE.min(self.params.connect_timeout);
+        let ask = ListAsk { identity: who.identity().clone(), context: None, namespace: None, deadline };
+        let listing = timeout_at(deadline, self.connector.directory.list(&ask)).await;
+        let clusters = listing.ok().and_then(Result::ok).unwrap_or_default().clusters;
+        clusters.iter().map(|cluster| format!("{}.{}", cluster.id.name, cluster.id.namespace)).collect()
+    }
+
+    fn wanted(
+        &self,
+        (peer, who): (&Peer, &Authenticated),
+        startup: &Startup,
+        route: Route,
+    ) -> (Wanted, watch::Receiver<String>) {
         let (progress, waiting) = Progress::new();
         let now = Instant::now();
         let ask = Ask {
@@ -120,23 +159,9 @@ impl Sessions {
             deadline: now + self.params.connect_timeout,
             wait_until: now + self.params.primary_wait.min(self.params.connect_timeout),
             progress,
+            conninfo: peer.conninfo(route.form),
         };
-        let mut startup = startup.clone();
-        strip_own_options(&mut startup);
-        (Wanted { ask, startup, database: route.database }, waiting)
-    }
-}
-
-/// `pgferry.*` is ours alone: a server would refuse it, or keep it as a setting.
-fn strip_own_options(startup: &mut Startup) {
-    let Some(given) = startup.get("options") else { return };
-    let (value, rest) = options::take_option(given, TARGET_OPTION);
-    if value.is_none() {
-        return;
-    }
-    if rest.iter().all(u8::is_ascii_whitespace) {
-        startup.remove("options");
-    } else {
-        startup.set("options", Bytes::from(rest));
+        let startup = startup.clone();
+        (Wanted { ask, startup, database: route.database, otherwise: route.otherwise }, waiting)
     }
 }

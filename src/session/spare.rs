@@ -210,7 +210,8 @@ impl Spares {
         ask.deadline = now + self.life;
         // Nobody waits for it: a server that is not there now is not waited for either.
         ask.wait_until = now;
-        let wanted = Wanted { ask, startup: wanted.startup.clone(), database: wanted.database.clone() };
+        let wanted =
+            Wanted { ask, startup: wanted.startup.clone(), database: wanted.database.clone(), otherwise: None };
         let keeper = Keeper {
             spares: Arc::clone(self),
             connector: Arc::clone(connector),

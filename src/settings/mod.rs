@@ -134,6 +134,7 @@ pub enum Transport {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Names {
+    pub single: bool,
     pub aliases: BTreeMap<String, Alias>,
 }
 

@@ -35,13 +35,13 @@ pub enum ClientTls {
     },
 }
 
-/// How a client opens TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
-    /// After SSLRequest; older clients offer no ALPN.
-    Negotiated,
-    /// With the first byte; ALPN is mandatory (libpq's `sslnegotiation=direct`).
-    Direct,
+/// Whether the client named PostgreSQL's protocol. Mandatory where TLS comes with the first byte (libpq's
+/// `sslnegotiation=direct`); after SSLRequest older clients do not.
+///
+/// # Errors
+/// Where it did not: what it says could be another protocol's, tricked into this one (ALPACA).
+pub fn names_postgres<S>(stream: &TlsStream<S>) -> Result<(), TlsError> {
+    if stream.get_ref().1.alpn_protocol() == Some(ALPN) { Ok(()) } else { Err(TlsError::NoAlpn) }
 }
 
 /// Accepts TLS.
@@ -79,16 +79,12 @@ impl Acceptor {
     /// Does the handshake.
     ///
     /// # Errors
-    /// Where the client breaks it off, or opens TLS directly without naming PostgreSQL's protocol.
-    pub async fn accept<S>(&self, io: S, how: Handshake) -> Result<TlsStream<S>, TlsError>
+    /// Where the client breaks it off.
+    pub async fn accept<S>(&self, io: S) -> Result<TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = TlsAcceptor::from(self.config()).accept(io).await.map_err(TlsError::Handshake)?;
-        if how == Handshake::Direct && stream.get_ref().1.alpn_protocol() != Some(ALPN) {
-            return Err(TlsError::NoAlpn);
-        }
-        Ok(stream)
+        TlsAcceptor::from(self.config()).accept(io).await.map_err(TlsError::Handshake)
     }
 
     /// The configuration in force; files that have changed are read again, and broken ones leave it as it was.

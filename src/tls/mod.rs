@@ -100,6 +100,11 @@ impl ClientFacing for TlsError {
                 )
             }
             Self::Protocol => fatal(SqlState::PROTOCOL_VIOLATION),
+            // What drivers that open TLS directly without it call the other way.
+            Self::NoAlpn => fatal(SqlState::PROTOCOL_VIOLATION).hint(
+                "Let the driver ask for TLS first (libpq: sslnegotiation=postgres; asyncpg: no direct_tls), or update it \
+                 to one that sends ALPN",
+            ),
             Self::Material { .. } | Self::Read { .. } => fatal(SqlState::CONFIG_FILE_ERROR),
             _ => fatal(SqlState::CONNECTION_FAILURE),
         }

@@ -128,7 +128,7 @@ async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut wire = pgferry.connect("pgferry", "pair").await.unwrap();
     assert_eq!(wire.value("select pg_is_in_recovery()").await.unwrap(), "f");
     let refusal = pgferry.refusal("pgferry", "shop:ro").await;
-    assert!(refusal.code == "57P03" && refusal.message.contains("no ready replica"), "{refusal:?}");
+    assert!(refusal.code == "57P03" && refusal.message.contains("has one instance, and no replica"), "{refusal:?}");
     // A lie of the status: the standby is said to be the primary. A write must not reach it.
     cluster.change(|cluster| {
         cluster["status"]["currentPrimary"] = json!("pair-2");

@@ -21,12 +21,23 @@ async fn clients_may_encrypt_negotiated_or_direct() {
     }
     let mut wire = Wire::direct_tls(pgferry.address(), true).await.unwrap();
     wire.start(&parameters).await.unwrap();
-    // Without ALPN a direct connection could be another protocol's, tricked into this one (ALPACA).
-    let refused = match Wire::direct_tls(pgferry.address(), false).await {
-        Ok(mut wire) => wire.start(&parameters).await.is_err(),
-        Err(_) => true,
-    };
-    assert!(refused);
+}
+
+/// Without ALPN a direct connection could be another protocol's, tricked into this one (ALPACA). It was closed without a
+/// word, to the client and in the log.
+#[tokio::test]
+async fn direct_tls_without_alpn_hears_why() {
+    let world = World::reading().await;
+    let mut pgferry = world.pgferry().await;
+    let mut wire = Wire::direct_tls(pgferry.address(), false).await.unwrap();
+    let refusal = wire.start(&[("user", "app"), ("database", "shop")]).await.unwrap_err();
+    assert_eq!(refusal.code, "08P01", "{refusal:?}");
+    assert!(refusal.message.contains("ALPN") && refusal.hint.contains("sslnegotiation=postgres"), "{refusal:?}");
+    pgferry.says("INFO connection refused: a direct TLS connection must offer the ALPN protocol").await;
+    // Where there is no TLS, nothing can be said to a client that speaks nothing else.
+    let mut off = world.pgferry_with(&["--tls", "off"]).await;
+    assert!(Wire::direct_tls(off.address(), true).await.is_err());
+    off.says("INFO connection refused: the client opened TLS").await;
 }
 
 /// CVE-2021-23214: bytes that came before the handshake must not be taken for the client's own inside TLS.

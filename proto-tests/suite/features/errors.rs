@@ -232,7 +232,7 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("08006", "does not answer like a Kubernetes API server (status 502)", "kubectl config view"),
         ("08006", "answers 503", ""),
         ("08006", "did not answer within 3 s", "kubectl version"),
-        ("3D000", "shop.prod and shop.staging", "psql -h localhost shop.prod"),
+        ("3D000", "shop.prod and shop.staging", " shop.prod"),
         ("08001", "cannot be reached", "kubectl version"),
         ("53300", "1 connections already", "max_connections"),
         ("08006", "tunnel to pod shop-1 was lost", "Connect again"),

@@ -199,7 +199,8 @@ impl Contexts {
         if !names.iter().any(|known| known == real) {
             let candidates = names.iter().chain(self.params.short_names.keys()).map(String::as_str);
             let nearest = nearest(name, candidates).into_iter().map(str::to_owned).collect();
-            return Err(K8sError::UnknownContext { name: name.to_owned(), nearest });
+            let known = names.iter().chain(self.params.short_names.keys()).cloned().collect();
+            return Err(K8sError::UnknownContext { name: name.to_owned(), nearest, known });
         }
         let made_of = (Arc::clone(&self.params), Arc::clone(&self.clock), self.files.clone());
         let shared = Arc::new(Shared::new((self.short(real), real), made_of));

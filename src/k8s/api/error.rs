@@ -22,6 +22,8 @@ pub enum K8sError {
         name: String,
         /// Contexts with similar names.
         nearest: Vec<String>,
+        /// All that there are.
+        known: Vec<String>,
     },
     /// No context was named, and the kubeconfig has no current one.
     #[error("the kubeconfig has no current context")]
@@ -221,7 +223,13 @@ impl K8sError {
             Self::UnknownContext { nearest, .. } if !nearest.is_empty() => {
                 format!("Did you mean {}? All of them: kubectl config get-contexts", nearest.join(" or "))
             }
-            Self::UnknownContext { .. } => "See which there are: kubectl config get-contexts".to_owned(),
+            Self::UnknownContext { known, .. } => {
+                /// As many as a person reads.
+                const MOST: usize = 10;
+                let some: Vec<&str> = known.iter().take(MOST).map(String::as_str).collect();
+                let more = if known.len() > MOST { " and more" } else { "" };
+                format!("There are {}{more}. All of them: kubectl config get-contexts", some.join(", "))
+            }
             Self::NoContext => {
                 "Choose one: kubectl config use-context NAME, or pgferry serve --context NAME".to_owned()
             }

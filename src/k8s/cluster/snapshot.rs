@@ -11,7 +11,7 @@ use crate::{
         },
         operators::{
             facts::PORT,
-            facts::{Facts, Halt, Members, Port},
+            facts::{Evidence, Facts, Halt, Members, Port},
             leader::Leader,
             system::{Member, SystemRef},
         },
@@ -74,16 +74,21 @@ impl View {
             Mode::Rw => self.primary(preference),
             Mode::Ro => match turned(&self.replicas(preference.last), preference) {
                 Some(pod) => Choice::Pod(pod),
-                None => Choice::Wait(
-                    not_now(format!("cluster {} has no ready replica", self.facts.full()))
-                        .hint(format!("Its primary takes reads too: {}", self.facts.full())),
-                ),
+                // An operator's own resource says how many there are to be: nothing is worth waiting for.
+                None if self.has_one_instance() => {
+                    Choice::Never(not_now(format!("cluster {} has one instance, and no replica", self.facts.full())))
+                }
+                None => Choice::Wait(not_now(format!("cluster {} has no ready replica", self.facts.full()))),
             },
             Mode::Any => {
                 let serving: Vec<&Pod> = self.pods.iter().filter(|pod| pod.serves() && !self.fenced(pod)).collect();
                 turned(&serving, preference).map_or_else(|| self.none("server"), Choice::Pod)
             }
         }
+    }
+
+    fn has_one_instance(&self) -> bool {
+        self.system.pod_labels().is_some() && self.facts.evidence == Evidence::Read && self.facts.instances == 1
     }
 
     /// What a pod is to the cluster.

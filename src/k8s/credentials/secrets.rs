@@ -25,7 +25,7 @@ use crate::{
         },
         operators::registry::Systems,
     },
-    upstream::{Ask, ClusterId, Credentials, Failure, Login, Retry, Role, Upstream},
+    upstream::{Ask, ClusterId, Credentials, Failure, Found, Login, Retry, Role, Upstream},
 };
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
@@ -98,13 +98,24 @@ impl Credentials for SecretCredentials {
         // Whoever names no role gets the owner of the database.
         let database = ask.database.clone().filter(|_| ask.role == Role::Default);
         let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone(), database);
-        let login = self.readings.join(key, ask.deadline, Box::pin(self.find_login(ask, upstream))).await?;
+        let login = self
+            .readings
+            .join(key, ask.deadline, Box::pin(self.find_login(ask, (&upstream.cluster, upstream.meaning))))
+            .await?;
         self.refusals.check(caller(ask, upstream), &upstream.cluster, &login)?;
         Ok(login)
     }
 
+    async fn check(&self, ask: &Ask, found: &Found) -> Result<(), Failure> {
+        match ask.role {
+            Role::Named(_) => self.find_login(ask, (&found.cluster, found.meaning)).await.map(drop),
+            // An operator makes the default login's Secret with the cluster: it may be as late as the servers.
+            Role::Default => Ok(()),
+        }
+    }
+
     async fn fresh_login(&self, ask: &Ask, upstream: &Upstream, refused: &Login) -> Result<Option<Login>, Failure> {
-        let login = self.find_login(ask, upstream).await?;
+        let login = self.find_login(ask, (&upstream.cluster, upstream.meaning)).await?;
         if login.source != refused.source || login.version != refused.version {
             return Ok(Some(login));
         }
@@ -164,24 +175,24 @@ impl SecretCredentials {
         self.worked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn find_login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
-        let context = self.contexts.get(Some(&upstream.cluster.context), &ask.identity, Some(&ask.progress)).await?;
-        if context.meaning() != upstream.meaning {
+    async fn find_login(&self, ask: &Ask, (cluster, meaning): (&ClusterId, u64)) -> Result<Login, Failure> {
+        let context = self.contexts.get(Some(&cluster.context), &ask.identity, Some(&ask.progress)).await?;
+        if context.meaning() != meaning {
             // A Secret of one cluster is for no server of another.
             let report = K8sError::OtherCluster { context: context.name().to_owned() }.report();
             return Err(Failure { report, retry: Retry::Resolve });
         }
         let reader = Reader::new(&context, ask.deadline);
-        let view = if let Some(view) = self.recent.of(&context, &upstream.cluster) {
+        let view = if let Some(view) = self.recent.of(&context, cluster) {
             view
         } else {
-            let (namespace, name) = names::place(&upstream.cluster).map_err(K8sError::from)?;
+            let (namespace, name) = names::place(cluster).map_err(K8sError::from)?;
             let place = (&namespace, &name);
-            let view = match self.systems.named(&upstream.system) {
+            let view = match self.systems.named(&cluster.system) {
                 Some(system) => read::view(reader, &self.systems, system, place).await?,
                 None => None,
             };
-            let view = view.ok_or_else(|| no_login(&upstream.cluster.to_string(), &[]))?;
+            let view = view.ok_or_else(|| no_login(&cluster.to_string(), &[]))?;
             Arc::new(self.clusters.with_configured_secret(ask, &context, view))
         };
         let logins = Logins { reader, view: &view };

@@ -25,7 +25,7 @@ use crate::{
             system::{Rank, System, SystemRef},
         },
     },
-    upstream::{Failure, Target},
+    upstream::{Ask, Failure, Form, Mode},
 };
 
 /// What is older is looked at again before a name is called unknown: the operator may be new.
@@ -54,56 +54,56 @@ pub(in crate::k8s) struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// Finds the cluster that a name means: `cluster.namespace`, else the whole as a cluster's name.
-    pub(in crate::k8s) async fn find(&self, target: &Target) -> Result<View, Failure> {
-        if let Some(system) = &target.system
+    pub(in crate::k8s) async fn find(&self, ask: &Ask) -> Result<View, Failure> {
+        if let Some(system) = &ask.target.system
             && !self.systems.all().any(|known| is_meant(system, known))
         {
             return Err(no_such_system(self.systems, system).into());
         }
         self.reader.context.discover_once(self.reader.deadline).await?;
-        if let Some(view) = self.find_known(target).await? {
+        if let Some(view) = self.find_known(ask).await? {
             return Ok(view);
         }
         // An operator may have been installed since.
         if self.reader.context.discover(RECENT, self.reader.deadline).await?
-            && let Some(view) = self.find_known(target).await?
+            && let Some(view) = self.find_known(ask).await?
         {
             return Ok(view);
         }
-        Err(self.unknown(target).await.into())
+        Err(self.unknown(ask).await.into())
     }
 
     /// Whoever may write Secrets here cannot take the name of a cluster elsewhere: a namespace that is named comes first.
-    async fn find_known(&self, target: &Target) -> Result<Option<View>, Failure> {
+    async fn find_known(&self, ask: &Ask) -> Result<Option<View>, Failure> {
         let mut hidden = None;
-        if let Some((cluster, namespace)) = target.name.rsplit_once('.')
+        if let Some((cluster, namespace)) = ask.target.name.rsplit_once('.')
             && let (Ok(namespace), Ok(cluster)) = (Namespace::parse(namespace), ObjectName::parse(cluster))
         {
-            match self.in_namespace((&namespace, &cluster), target).await? {
+            match self.in_namespace((&namespace, &cluster), ask).await? {
                 Here::Cluster(view) => return Ok(Some(*view)),
                 Here::Hidden(error) => hidden = Some(error),
                 Here::Nothing => {}
             }
         }
-        let Ok(name) = ObjectName::parse(&target.name) else { return nothing(hidden) };
+        let Ok(name) = ObjectName::parse(&ask.target.name) else { return nothing(hidden) };
         if let Some(error) = hidden {
             // What is called so here is the caller's own; what is elsewhere may be somebody's who counts on that.
-            return match self.in_namespace((&self.reader.context.own_namespace()?, &name), target).await? {
+            return match self.in_namespace((&self.reader.context.own_namespace()?, &name), ask).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
                 _ => nothing(Some(error)),
             };
         }
-        self.bare(&name, target).await
+        self.bare(&name, ask).await
     }
 
     /// A bare name: in the namespace in force, else wherever there is exactly one.
-    async fn bare(&self, name: &ObjectName, target: &Target) -> Result<Option<View>, Failure> {
-        let hidden = match self.in_namespace((&self.reader.context.own_namespace()?, name), target).await? {
+    async fn bare(&self, name: &ObjectName, ask: &Ask) -> Result<Option<View>, Failure> {
+        let hidden = match self.in_namespace((&self.reader.context.own_namespace()?, name), ask).await? {
             Here::Cluster(view) => return Ok(Some(*view)),
             Here::Hidden(error) => Some(error),
             Here::Nothing => None,
         };
-        let meant = |system: &&SystemRef| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+        let meant = |system: &&SystemRef| ask.target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let plain = || self.systems.plain.iter().filter(meant);
         // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
         let (operators, called) =
@@ -118,23 +118,23 @@ impl Lookup<'_> {
             // What is not found may be where the caller may not look.
             ([], _) => nothing(hidden),
             ([one], 1) if one.facts.name == *name => {
-                match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+                match self.in_namespace((&one.facts.namespace, &one.facts.name), ask).await? {
                     Here::Cluster(view) => Ok(Some(*view)),
                     _ => Ok(self.view(one).await?),
                 }
             }
             ([one], _) => Ok(self.view(one).await?),
-            ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
+            ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), ask).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
-                _ => Err(ambiguous(name, &matching, target).into()),
+                _ => Err(ambiguous(name, &matching, ask).into()),
             },
-            (several, _) => self.the_same(name, several, target).await,
+            (several, _) => self.the_same(name, several, ask).await,
         }
     }
 
     /// Of clusters of one name in several namespaces: the one whose own pods all the others lead to, and to nothing else.
     /// What cannot be looked at is a cluster of its own.
-    async fn the_same(&self, name: &ObjectName, several: &[&Listed], target: &Target) -> Result<Option<View>, Failure> {
+    async fn the_same(&self, name: &ObjectName, several: &[&Listed], ask: &Ask) -> Result<Option<View>, Failure> {
         let views = join_all(several.iter().map(|listed| self.view(listed))).await;
         let known: Vec<View> = views.into_iter().filter_map(|view| view.ok().flatten()).collect();
         if known.len() == several.len()
@@ -142,7 +142,7 @@ impl Lookup<'_> {
         {
             return Ok(Some(one));
         }
-        Err(ambiguous(name, several, target).into())
+        Err(ambiguous(name, several, ask).into())
     }
 
     async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
@@ -152,8 +152,8 @@ impl Lookup<'_> {
 
     /// One namespace: the operators' clusters first, then what built-in objects make up, by who has to be trusted more to
     /// write them. A lower one never takes the name of a higher.
-    async fn in_namespace(&self, place: (&Namespace, &ObjectName), target: &Target) -> Result<Here, Failure> {
-        let meant = |system: &&SystemRef| target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
+    async fn in_namespace(&self, place: (&Namespace, &ObjectName), ask: &Ask) -> Result<Here, Failure> {
+        let meant = |system: &&SystemRef| ask.target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let operators: Vec<SystemRef> = self.present().filter(meant).cloned().collect();
         let (found, forbidden) = self.among(&operators, place).await?;
         if let Some(view) = single(dedup::without_owned(found, |view| (&view.system, &view.facts)))? {
@@ -163,7 +163,7 @@ impl Lookup<'_> {
         let looks = join_all(plain.iter().map(|system| self.plain(system, place))).await;
         let mut by_rank: BTreeMap<Rank, Vec<Result<View, K8sError>>> = BTreeMap::new();
         for (system, look) in plain.into_iter().zip(looks) {
-            let flavored = |view: &View| target.system.as_ref().is_none_or(|wanted| is_of(wanted, view));
+            let flavored = |view: &View| ask.target.system.as_ref().is_none_or(|wanted| is_of(wanted, view));
             let found = look?.filter(|look| look.as_ref().map_or(true, flavored));
             by_rank.entry(system.rank()).or_default().extend(found);
         }
@@ -281,9 +281,9 @@ impl Lookup<'_> {
         }
     }
 
-    /// No cluster is called so: which are nearly, and what could not be looked at.
-    async fn unknown(&self, target: &Target) -> Report {
-        let name = target.name.as_str();
+    /// No cluster is called so: which are nearly, or have such a database, and what could not be looked at.
+    async fn unknown(&self, ask: &Ask) -> Report {
+        let name = ask.target.name.as_str();
         let (all, refused) = match self.everywhere(self.present().chain(&self.systems.plain)).await {
             Ok(found) => found,
             Err(error) => return error.report(),
@@ -292,33 +292,86 @@ impl Lookup<'_> {
             Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
             None => format!("no cluster is called \"{name}\""),
         };
-        let message = match &target.system {
+        let message = match &ask.target.system {
             Some(system) => format!("{message} that is of {system}"),
             None => message,
+        };
+        let nowhere = match ask.conninfo.form {
+            Form::Nowhere => ": clients send the user's name where no database is given",
+            _ => "",
         };
         let context = self.reader.context;
         let mut report = Report::fatal(
             SqlState::UNKNOWN_TARGET,
-            format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
+            format!("{message}{nowhere} (context {}, namespace {})", context.name(), context.namespace()),
         );
         if let Some(refused) = refused.first() {
             let rule = refused.report().hint.unwrap_or_default();
             report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
         }
-        let mut names: Vec<String> = all.iter().map(|listed| listed.facts.full()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let short = name.split('.').next().unwrap_or(name);
-        let shorts = all.iter().map(|listed| &*listed.facts.name);
-        let near: Vec<&String> = nearest(short, shorts)
-            .into_iter()
-            .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
-            .collect();
-        let near: Vec<&str> = near.into_iter().map(String::as_str).collect();
-        report.hint(match near.as_slice() {
-            [] => "For the list of clusters type: pgferry list".to_owned(),
-            near => format!("Did you mean {}? For the list of clusters type: pgferry list", near.join(" or ")),
-        })
+        report.hint(format!("{}For the list of clusters type: pgferry list", suggestion(all, ask)))
+    }
+}
+
+/// What was probably meant instead of a name that is none, as something to type; empty where nothing is near.
+fn suggestion(all: Vec<Listed>, ask: &Ask) -> String {
+    let (name, conninfo) = (ask.target.name.as_str(), &ask.conninfo);
+    let context = in_context(ask);
+    let typed = |full: &str| conninfo.to(&with_mode(&format!("{full}{context}"), ask));
+    // What leads to a cluster that is there by itself is no other one.
+    let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
+    let all = dedup::once(views.map(|view| dedup::Listed { view, endpoints: None }).collect());
+    let all: Vec<Facts> = all.into_iter().map(|listed| listed.view.facts).collect();
+    let names: BTreeSet<String> = all.iter().map(Facts::full).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    let short = name.split('.').next().unwrap_or(name);
+    let near: Vec<&String> = nearest(short, all.iter().map(|facts| &*facts.name))
+        .into_iter()
+        .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
+        .collect();
+    if let [first, ..] = near.as_slice() {
+        let near: Vec<&str> = near.iter().map(|name| name.as_str()).collect();
+        return format!("Did you mean {}? Type: {}. ", near.join(" or "), typed(first));
+    }
+    if !matches!(conninfo.form, Form::Nowhere | Form::Database { .. }) {
+        return String::new();
+    }
+    // In psql, `\c app` asks for a cluster of that name: no connection knows of the one before.
+    let mut holders: Vec<String> =
+        all.iter().filter(|facts| facts.databases.iter().any(|database| database == name)).map(Facts::full).collect();
+    holders.sort_unstable();
+    holders.dedup();
+    if let [first, ..] = holders.as_slice() {
+        let target = format!("{first}{context}/{name}");
+        let first = format!("\\c {target} in psql, or: {}", conninfo.to(&target));
+        return format!("A database of this name is in {}. Type: {first}. ", shown(&holders));
+    }
+    match (&conninfo.form, names.first()) {
+        (Form::Nowhere, Some(first)) => format!("The clusters are {}. Type: {}. ", shown(&names), typed(first)),
+        _ => String::new(),
+    }
+}
+
+/// As many names as a person reads.
+fn shown(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let shown: Vec<&str> = names.iter().take(MOST).map(String::as_str).collect();
+    match names.len().saturating_sub(MOST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// The context as the client wrote it.
+fn in_context(ask: &Ask) -> String {
+    ask.target.context.as_ref().map(|context| format!("@{context}")).unwrap_or_default()
+}
+
+/// The mode as the client wrote it.
+fn with_mode(target: &str, ask: &Ask) -> String {
+    match ask.target.mode {
+        Mode::Rw => target.to_owned(),
+        mode => format!("{target}:{}", mode.as_str()),
     }
 }
 
@@ -429,13 +482,14 @@ pub(in crate::k8s) fn clusters_of(system: &dyn System, pods: &[Pod]) -> Vec<Fact
     names.iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
 }
 
-fn ambiguous(name: &ObjectName, several: &[&Listed], target: &Target) -> Report {
-    let context = target.context.as_ref().map(|context| format!("@{context}")).unwrap_or_default();
+fn ambiguous(name: &ObjectName, several: &[&Listed], ask: &Ask) -> Report {
+    let context = in_context(ask);
     let mut names: Vec<String> = several.iter().map(|listed| format!("{}{context}", listed.facts.full())).collect();
     names.sort_unstable();
+    let first = with_mode(names.first().map_or("", String::as_str), ask);
     Report::fatal(
         SqlState::UNKNOWN_TARGET,
         format!("\"{name}\" names {} clusters: {}", names.len(), names.join(" and ")),
     )
-    .hint(format!("Write which one, such as: psql -h localhost {}", names.first().map_or("", String::as_str)))
+    .hint(format!("Write which one, such as: {}", ask.conninfo.to(&first)))
 }

@@ -39,8 +39,8 @@ use crate::{
         },
     },
     upstream::{
-        Ask, ClusterId, Directory, Failure, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry, Server, TlsFacts,
-        TlsMode, Upstream,
+        Ask, ClusterId, Directory, Failure, Found, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry, Server,
+        Target, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -196,14 +196,17 @@ impl Kubernetes {
                     let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
                     return Ok(self.upstream((ask, context), view, (Server::Pod(pod), port), (tls, lost)));
                 }
-                Choice::Never(report) => return Err(report.into()),
-                Choice::Wait(report) => report,
+                Choice::Never(report) => return Err(with_hint(report, ask).into()),
+                Choice::Wait(report) => with_hint(report, ask),
             };
             if Instant::now() >= ask.wait_until {
                 return Err(report.into());
             }
             let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
             ask.progress.waiting_for(format!("{what} of {id}"));
+            // Whose logins these are is as fresh as the view.
+            self.recent.keep(context, id.clone(), self.params.clusters.with_configured_secret(ask, context, view));
+            ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
             self.watches.changed(&place, context, &system, longest).await;
             view = match self.watches.view(&place, context, &system) {
@@ -285,6 +288,15 @@ impl Kubernetes {
     }
 }
 
+/// Where only a replica is missing, the same connection to any server would do.
+fn with_hint(report: Report, ask: &Ask) -> Report {
+    if ask.target.mode != Mode::Ro || report.hint.is_some() {
+        return report;
+    }
+    let any = Target { mode: Mode::Any, ..ask.target.clone() };
+    report.hint(format!("Its primary takes reads too. Type: {}", ask.conninfo.to(&any.to_string())))
+}
+
 fn vanished(id: &ClusterId) -> Report {
     Report::fatal(SqlState::UNKNOWN_TARGET, format!("cluster {id} has been deleted")).hint("Type: pgferry list")
 }
@@ -306,7 +318,7 @@ impl Directory for Kubernetes {
             view
         } else {
             let lookup = Lookup { reader, systems: &self.systems };
-            let view = lookup.find(&ask.target).await?;
+            let view = lookup.find(ask).await?;
             self.remember(ask, &context, &view);
             view
         };

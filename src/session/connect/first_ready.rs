@@ -12,7 +12,7 @@ use crate::{
     error::{ClientFacing, Report, SqlState},
     pg::{PacketError, TransactionStatus, backend, cancel::CancelKey, frame::next_frame},
     session::{refusal::Refusal, registry::Place},
-    upstream::{Ask, BoxedStream, Login, Mode, Server, Upstream},
+    upstream::{Ask, BoxedStream, Login, Mode, Server, Target, Upstream},
 };
 
 /// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
@@ -40,13 +40,13 @@ pub(in crate::session) struct Connected {
 pub(super) fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connected, Miss> {
     let Greeted { connected, in_hot_standby } = greeted;
     let server = &connected.upstream.server;
+    let to = |mode| ask.conninfo.to(&Target { mode, ..ask.target.clone() }.to_string());
     let (what, hint) = match (ask.target.mode, in_hot_standby) {
-        (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => (
-            "a standby, not the primary",
-            format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name),
-        ),
+        (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => {
+            ("a standby, not the primary", format!("Try again in a moment; to read from a replica: {}", to(Mode::Ro)))
+        }
         (Mode::Ro, Some(false)) if matches!(server, Server::Pod(_)) => {
-            ("the primary, not a replica", format!("Its primary takes reads too: {}", ask.target.name))
+            ("the primary, not a replica", format!("Its primary takes reads too. Type: {}", to(Mode::Any)))
         }
         _ => return Ok(connected),
     };

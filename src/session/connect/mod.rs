@@ -1,7 +1,7 @@
 //! From a route to a server that has said ReadyForQuery: resolve, dial and fetch the login at once, log in, and try
 //! again where a second try can help.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::time::timeout_at;
@@ -15,7 +15,7 @@ use crate::{
     error::{ClientFacing, Report, SqlState},
     pg::startup::ProtocolVersion,
     tls,
-    upstream::{Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Login, TlsFacts, TlsMode, Upstream},
+    upstream::{Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, TlsFacts, TlsMode, Upstream},
 };
 
 mod first_ready;
@@ -27,7 +27,7 @@ mod wanted;
 use first_ready::{refuse_the_wrong_one, until_ready};
 use habits::{Habit, HabitKey, Habits};
 use miss::Miss;
-use reports::{closed, explained, placed, undecided};
+use reports::{closed, explained, placed, redirected, undecided};
 
 pub(super) use first_ready::Connected;
 pub(super) use miss::failure_inside;
@@ -67,9 +67,34 @@ impl Connector {
         }
     }
 
+    /// The server; where there is no such cluster, and the user string has another reading, that one's error.
+    async fn resolve(&self, wanted: &Wanted) -> Result<Upstream, Failure> {
+        let resolved = tokio::select! {
+            resolved = self.directory.resolve(&wanted.ask) => resolved,
+            unknown = self.unknown_role(&wanted.ask) => return Err(unknown),
+        };
+        if let (Err(failure), Some(target)) = (&resolved, &wanted.otherwise)
+            && failure.report.sqlstate == SqlState::UNKNOWN_TARGET
+        {
+            let other = Ask { target: target.clone(), ..wanted.ask.clone() };
+            self.directory.resolve(&other).await?;
+        }
+        resolved
+    }
+
+    /// Why the role has no login, where a server is waited for: no server will change that.
+    async fn unknown_role(&self, ask: &Ask) -> Failure {
+        let found = ask.progress.until_found().await;
+        match self.credentials.check(ask, &found).await {
+            Err(failure) if failure.report.sqlstate == SqlState::INVALID_AUTHORIZATION => failure,
+            // Whatever else is wrong may be right when there is a server.
+            _ => pending().await,
+        }
+    }
+
     async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
         let ask = &wanted.ask;
-        let mut upstream = self.directory.resolve(ask).await?;
+        let mut upstream = self.resolve(wanted).await?;
         let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
@@ -136,8 +161,12 @@ impl Connector {
             Ok(method) => self.habits.learn(key, &channel, method),
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
-        let connected = until_ready(stream, buf, &channel, (upstream.clone(), login)).await?;
-        refuse_the_wrong_one(ask, connected)
+        let greeted = until_ready(stream, buf, &channel, (upstream.clone(), login.clone())).await;
+        let greeted = greeted.map_err(|miss| match miss {
+            Miss::Final(refusal) => Miss::Final(redirected(refusal, &ask.conninfo, &login)),
+            other => other,
+        });
+        refuse_the_wrong_one(ask, greeted?)
     }
 
     /// A stream to the server, inside TLS where it is known to be wanted.

@@ -3,8 +3,11 @@
 use crate::{
     error::{Report, SqlState, printable},
     pg::{backend, frame::Frame},
-    session::refusal::Refusal,
-    upstream::{Login, Upstream},
+    session::{
+        refusal::Refusal,
+        target::{divide, parse_target},
+    },
+    upstream::{Conninfo, Form, Login, Upstream},
 };
 
 /// The server's refusal of a password, with where the password comes from.
@@ -18,6 +21,32 @@ pub(super) fn explained(refusal: Refusal, login: &Login) -> Refusal {
         login.user, login.source
     );
     Refusal::Server { frame: backend::append_hint(&Frame { tag: b'E', raw: frame }, &printable(&hint)), fields }
+}
+
+/// The server's refusal of a database that is a target, from a client whose user has one already: what psql's `\c` makes of
+/// `\c shop:ro` in such a session.
+pub(super) fn redirected(refusal: Refusal, conninfo: &Conninfo, login: &Login) -> Refusal {
+    let Refusal::Server { frame, fields } = refusal else {
+        return refusal;
+    };
+    if let Form::User { role, database: Some(database) } = &conninfo.form
+        && fields.sqlstate == SqlState::UNKNOWN_TARGET.as_str()
+        // A plain word is a database that does not exist.
+        && database.contains(['.', ':', '@', '/', '~'])
+        && let (target, within) = divide(database)
+        && parse_target(target).is_ok()
+    {
+        let user = format!("{role}@{target}");
+        let hint = format!(
+            "The user says already which cluster is meant. For another one, in psql type: \\c {} {user}",
+            within.unwrap_or(&login.database)
+        );
+        return Refusal::Server {
+            frame: backend::append_hint(&Frame { tag: b'E', raw: frame }, &printable(&hint)),
+            fields,
+        };
+    }
+    Refusal::Server { frame, fields }
 }
 
 /// What failed, and at which server: a message must suffice alone. Layers that do not know the cluster write

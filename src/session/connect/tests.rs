@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     auth::upstream::Method,
     pg::{backend::ErrorFields, startup::Startup},
-    upstream::{Identity, Mode, PodId, Progress, Role, Server, Target},
+    upstream::{Conninfo, Form, Identity, Mode, PodId, Progress, Role, Server, Target},
 };
 
 pub(super) fn upstream() -> Upstream {
@@ -38,11 +38,12 @@ fn wanted() -> Wanted {
         deadline,
         wait_until: deadline,
         progress: Progress::new().0,
+        conninfo: Conninfo { host: "localhost".to_owned(), port: 10000, form: Form::Nowhere },
     };
     let mut startup = Startup::new(ProtocolVersion::V3_0);
     startup.set("user", "somebody");
     startup.set("application_name", "psql");
-    Wanted { ask, startup, database: None }
+    Wanted { ask, startup, database: None, otherwise: None }
 }
 
 /// A role's name with a zero in it went into the startup message as it was, and what stood behind the zero became

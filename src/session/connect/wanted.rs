@@ -6,7 +6,7 @@ use super::reports::unusable;
 use crate::{
     error::Report,
     pg::startup::Startup,
-    upstream::{Ask, Login},
+    upstream::{Ask, Login, Target},
 };
 
 /// The question of one client.
@@ -16,6 +16,8 @@ pub(in crate::session) struct Wanted {
     pub(in crate::session) startup: Startup,
     /// `None` is the login's default.
     pub(in crate::session) database: Option<Bytes>,
+    /// What the same user string means if a context that is not known were.
+    pub(in crate::session) otherwise: Option<Target>,
 }
 
 /// The longest name that PostgreSQL has (`NAMEDATALEN`, with its terminating zero): it would cut a longer one short and
