@@ -37,6 +37,7 @@ mod faults {
 mod systems {
     pub(crate) mod every;
     mod owners;
+    mod plain;
     mod states;
     mod unknown;
 }

@@ -18,9 +18,17 @@ impl Bitnami {
     fn labels(state: &State, component: &str) -> Value {
         json!({
             "app.kubernetes.io/name": "postgresql", "app.kubernetes.io/instance": state.name,
-            "app.kubernetes.io/component": component,
+            "app.kubernetes.io/component": component, "helm.sh/chart": "postgresql-17.1.0",
         })
     }
+}
+
+/// The same chart under another name: `orders` in the release `shop` of an umbrella chart. Helm calls the chart by its alias.
+#[must_use]
+pub fn aliased(object: &Value) -> Value {
+    let text = object.to_string().replace("shop-postgresql", "shop-orders");
+    let text = text.replace("\"app.kubernetes.io/name\":\"postgresql\"", "\"app.kubernetes.io/name\":\"orders\"");
+    text.replace("postgresql-17.1.0", "orders-17.1.0").parse().unwrap_or_default()
 }
 
 impl System for Bitnami {
@@ -54,6 +62,15 @@ impl System for Bitnami {
         });
         let set = |component: &str| {
             let labels = Self::labels(state, component);
+            let mut pod = pod.clone();
+            let env = pod["containers"][0]["env"].as_array_mut().unwrap();
+            let mode = if component == "read" { "slave" } else { "master" };
+            env.push(json!({"name": "POSTGRES_REPLICATION_MODE", "value": mode}));
+            env.push(json!({"name": "POSTGRESQL_PORT_NUMBER", "value": "5432"}));
+            if component == "read" {
+                // The chart tells replicas who logs in, and not the database.
+                env.retain(|variable| variable["name"] != "POSTGRES_DATABASE");
+            }
             workload(state, ("StatefulSet", &format!("{fullname}-{component}")), &labels, &labels, (1, &pod))
         };
         vec![

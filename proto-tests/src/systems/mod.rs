@@ -28,7 +28,7 @@ mod tembo;
 mod workloads;
 mod zalando;
 
-pub use bitnami::{Bitnami, BitnamiHa};
+pub use bitnami::{Bitnami, BitnamiHa, aliased};
 pub use cnpg::{CloudNativePg, Edb};
 pub use connection_secret::ConnectionSecret;
 pub use elastisys::Elastisys;

@@ -119,7 +119,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-async fn servers(system: &dyn System, state: &State) -> Vec<PostgresServer> {
+pub(crate) async fn servers(system: &dyn System, state: &State) -> Vec<PostgresServer> {
     let wanted = system.server();
     let mut sql = vec![format!("CREATE ROLE {RIG} SUPERUSER LOGIN")];
     sql.extend(systems::sql(system, state));

@@ -274,7 +274,7 @@ impl Logins<'_> {
                 let user = self.value(about, data, user, &mut version).await?;
                 let password = self.value(about, data, password, &mut version).await?;
                 let database = match database {
-                    Part::In(..) => self.value(about, data, database, &mut version).await?,
+                    Part::In(..) | Part::Joined(_) => self.value(about, data, database, &mut version).await?,
                     database => about.optional(data, database)?.map(SecretString::from),
                 };
                 let user = user.map(|user| name(user.expose_secret()).to_owned()).unwrap_or_default();
@@ -308,6 +308,22 @@ impl Logins<'_> {
         })
     }
 
+    /// Parts that make up one, one behind the other.
+    async fn joined(
+        &self,
+        about: About<'_>,
+        data: &Data,
+        parts: &[Part],
+        version: &mut String,
+    ) -> Result<Option<SecretString>, Failure> {
+        let mut all = zeroize::Zeroizing::new(String::new());
+        for part in parts {
+            let value = Box::pin(self.value(about, data, part, version)).await?;
+            all.push_str(value.as_ref().map_or("", |value| value.expose_secret()));
+        }
+        Ok(Some(SecretString::from(all.as_str())))
+    }
+
     /// One part of a login.
     async fn value(
         &self,
@@ -325,6 +341,7 @@ impl Logins<'_> {
                 let key = present.or_else(|| keys.first()).map_or("password", |key| key);
                 return Ok(Some(SecretString::from(about.text(data, key)?)));
             }
+            Part::Joined(parts) => return self.joined(about, data, parts, version).await,
             Part::In(places, or) => (places, or),
         };
         let namespace = &about.facts.namespace;

@@ -113,7 +113,7 @@ impl Known {
         // Pods of another namespace are not its own to hide what leads to them.
         let own = |pod: &&Pod| pod.metadata.namespace == facts.namespace;
         self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).filter(own).map(place_of));
-        self.prefixes.extend(facts.pod_prefix.clone().map(|prefix| (facts.namespace.clone(), prefix)));
+        self.prefixes.extend(facts.pod_prefixes.iter().map(|prefix| (facts.namespace.clone(), prefix.clone())));
         self.resources.insert((listed.view.system.resource().group.to_string(), place(facts)));
     }
 

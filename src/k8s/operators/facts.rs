@@ -170,8 +170,8 @@ pub(in crate::k8s) struct Facts {
     pub(in crate::k8s) ready: Option<usize>,
     /// The pod that is the primary, where its name is fixed.
     pub(in crate::k8s) first_pod: Option<String>,
-    /// How the names of a StatefulSet's pods begin.
-    pub(in crate::k8s) pod_prefix: Option<String>,
+    /// How the names of its StatefulSets' pods begin.
+    pub(in crate::k8s) pod_prefixes: Vec<String>,
     /// Other names that lead here: a Helm release's, a Secret's whole name.
     pub(in crate::k8s) aliases: Vec<String>,
     /// Argo CD's applications that it is a part of; they lead here if nothing is called so.
@@ -209,7 +209,7 @@ impl Facts {
             instances: 0,
             ready: None,
             first_pod: None,
-            pod_prefix: None,
+            pod_prefixes: Vec::new(),
             aliases: Vec::new(),
             applications: Vec::new(),
             owners: Vec::new(),
@@ -248,6 +248,8 @@ impl Facts {
         });
         let mut services = first.services;
         services.extend(second.services);
+        let mut pod_prefixes = first.pod_prefixes;
+        pod_prefixes.extend(second.pod_prefixes);
         Self {
             replicas: first.replicas.or(second.replicas),
             instances: first.instances + second.instances,
@@ -256,6 +258,7 @@ impl Facts {
             broken: first.broken.or(second.broken).or(two),
             logins,
             services,
+            pod_prefixes,
             ..first
         }
     }

@@ -71,6 +71,8 @@ pub(in crate::k8s) enum Part {
     Absent,
     /// In the first of these places that has the key, else this.
     In(Vec<KeyOf>, Option<String>),
+    /// These, one behind the other.
+    Joined(Vec<Part>),
     /// Where the object itself holds a password.
     Plain(Hidden),
 }

@@ -3,11 +3,13 @@
 //! To add one: write its file, and add it to `registry`.
 
 mod access_secrets;
+mod charts;
 mod cnpg;
 pub mod configured;
 pub(in crate::k8s) mod connection;
 mod connection_keys;
 mod connection_secrets;
+mod container;
 mod crunchy;
 pub(in crate::k8s) mod facts;
 mod kubeblocks;

@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::k8s::operators::registry::{Systems, SystemsParams};
+use crate::k8s::{
+    api::names::Reference,
+    operators::registry::{Systems, SystemsParams},
+};
 
 fn read(labels: &Value, spec: &Value) -> Option<Facts> {
     let mut object = json!({
@@ -101,7 +104,7 @@ fn clients_and_sidecars_are_no_servers() {
 fn configmaps_and_references_are_followed() {
     let facts = plain(&json!({"image": "postgres:17", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [
         {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "pw"}}},
-        {"name": "POSTGRES_DB", "value": "$(NAME)"}, {"name": "NAME", "value": "shop"},
+        {"name": "NAME", "value": "shop"}, {"name": "POSTGRES_DB", "value": "$(NAME)"},
     ]}))
     .expect("a server");
     let (role, secret, keys, database) = default_login(&facts);
@@ -142,4 +145,75 @@ fn what_an_operator_looks_after_is_no_cluster_of_its_own() {
     ] {
         assert!(with(&labels).is_none(), "{labels}");
     }
+}
+
+/// `$(VAR)` in the midst of a value was taken as it is written, and one that is set later was followed.
+#[test]
+fn references_are_expanded_as_kubernetes_does() {
+    let login = json!({"secretKeyRef": {"name": "login", "key": "pw"}});
+    let database = |value: &str| {
+        let facts = plain(&json!({"image": "postgres:17", "env": [
+            {"name": "POSTGRES_PASSWORD", "valueFrom": login},
+            {"name": "STAGE", "value": "prod"}, {"name": "BOTH", "value": "$(STAGE)-$$(STAGE)"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "POSTGRES_DB", "value": value}, {"name": "LATER", "value": "late"},
+        ]}))
+        .expect("a server");
+        default_login(&facts).3.to_owned()
+    };
+    for (value, expanded) in [
+        ("shop_$(STAGE)_$(STAGE)", "shop_prod_prod"),
+        ("$$(STAGE)", "$(STAGE)"),
+        ("$(BOTH)", "prod-$(STAGE)"),
+        ("$(LATER)", "$(LATER)"),
+        ("$(POSTGRES_DB)", "$(POSTGRES_DB)"),
+        ("$(STAGE", "$(STAGE"),
+        ("a$b$", "a$b$"),
+        // What only the pod knows is not guessed: the database is called as the user.
+        ("$(NODE)", "postgres"),
+    ] {
+        assert_eq!(database(value), expanded, "{value}");
+    }
+    // With a part that a Secret holds: it is read when somebody logs in.
+    let facts = plain(&json!({"image": "postgres:17", "env": [
+        {"name": "POSTGRES_PASSWORD", "valueFrom": login},
+        {"name": "POSTGRES_USER", "value": "u-$(POSTGRES_PASSWORD)!"},
+    ]}))
+    .expect("a server");
+    let (_, _, keys, _) = default_login(&facts);
+    let Keys::Named { user, .. } = keys else { panic!("{keys:?}") };
+    let secret = Part::In(vec![KeyOf::Secret(Reference::computed("login"), "pw".to_owned())], None);
+    let fixed = |text: &str| Part::Fixed(text.to_owned());
+    assert_eq!(user, &Part::Joined(vec![fixed("u-"), secret, fixed("!")]));
+    // Each variable twice the one before it: what becomes of it is no password, and no reason to run out of memory.
+    let mut env = vec![json!({"name": "POSTGRES_PASSWORD", "value": "x"}), json!({"name": "V0", "value": "xxxx"})];
+    env.extend((1..64).map(|n| json!({"name": format!("V{n}"), "value": format!("$(V{0})$(V{0})", n - 1)})));
+    env.push(json!({"name": "POSTGRES_DB", "value": "$(V63)"}));
+    assert!(plain(&json!({"image": "postgres:17", "env": env})).is_some());
+}
+
+/// In an umbrella chart the label with the name is the alias, and so is the chart's: a primary and its replicas were two
+/// clusters, and the application a superuser.
+#[test]
+fn a_chart_is_known_under_another_name() {
+    let environment = json!([
+        {"name": "POSTGRES_USER", "value": "app"}, {"name": "POSTGRES_PASSWORD", "value": "x"},
+        {"name": "POSTGRES_REPLICATION_MODE", "value": "master"}, {"name": "POSTGRESQL_PORT_NUMBER", "value": "5432"},
+    ]);
+    let spec = json!({"containers": [{"image": "registry.example.com/pg:17", "env": environment, "ports": [{"containerPort": 5432}]}]});
+    for chart in ["orders-17.1.0", "postgresql-17.1.0"] {
+        let labels = json!({
+            "app.kubernetes.io/name": "orders", "app.kubernetes.io/instance": "shop",
+            "app.kubernetes.io/component": "primary", "helm.sh/chart": chart,
+        });
+        let facts = read(&labels, &spec).expect("a server");
+        assert_eq!((&*facts.name, facts.flavor), ("db-postgresql", Some("bitnami")), "{chart}");
+        let both = "app.kubernetes.io/name=orders,app.kubernetes.io/instance=shop,\
+                    app.kubernetes.io/component in (primary,read)";
+        assert_eq!(facts.members, Members::Selected(both.to_owned()));
+        assert_eq!(facts.logins.first().map(|login| login.kind), Some(LoginKind::Application));
+    }
+    // Without the chart the image makes an owner all the same.
+    let facts = read(&json!({}), &spec).expect("a server");
+    assert_eq!((facts.flavor, facts.logins.first().map(|login| login.kind)), (None, Some(LoginKind::Application)));
 }
