@@ -1,0 +1,125 @@
+//! The clients, in the order of the tables; what each does not have, and why. Their programs are in
+//! `proto-tests/clients/`.
+
+use crate::install::Source;
+
+/// A column, or one of several programs: as a client's program calls it, and as the document does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cell {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+}
+
+const fn cell(name: &'static str, title: &'static str) -> Cell {
+    Cell { name, title }
+}
+
+/// Has no plaintext.
+pub(crate) const DIRECT: &str = "direct TLS";
+const CONNECT: &str = "connect";
+
+/// What every driver is run through.
+pub(crate) const CELLS: [Cell; 19] = [
+    cell(CONNECT, "plaintext | TLS"),
+    cell(DIRECT, "direct TLS"),
+    cell("database name", "database `shop.prod`"),
+    cell("role@target", "user `app@shop.prod`"),
+    cell("simple query", "simple query"),
+    cell("prepared", "prepared"),
+    cell("transaction", "transaction"),
+    cell("COPY in", "COPY in"),
+    cell("COPY out", "COPY out"),
+    cell("error", "error, and on"),
+    cell("cancel", "cancel"),
+    cell("notice", "notice"),
+    cell("LISTEN", "LISTEN"),
+    cell("64 MiB", "64 MiB value"),
+    cell("pipeline", "pipeline"),
+    cell("reconnect", "reconnect"),
+    cell("20 at once", "20 at once"),
+    cell("wrong cluster", "wrong cluster"),
+    cell("wrong role", "wrong role"),
+];
+
+pub(crate) enum Kind {
+    Driver,
+    Programs(&'static [Cell]),
+}
+
+pub(crate) struct Client {
+    pub(crate) name: &'static str,
+    pub(crate) core: bool,
+    pub(crate) kind: Kind,
+    pub(crate) source: Source,
+    /// The program, and its arguments.
+    pub(crate) program: &'static [&'static str],
+    /// Cells that it does not have, and why.
+    pub(crate) lacks: &'static [(&'static str, &'static str)],
+}
+
+impl Client {
+    pub(crate) fn cells(&self) -> Vec<&'static str> {
+        match self.kind {
+            Kind::Driver => CELLS.iter().map(|cell| cell.name).collect(),
+            Kind::Programs(all) => all.iter().map(|cell| cell.name).collect(),
+        }
+    }
+
+    pub(crate) fn lacks(&self, cell: &str) -> Option<&'static str> {
+        self.lacks.iter().find(|(name, _)| *name == cell).map(|(_, reason)| *reason)
+    }
+}
+
+const NO_DIRECT: (&str, &str) = (DIRECT, "it has negotiated TLS only");
+const NO_PIPELINE: (&str, &str) = ("pipeline", "it waits for each answer");
+
+pub(crate) const ALL: &[Client] = &[
+    Client {
+        name: "psql 17",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Postgres17,
+        program: &["psql.py"],
+        lacks: &[("pipeline", "psql has it from version 18")],
+    },
+    Client {
+        name: "psql 15",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::PostgresHere(15),
+        program: &["psql.py"],
+        lacks: &[(DIRECT, "libpq has it from version 17"), ("pipeline", "psql has it from version 18")],
+    },
+    Client {
+        name: "psycopg 3",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Python("core.txt"),
+        program: &["psycopg_3.py"],
+        lacks: &[],
+    },
+    Client {
+        name: "psycopg 2",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Python("more.txt"),
+        program: &["psycopg_2.py"],
+        lacks: &[NO_PIPELINE],
+    },
+    Client {
+        name: "asyncpg",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Python("more.txt"),
+        program: &["asyncpg_loop.py"],
+        lacks: &[NO_PIPELINE],
+    },
+    Client {
+        name: "pg8000",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Python("more.txt"),
+        program: &["pg8000_native.py"],
+        lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", "it has no cancel request")],
+    },
+];
