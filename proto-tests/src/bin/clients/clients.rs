@@ -71,6 +71,7 @@ impl Client {
 }
 
 const NO_DIRECT: (&str, &str) = (DIRECT, "it has negotiated TLS only");
+const NO_CANCEL: &str = "it has no cancel request";
 const NO_PIPELINE: (&str, &str) = ("pipeline", "it waits for each answer");
 
 pub(crate) const ALL: &[Client] = &[
@@ -120,6 +121,63 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Python("more.txt"),
         program: &["pg8000_native.py"],
-        lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", "it has no cancel request")],
+        lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", NO_CANCEL)],
+    },
+    Client {
+        name: "node-postgres",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Node,
+        program: &["pg.mjs"],
+        lacks: &[NO_PIPELINE],
+    },
+    Client {
+        name: "postgres.js",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Node,
+        program: &["postgres.mjs"],
+        lacks: &[],
+    },
+    Client {
+        name: "pgx",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Go("pgx"),
+        program: &["pgx"],
+        lacks: &[],
+    },
+    Client {
+        name: "lib/pq",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Go("pq"),
+        program: &["pq"],
+        lacks: &[
+            (DIRECT, "its direct TLS comes without ALPN, which PostgreSQL refuses as well"),
+            ("COPY out", "it has COPY in only"),
+            NO_PIPELINE,
+        ],
+    },
+    Client {
+        name: "tokio-postgres",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Rust("with-tokio-postgres"),
+        program: &["with-tokio-postgres"],
+        lacks: &[],
+    },
+    Client {
+        name: "sqlx",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Rust("with-sqlx"),
+        program: &["with-sqlx"],
+        lacks: &[
+            NO_DIRECT,
+            NO_PIPELINE,
+            ("cancel", NO_CANCEL),
+            ("notice", "it writes notices to its log"),
+        ],
     },
 ];

@@ -68,18 +68,19 @@ impl Outcome {
         self.told.clone()
     }
 
-    /// A cell failed, or was not run, or was run though the client does not have it.
+    /// Cells that were not run, or were though the client does not have them.
     fn check(&mut self) {
         for mode in Mode::BOTH {
-            for cell in self.client.cells() {
-                let lacks = self.client.lacks(cell).is_some();
-                let ran = self.cells.contains_key(&(mode, cell.to_owned()));
-                let fault = match (lacks, ran) {
-                    (true, true) => "was run, and is said not to be there",
-                    (false, false) if mode == Mode::Tls || cell != DIRECT => "was not run",
-                    _ => continue,
-                };
-                self.faults.push(format!("{}, {mode:?}: {cell} {fault}", self.client.name));
+            let ran = |cell: &&str| self.cells.contains_key(&(mode, (*cell).to_owned()));
+            let (lacking, having): (Vec<_>, Vec<_>) =
+                self.client.cells().into_iter().partition(|cell| self.client.lacks(cell).is_some());
+            let extra: Vec<_> = lacking.into_iter().filter(ran).collect();
+            let missing = having.into_iter().filter(|cell| !ran(cell) && (mode == Mode::Tls || *cell != DIRECT));
+            let missing: Vec<_> = missing.collect();
+            for (cells, what) in [(extra, "run, and said not to be there"), (missing, "not run")] {
+                if !cells.is_empty() {
+                    self.faults.push(format!("{}, {mode:?}: {what}: {}", self.client.name, cells.join(", ")));
+                }
             }
         }
     }
