@@ -178,12 +178,10 @@ impl Installer {
         let mut javac: Vec<OsString> = ["-d", &classes.to_string_lossy(), "-cp", &with("*")].map(Into::into).into();
         javac.append(&mut sources);
         done("javac", javac).await?;
-        // The versions of one driver exclude each other: the program's first word is the pattern of its jars.
-        let script = format!(
-            "jars=$1; shift; exec java -cp \"{}:$(printf %s: {}/$jars)\" \"$@\"",
-            classes.display(),
-            jars.display()
-        );
+        // The versions of one driver exclude each other: the program's first word is the one's name.
+        let (classes, jars) = (classes.display(), jars.display());
+        let path = format!("{classes}:{jars}/postgresql-$driver.jar:$(printf %s: {jars}/[!p]*.jar)");
+        let script = format!("driver=$1; shift; exec java -cp \"{path}\" \"$@\"");
         Ok(Tool { lead: ["sh", "-c", &script, "java"].map(Into::into).into(), folder: None, path: None })
     }
 
