@@ -185,6 +185,22 @@ pub(crate) const ALL: &[Client] = &[
         lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", NO_CANCEL), ("notice", "it writes notices to its log")],
     },
     Client {
+        name: "ruby-pg",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Debian("ruby3.3"),
+        program: &["/clients/cells.rb"],
+        lacks: &[],
+    },
+    Client {
+        name: "pdo_pgsql of PHP",
+        core: false,
+        kind: Kind::Driver,
+        source: Source::Debian("php8.4"),
+        program: &["-d", "extension=pdo", "-d", "extension=pdo_pgsql", "/clients/cells.php"],
+        lacks: &[NO_PIPELINE, ("cancel", NO_CANCEL)],
+    },
+    Client {
         name: "Java programs",
         core: false,
         kind: Kind::Programs(&[

@@ -229,8 +229,14 @@ impl Installer {
 
     async fn debian(&self, interpreter: &str) -> anyhow::Result<Tool> {
         let root = self.cache.join("pgferry-scripts");
-        if !root.join("usr/bin/php8.4").exists() {
+        if !root.join("usr/bin/ruby3.3").exists() {
             debootstrapped(&root, "ruby-pg,php8.4-cli,php8.4-pgsql").await?;
+        }
+        // A whole Debian has these by a package that does nothing else.
+        for name in ["lib", "lib64"] {
+            if !root.join(name).exists() {
+                std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name))?;
+            }
         }
         // The programs are seen from inside.
         let seen = root.join("clients");

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,6 +12,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
     time::{Instant, timeout},
 };
 
@@ -133,7 +133,7 @@ impl Ran<'_> {
             }
         }
         if let Some(fault) = ended(&mut child).await? {
-            let errors = errors.lock().map(|text| text.clone()).unwrap_or_default();
+            let errors = timeout(PATIENCE, errors).await??;
             outcome.faults.push(format!("{name}, {mode:?}: {fault} behind {last}: {errors}"));
         }
         Ok(())
@@ -179,16 +179,11 @@ async fn ended(child: &mut Child) -> anyhow::Result<Option<String>> {
     Ok((!status.success()).then(|| format!("it ended with {status}")))
 }
 
-fn collect(mut stream: impl AsyncRead + Send + Unpin + 'static) -> Arc<Mutex<String>> {
-    let text = Arc::new(Mutex::new(String::new()));
-    let kept = Arc::clone(&text);
+/// All of it, for as long as somebody holds the other end.
+fn collect(mut stream: impl AsyncRead + Send + Unpin + 'static) -> JoinHandle<String> {
     tokio::spawn(async move {
-        let mut buffer = vec![0; 4096];
-        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-            if let (Ok(mut kept), Some(read)) = (kept.lock(), buffer.get(..count)) {
-                kept.push_str(&String::from_utf8_lossy(read));
-            }
-        }
-    });
-    text
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all).await;
+        String::from_utf8_lossy(&all).into_owned()
+    })
 }
