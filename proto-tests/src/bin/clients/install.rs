@@ -274,8 +274,12 @@ fn wrap(root: &Path, wrappers: &Path, program: &Path) -> anyhow::Result<()> {
     let lib = root.join(format!("usr/lib/{}-linux-gnu", env::consts::ARCH));
     let mut loaders = fs::read_dir(&lib)?.flatten().map(|file| file.path());
     let loader = loaders.find(|file| file.to_string_lossy().contains("/ld-linux-")).context("the loader")?;
-    let text =
-        format!("#!/bin/sh\nexec {} --library-path {} {} \"$@\"\n", loader.display(), lib.display(), program.display());
+    let text = format!(
+        "#!/bin/sh\nexec {} --argv0 \"$0\" --library-path {} {} \"$@\"\n",
+        loader.display(),
+        lib.display(),
+        program.display()
+    );
     let file = wrappers.join(program.file_name().context("a name")?);
     fs::write(&file, text)?;
     Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o755))?)

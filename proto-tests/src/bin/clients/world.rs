@@ -38,6 +38,7 @@ impl World {
         ));
         let server = PostgresServer::start(setup).await?;
         let mut setup = Setup::new(MAJOR).setting("max_logical_replication_workers", "4");
+        setup = setup.setting("wal_retrieve_retry_interval", "100ms");
         setup.hba = Hba::Trust;
         let subscriber = PostgresServer::start(setup).await?;
         let api = FakeKubernetes::start().await;
@@ -51,9 +52,19 @@ impl World {
         Cluster::with_spec(&api, ("prod", "shop"), spec, &[server.address()]).set_password(&app);
         api.put("secrets", secret("prod", "reporting-login", &[("username", "reporting"), ("password", &reporting)]));
         let binary = binary.to_str().context("a path of text")?;
-        let pgferry = Start::new(binary).serve(&api.kubeconfig()).await;
+        let configuration = api.write("config.toml", &admitting(&subscriber).await?);
+        let start = Start::new(binary).env("PGFERRY_CONFIG", configuration);
+        let pgferry = start.serve(&api.kubeconfig()).await;
         Ok(Self { pgferry, subscriber, _api: api, _server: server })
     }
+}
+
+/// The subscriber's user may not be ours.
+async fn admitting(subscriber: &PostgresServer) -> anyhow::Result<String> {
+    let ask = "CREATE TEMP TABLE t (uid text); COPY t FROM PROGRAM 'id -u'; SELECT uid FROM t";
+    let rows = subscriber.execute(ask).await?;
+    let uid = rows.first().and_then(|row| row.first()).context("a user")?;
+    Ok(format!("[listen]\nallowed_uids = [{uid}]\n"))
 }
 
 /// The pgferry beside this program, built if need be.
