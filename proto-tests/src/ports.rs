@@ -12,17 +12,23 @@ const COUNT: u16 = 10_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// The next port of this process that nobody has.
+/// A listener on the next port of this process that nobody has.
 #[must_use]
-pub fn free() -> u16 {
+pub fn listen() -> TcpListener {
     // Other processes that test begin somewhere else.
     let begin = std::process::id().wrapping_mul(97);
     for _ in 0..COUNT {
         let next = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into()) % u32::from(COUNT);
         let port = FIRST + u16::try_from(next).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener;
         }
     }
     panic!("no port from {FIRST} on is free");
+}
+
+/// Such a port, for a process that is yet to listen on it: another may be there first.
+#[must_use]
+pub fn free() -> u16 {
+    listen().local_addr().unwrap().port()
 }

@@ -2,7 +2,7 @@
 //! refuses on demand, faults, and a port-forward of its own framing.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -69,7 +69,9 @@ impl FakeKubernetes {
         let token = crate::secrets::make("token");
         let shared = Arc::new(Shared::new(&token));
         // It may go down, and come back where it was.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports::free())).await.unwrap();
+        let listener = ports::listen();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let it = Self {
             shared,
