@@ -42,6 +42,7 @@ mod systems {
 
 /// What holds over hours: logins, watches, requests, load.
 mod lasting {
+    mod crowd;
     mod endures;
     mod kubernetes_logins;
     mod load;

@@ -1,29 +1,22 @@
-//! Single calls to an API server: each with a deadline, one renewed login, one polite retry, and an error that says
-//! what is missing.
+//! What an API server can be asked for. How one call is made, and made again, is in `call`.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
-use http::{HeaderMap, Request, header::RETRY_AFTER};
+use http::Request;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use kube::{
-    Client,
-    client::Body,
-    core::{Status, WatchEvent, response::StatusDetails},
-};
+use kube::{Client, core::WatchEvent};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role, WebSocketConfig},
 };
-use zeroize::Zeroizing;
 
 use crate::{
     k8s::api::{
         access::{Access, ListQuery},
-        body,
         connection::{Built, Shared},
         error::K8sError,
         hedge::Once,
@@ -37,12 +30,6 @@ use crate::{
 
 /// client-go's page size: small enough for an API server's memory, large enough for few round trips.
 const PAGE: u32 = 500;
-/// The longest wait that an API server may ask for before it is asked once more.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// What API Priority and Fairness asks for at the least, where its header is not to be seen.
-const USUAL_WAIT: u32 = 1;
-/// kube's own mark of a body that was no Status.
-pub(in crate::k8s) const FOREIGN: &str = "Failed to parse error data";
 /// An idle session must stay small; the API server sends 32 KiB at a time.
 const READ_BUFFER: usize = 32 * 1024;
 /// How long a watch runs before it is opened anew: below the minutes after which load balancers forget it silently.
@@ -76,9 +63,9 @@ pub(in crate::k8s) type Raw = WebSocketStream<TokioIo<Upgraded>>;
 #[derive(Clone, Debug)]
 pub struct Context {
     shared: Arc<Shared>,
-    built: Built,
+    pub(super) built: Built,
     identity: Identity,
-    wanted: For,
+    pub(super) wanted: For,
 }
 
 impl Context {
@@ -303,78 +290,12 @@ impl Context {
     }
 
     /// The context's client as it is now, while that is the same cluster's and reaches it as the same user.
-    fn fresh(&self) -> Built {
+    pub(super) fn fresh(&self) -> Built {
         let same = |built: &Built| (built.meaning, built.credential) == (self.built.meaning, self.built.credential);
         self.shared.fresh().filter(same).unwrap_or_else(|| self.built.clone())
     }
 
-    async fn text(
-        &self,
-        access: &Access<'_>,
-        path: &str,
-        body: Option<Vec<u8>>,
-        deadline: Instant,
-    ) -> Result<Zeroizing<Vec<u8>>, K8sError> {
-        let method = if body.is_some() { "POST" } else { "GET" };
-        let request = self.request(method, path, body.unwrap_or_default())?;
-        self.retrying(access, deadline, &request, |client, request| async move { answer(&client, request).await }).await
-    }
-
-    /// A call with its deadline; once more after 401 with a new login, and once more where the server asks for it.
-    async fn retrying<T, F>(
-        &self,
-        access: &Access<'_>,
-        deadline: Instant,
-        request: &Request<Vec<u8>>,
-        call: impl Fn(Client, Request<Vec<u8>>) -> F + Send + Sync,
-    ) -> Result<T, K8sError>
-    where
-        F: Future<Output = Result<T, kube::Error>> + Send,
-    {
-        let deadline = deadline.min(Instant::now() + self.shared.params.request_timeout);
-        let mut built = self.fresh();
-        let (mut renewed, mut waited) = (false, false);
-        loop {
-            let error = match self.timely(deadline, call(built.client.clone(), request.clone())).await? {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            match &error {
-                kube::Error::Api(status) if status.code == 401 && !renewed => {
-                    renewed = true;
-                    built = self.shared.renew(built.made, self.wanted).await?;
-                    if built.meaning != self.built.meaning {
-                        return Err(K8sError::OtherCluster { context: self.name().to_owned() });
-                    }
-                }
-                kube::Error::Api(status) if status.code == 401 => {
-                    let error = self.explain(access, error);
-                    self.shared.give_up(built.made, &error);
-                    return Err(error);
-                }
-                kube::Error::Api(status) if !waited => match polite_wait(status).map(|wait| Instant::now() + wait) {
-                    // Waiting out the deadline would only hide what the server says.
-                    Some(until) if until < deadline => {
-                        waited = true;
-                        sleep_until(until).await;
-                    }
-                    _ => return Err(self.explain(access, error)),
-                },
-                _ => return Err(self.explain(access, error)),
-            }
-        }
-    }
-
-    async fn timely<T>(&self, deadline: Instant, call: impl Future<Output = T> + Send) -> Result<T, K8sError> {
-        let started = Instant::now();
-        timeout_at(deadline, call).await.map_err(|_| K8sError::Timeout {
-            server: self.server().to_owned(),
-            // To the nearest: a deadline of three seconds is told as three.
-            seconds: (started.elapsed() + Duration::from_millis(500)).as_secs(),
-        })
-    }
-
-    fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
+    pub(super) fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -398,42 +319,4 @@ impl Context {
             why: format!("line {}, column {}", error.line(), error.column()),
         })
     }
-}
-
-/// An answer's body. Not kube's `request`, which logs what it cannot parse (that may be a Secret), nor its
-/// `request_text`, which drops the header that says when to come again: API Priority and Fairness says it nowhere else.
-async fn answer(client: &Client, request: Request<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, kube::Error> {
-    let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
-    let body = Box::pin(body::read(body)).await?;
-    if head.status.is_success() {
-        return Ok(body);
-    }
-    let known: Option<Status> = serde_json::from_slice(&body).ok();
-    let said = || String::from_utf8_lossy(body.trim_ascii()).into_owned();
-    let mut status = known.unwrap_or_else(|| Status::failure(&said(), FOREIGN)).with_code(head.status.as_u16());
-    if let Some(seconds) = retry_after(&head.headers) {
-        let none = String::new;
-        status.details = Some(StatusDetails {
-            name: none(),
-            group: none(),
-            kind: none(),
-            uid: none(),
-            causes: Vec::new(),
-            retry_after_seconds: seconds,
-        });
-    }
-    Err(kube::Error::Api(status.boxed()))
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<u32> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
-}
-
-/// How long the server asks to wait, where it asks and that is bearable.
-fn polite_wait(status: &Status) -> Option<Duration> {
-    let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-    // kube's upgrade drops the header, and nobody is throttled without one.
-    let seconds = if status.code == 429 && asked == 0 { USUAL_WAIT } else { asked };
-    let wait = Duration::from_secs(seconds.into());
-    (matches!(status.code, 429 | 503) && wait <= LONGEST_WAIT).then_some(wait)
 }

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod body;
+mod call;
 pub mod client;
 pub mod connection;
 pub mod contexts;
@@ -22,4 +23,5 @@ pub(in crate::k8s) mod resource;
 mod status;
 pub(in crate::k8s) mod suggest;
 pub(in crate::k8s) mod suspend;
+pub(in crate::k8s) mod throttle;
 pub(in crate::k8s) mod typed;

@@ -13,6 +13,7 @@ use crate::{
             cache::{Guarded, READ, REFUSED},
             read,
             reflector::Watched,
+            resumed::rest,
         },
     },
     upstream::Lost,
@@ -56,7 +57,7 @@ impl Watched {
                         Ok(_) => continue,
                         Err(error) => {
                             debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read");
-                            if error.is_lasting() { REFUSED } else { AGAIN }
+                            rest(&error, if error.is_lasting() { REFUSED } else { AGAIN })
                         }
                     }
                 }

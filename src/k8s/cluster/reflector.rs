@@ -32,7 +32,7 @@ use crate::{
             guard::Guard,
             leader_objects::{self, Source},
             recent::Caller,
-            resumed::{BACKOFF, Backoff, Step, Steps, Subject, Versioned},
+            resumed::{BACKOFF, Backoff, Step, Steps, Subject, Versioned, rest},
         },
         operators::{
             facts::Facts,
@@ -182,7 +182,7 @@ impl Watched {
                         backoff.reset();
                     }
                     let pause = if error.is_lasting() { REFUSED } else { backoff.pause() };
-                    contexts.rest(&self.key.context, &error, pause).await;
+                    contexts.rest(&self.key.context, &error, rest(&error, pause)).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
                 Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,
