@@ -13,6 +13,7 @@ mod exec;
 mod fingerprint;
 mod hedge;
 pub(in crate::k8s) mod http;
+pub(in crate::k8s) mod jitter;
 mod kubeconfig;
 pub(in crate::k8s) mod names;
 mod no_proxy;

@@ -9,6 +9,7 @@ pub(in crate::k8s) mod members;
 pub(in crate::k8s) mod operated;
 pub mod overrides;
 pub(in crate::k8s) mod plain;
+mod pod_heard;
 pub(in crate::k8s) mod pod_watch;
 pub(in crate::k8s) mod read;
 pub mod recent;

@@ -28,7 +28,7 @@ use crate::{
             typed,
         },
         cluster::{
-            cache::{Guarded, Guards, READ, REFUSED, Said, State},
+            cache::{Guards, OperatedServer, READ, REFUSED, Said, State},
             guard::Guard,
             leader_objects::{self, Source},
             recent::Caller,
@@ -109,7 +109,7 @@ impl Watched {
     }
 
     /// The receiver for a server; `None` where this watch has ended.
-    pub(in crate::k8s) fn guard(&self, guarded: Guarded) -> Option<watch::Receiver<Option<Lost>>> {
+    pub(in crate::k8s) fn guard(&self, guarded: OperatedServer) -> Option<watch::Receiver<Option<Lost>>> {
         self.touch(&guarded.cluster);
         let mut guards = self.guards();
         if guards.ended {
@@ -497,7 +497,7 @@ mod tests {
         };
         let watched = Watched::new(key, system, systems, WatchParams::default());
         let [used, left, open] = ["used", "left", "open"].map(|name| ObjectName::parse(name).expect("a name"));
-        let guarded = |cluster: &ObjectName| Guarded {
+        let guarded = |cluster: &ObjectName| OperatedServer {
             cluster: cluster.clone(),
             pod: cluster.clone(),
             uid: "uid".to_owned(),

@@ -16,6 +16,7 @@ use crate::k8s::api::{
     access::ListQuery,
     client::Context,
     error::K8sError,
+    jitter::jittered,
     names::Namespace,
     objects::{Object, Pod, text},
     resource::Resource,
@@ -43,14 +44,6 @@ impl Backoff {
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
-}
-
-/// Up to half as much longer.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0; 4];
-    // Without randomness there is no jitter, and nothing else amiss.
-    let _ = getrandom::fill(&mut bytes);
-    pause + pause.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) / 2.0)
 }
 
 /// How long to rest after an error: this long, or until the API server wants to be asked again, and then not all at once.
