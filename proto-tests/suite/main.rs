@@ -48,6 +48,7 @@ mod lasting {
     mod load;
     mod logins_in_background;
     mod requests;
+    mod steady;
     mod watching;
 }
 

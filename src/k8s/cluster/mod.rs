@@ -1,8 +1,10 @@
 //! One cluster as it is now: read, watched, and its primary chosen.
 
 pub(in crate::k8s) mod cache;
+mod followed;
 pub(in crate::k8s) mod guard;
 pub(in crate::k8s) mod leader_objects;
+mod listed;
 mod lookout;
 pub(in crate::k8s) mod looks;
 pub(in crate::k8s) mod members;

@@ -57,13 +57,20 @@ type All = Arc<Mutex<HashMap<PlainServer, Guard>>>;
 pub(in crate::k8s) struct Guarding {
     contexts: Arc<Contexts>,
     systems: Arc<Systems>,
+    /// Between two looks where not all is heard.
     pause: Duration,
+    /// Where it is.
+    rare: Duration,
     all: All,
 }
 
 impl Guarding {
-    pub(in crate::k8s) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, pause: Duration) -> Self {
-        Self { contexts, systems, pause, all: All::default() }
+    pub(in crate::k8s) fn new(
+        contexts: Arc<Contexts>,
+        systems: Arc<Systems>,
+        (pause, rare): (Duration, Duration),
+    ) -> Self {
+        Self { contexts, systems, pause, rare, all: All::default() }
     }
 
     /// The receiver that says when this server is lost.
@@ -103,6 +110,7 @@ impl Guarding {
                 _ => Vec::new(),
             },
             pause: self.pause,
+            rare: self.rare,
             all: Arc::clone(&self.all),
         };
         tokio::spawn(task.run());
@@ -127,7 +135,10 @@ struct Task {
     system: SystemRef,
     /// Those that lead to the server, if any does.
     services: Vec<Place>,
+    /// Between two looks where not all is heard.
     pause: Duration,
+    /// Where it is.
+    rare: Duration,
     all: All,
 }
 
@@ -183,13 +194,13 @@ impl Task {
             }
             sleep(self.pause).await;
         };
-        let next = sleep_until(watch.next_look(self.pause));
+        let next = sleep_until(watch.next_look((self.pause, self.rare)));
         tokio::pin!(left, next);
         loop {
             tokio::select! {
                 heard = watch.next() => match heard {
                     Some(Heard::Nothing) => {}
-                    Some(Heard::Interrupted | Heard::Resumed) => next.as_mut().reset(watch.next_look(self.pause)),
+                    Some(Heard::Interrupted | Heard::Resumed) => next.as_mut().reset(watch.next_look((self.pause, self.rare))),
                     Some(Heard::Change) | None => return Why::Heard,
                 },
                 () = &mut next => return Why::Due,

@@ -44,7 +44,7 @@ pub(in crate::k8s) struct Watches {
 
 impl Watches {
     pub(in crate::k8s) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, params: WatchParams) -> Self {
-        let guarding = Guarding::new(Arc::clone(&contexts), Arc::clone(&systems), params.poll);
+        let guarding = Guarding::new(Arc::clone(&contexts), Arc::clone(&systems), (params.poll, params.look));
         Self { contexts, systems, params, all: Mutex::default(), guarding }
     }
 
