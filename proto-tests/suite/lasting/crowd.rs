@@ -144,7 +144,7 @@ async fn a_look_that_fails_ends_no_wait() {
     }
 }
 
-/// An API server that asked for three seconds was asked again within one.
+/// An API server that asked for eight seconds was asked again within one or two.
 #[tokio::test]
 async fn nobody_asks_before_the_time_that_the_api_server_told() {
     let stage = Stage::new(&StatefulSet).await;
@@ -153,13 +153,13 @@ async fn nobody_asks_before_the_time_that_the_api_server_told() {
     set_ready(&stage, false);
     let waiting = clients(&pgferry, 10).await;
     stage.api.forget_requests();
-    stage.api.fault("list", "pods", usize::MAX, Fault::Throttled(3));
-    until("it is met", || stage.api.asked("list", "pods") > 0).await;
+    // Not from when it is seen: that may be late.
     let started = Instant::now();
+    stage.api.fault("list", "pods", usize::MAX, Fault::Throttled(8));
+    until("it is met", || stage.api.asked("list", "pods") > 0).await;
     stage.api.heal();
     until("it is asked again", || stage.api.asked("list", "pods") > 1).await;
-    // It was told a moment before it was seen.
-    assert!(started.elapsed() >= Duration::from_millis(2500), "after {:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_secs(8), "after {:?}", started.elapsed());
     set_ready(&stage, true);
     are_served(waiting).await;
 }
