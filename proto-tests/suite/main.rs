@@ -44,11 +44,13 @@ mod systems {
 
 /// What holds over hours: logins, watches, requests, load.
 mod lasting {
+    mod crowd;
     mod endures;
     mod kubernetes_logins;
     mod load;
     mod logins_in_background;
     mod requests;
+    mod steady;
     mod watching;
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Between two looks at first: often enough for a failover of two seconds, which is not to be prolonged.
-const QUICK: Duration = Duration::from_millis(250);
+pub(super) const QUICK: Duration = Duration::from_millis(250);
 /// How long the looks stay quick: a switchover's two seconds, and one more.
-const QUICK_FOR: Duration = Duration::from_secs(3);
+pub(super) const QUICK_FOR: Duration = Duration::from_secs(3);
 /// Between two looks at last. What lasts longer is a restart, or a server or gateway that is overloaded, which is not
 /// to be asked forty times by each client; to a person who waits this long already, two seconds more are little.
-const SLOW: Duration = Duration::from_secs(2);
+pub(super) const SLOW: Duration = Duration::from_secs(2);
 
 /// The looks of one client.
 #[derive(Debug)]
@@ -20,11 +20,24 @@ pub(super) struct Backoff {
     began: Option<Instant>,
     due: Option<Instant>,
     pace: Duration,
+    looks: u32,
 }
 
 impl Backoff {
     pub(super) fn until(until: Instant) -> Self {
-        Self { until, began: None, due: None, pace: QUICK }
+        Self { until, began: None, due: None, pace: QUICK, looks: 0 }
+    }
+
+    /// Whether there is time for more than the one look.
+    pub(super) fn is_patient(&self) -> bool {
+        self.began.is_none_or(|began| began < self.until)
+    }
+
+    /// What the look that is due may be content with: the first one with nothing from before, later ones with somebody
+    /// else's that is young for their pace.
+    pub(super) fn since(&self) -> Instant {
+        let now = Instant::now();
+        if self.looks > 1 { now - self.pace / 2 } else { now }
     }
 
     /// Waits for the next look; false where the wait is over. What a watch remembers may be old: one look is always
@@ -36,6 +49,7 @@ impl Backoff {
             }
             sleep_until(due).await;
         }
+        self.looks += 1;
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
         if now.duration_since(began) >= QUICK_FOR {

@@ -82,8 +82,9 @@ pub trait Directory: Send + Sync {
     /// The server that the ask means now. Waits for a missing primary until `ask.wait_until`.
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure>;
 
-    /// The same, believing nothing that is remembered: the last answer, `stale`, has just been found wrong.
-    async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure>;
+    /// The same, believing nothing that was found before `since`: the last answer, `stale`, has just been found wrong.
+    /// Where a failure is [`Retry::Resolve`], it may be asked again.
+    async fn resolve_again(&self, ask: &Ask, stale: &Upstream, since: Instant) -> Result<Upstream, Failure>;
 
     /// Whether the context's name means the same cluster as when this was resolved. Asks nobody: where that is not
     /// known yet, it does not.

@@ -45,9 +45,9 @@ const CLAIMS: [&str; 11] = [
 
 /// One system with two servers, and the API that shows them.
 pub(crate) struct Stage<'a> {
-    system: &'a dyn System,
+    pub(crate) system: &'a dyn System,
     pub(crate) api: FakeKubernetes,
-    servers: Vec<PostgresServer>,
+    pub(crate) servers: Vec<PostgresServer>,
     pub(crate) state: State,
 }
 

@@ -26,6 +26,7 @@ use crate::{
         kubeconfig::{Sources, apply, in_cluster, just_changed, read},
         plugin::{Asking, For, Plugin, PluginLogin},
         suspend::{Clock, Mark},
+        throttle::Throttle,
     },
     upstream::Progress,
 };
@@ -79,6 +80,7 @@ pub(in crate::k8s) struct Shared {
     pub(in crate::k8s) discovered: Mutex<Discovered>,
     /// Connections that port-forwards have used up and nothing has replaced yet.
     pub(in crate::k8s) used_up: AtomicUsize,
+    pub(in crate::k8s) throttle: Throttle,
 }
 
 /// A client, and what it was built from.
@@ -146,6 +148,7 @@ impl Shared {
             failing: watch::Sender::new(false),
             discovered: Mutex::default(),
             used_up: AtomicUsize::default(),
+            throttle: Throttle::default(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong on the way to and in Kubernetes, and what the person is told.
 
+use tokio::time::Instant;
+
 use crate::{
     error::{ClientFacing, Report, SqlState},
     k8s::api::names::{Namespace, NotAName, ObjectName},
@@ -128,6 +130,14 @@ pub enum K8sError {
         /// Its words.
         message: String,
     },
+    /// The same, and it wants to be asked no more before a time.
+    #[error("{error}")]
+    Throttled {
+        /// The time.
+        until: Instant,
+        /// What it answered.
+        error: Box<K8sError>,
+    },
     /// Something that is no API server answers.
     #[error("{server} does not answer like a Kubernetes API server (status {code})")]
     NotKubernetes {
@@ -180,6 +190,25 @@ impl K8sError {
         self.is_forbidden() || matches!(self, Self::Unauthorized { .. } | Self::Plugin { .. })
     }
 
+    /// Asking again later may help, and nobody need do anything for it: the way, or the API server, is in trouble.
+    #[must_use]
+    pub(in crate::k8s) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Throttled { .. } => true,
+            Self::Status { code, .. } | Self::NotKubernetes { code, .. } => *code == 429 || *code >= 500,
+            _ => false,
+        }
+    }
+
+    /// Before when the API server does not want to be asked again.
+    #[must_use]
+    pub(in crate::k8s) fn not_before(&self) -> Option<Instant> {
+        match self {
+            Self::Throttled { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
     /// What was asked for is not there, object or resource.
     #[must_use]
     pub fn is_absent(&self) -> bool {
@@ -206,6 +235,7 @@ impl K8sError {
 
     fn code(&self) -> SqlState {
         match self {
+            Self::Throttled { error, .. } => error.code(),
             Self::UnknownContext { .. } | Self::NoContext | Self::Misnamed(_) => SqlState::UNKNOWN_TARGET,
             Self::Plugin { .. } | Self::Unauthorized { .. } => SqlState::INVALID_AUTHORIZATION,
             Self::Forbidden { .. } | Self::ExternalName { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
@@ -218,6 +248,7 @@ impl K8sError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Throttled { error, .. } => return error.hint(),
             Self::NoKubeconfig => "Set KUBECONFIG, or start with: pgferry serve --kubeconfig FILE".to_owned(),
             Self::Kubeconfig(_) => "See whether kubectl can use it: kubectl config view".to_owned(),
             Self::UnknownContext { nearest, .. } if !nearest.is_empty() => {
@@ -306,7 +337,11 @@ impl ClientFacing for K8sError {
 
 impl From<K8sError> for Failure {
     fn from(error: K8sError) -> Self {
-        let retry = match &error {
+        let cause = match &error {
+            K8sError::Throttled { error, .. } => error,
+            error => error,
+        };
+        let retry = match cause {
             // The pod that was resolved has gone, or its kubelet does not find it any more.
             K8sError::NotFound { .. } => Retry::Resolve,
             K8sError::Status { code, .. } | K8sError::NotKubernetes { code, .. } if *code >= 500 => Retry::Resolve,

@@ -6,7 +6,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Either, select},
 };
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, header::RETRY_AFTER};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{
@@ -160,7 +160,16 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Pool
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.clone().send(request).boxed()
+        let pool = self.clone();
+        let later = request.extensions().get::<Later>().cloned();
+        async move {
+            let answer = pool.send(request).await?;
+            if let Some(later) = later {
+                later.note(answer.headers());
+            }
+            Ok(answer)
+        }
+        .boxed()
     }
 }
 
@@ -171,6 +180,26 @@ fn client<C: Connect + Clone>(connector: C) -> Client<C, Body> {
 /// Marks a request whose answer nobody waits for: it takes no room from those that people wait for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::k8s) struct Once;
+
+/// Where an answer says when it is to be asked again; goes with the request as an extension. kube's upgrades and watches
+/// drop the header, and API Priority and Fairness says it nowhere else.
+#[derive(Clone, Debug, Default)]
+pub(in crate::k8s) struct Later(Arc<OnceLock<u32>>);
+
+impl Later {
+    fn note(&self, headers: &HeaderMap) {
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(seconds) = seconds {
+            // Of two answers to one request the first counts.
+            let _ = self.0.set(seconds);
+        }
+    }
+
+    /// In seconds; `None` where the answer did not say.
+    pub(in crate::k8s) fn seconds(&self) -> Option<u32> {
+        self.0.get().copied()
+    }
+}
 
 /// The same request once more, where asking twice is no harm.
 fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {

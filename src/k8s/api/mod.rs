@@ -3,6 +3,7 @@
 
 pub mod access;
 mod body;
+mod call;
 pub mod client;
 pub mod connection;
 pub mod contexts;
@@ -12,6 +13,7 @@ mod exec;
 mod fingerprint;
 mod hedge;
 pub(in crate::k8s) mod http;
+pub(in crate::k8s) mod jitter;
 mod kubeconfig;
 pub(in crate::k8s) mod names;
 mod no_proxy;
@@ -23,3 +25,4 @@ pub(in crate::k8s) mod resource;
 mod status;
 pub(in crate::k8s) mod suggest;
 pub(in crate::k8s) mod suspend;
+pub(in crate::k8s) mod throttle;

@@ -4,11 +4,10 @@ use std::io;
 
 use kube::{client::UpgradeConnectionError, core::Status};
 
-use crate::k8s::api::{
-    access::Access,
-    client::{Context, FOREIGN},
-    error::K8sError,
-};
+use crate::k8s::api::{access::Access, client::Context, error::K8sError};
+
+/// kube's own mark of a body that was no Status.
+pub(super) const FOREIGN: &str = "Failed to parse error data";
 
 impl Context {
     /// What a failed call means.

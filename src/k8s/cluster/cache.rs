@@ -35,12 +35,12 @@ pub(in crate::k8s) const REFUSED: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(in crate::k8s) struct Guards {
     pub(in crate::k8s) ended: bool,
-    pub(in crate::k8s) all: HashMap<Guarded, Guard>,
+    pub(in crate::k8s) all: HashMap<OperatedServer, Guard>,
 }
 
 impl Guards {
     /// Forgets those whose sessions have ended.
-    pub(in crate::k8s) fn tidy(&mut self) -> &mut HashMap<Guarded, Guard> {
+    pub(in crate::k8s) fn tidy(&mut self) -> &mut HashMap<OperatedServer, Guard> {
         self.all.retain(|_, guard| guard.is_relied_on());
         &mut self.all
     }
@@ -48,7 +48,7 @@ impl Guards {
 
 /// A server that sessions rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::k8s) struct Guarded {
+pub(in crate::k8s) struct OperatedServer {
     pub(in crate::k8s) cluster: ObjectName,
     pub(in crate::k8s) pod: ObjectName,
     pub(in crate::k8s) uid: String,
@@ -107,7 +107,7 @@ impl State {
     }
 }
 
-impl Guarded {
+impl OperatedServer {
     /// Whether this server, as it is now, still serves what was asked of it.
     pub(in crate::k8s) fn judge(&self, reached: &mut Reached, view: Option<&View>, pod: Option<&Pod>) -> Option<Lost> {
         match pod.filter(|pod| reached.is(pod) && !pod.metadata.deleting()) {

@@ -10,9 +10,10 @@ use crate::{
     k8s::{
         api::{client::Context, error::K8sError, reader::Reader},
         cluster::{
-            cache::{Guarded, READ, REFUSED},
+            cache::{OperatedServer, READ, REFUSED},
             read,
             reflector::Watched,
+            resumed::rest,
         },
     },
     upstream::Lost,
@@ -24,14 +25,14 @@ const SETTLE: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// A server that is read once more, and what comes of it.
-type Read<'a> = BoxFuture<'a, (Guarded, Result<Option<Lost>, K8sError>)>;
+type Read<'a> = BoxFuture<'a, (OperatedServer, Result<Option<Lost>, K8sError>)>;
 
 /// The servers that are being read once more.
 #[derive(Default)]
 struct Confirming<'a> {
     reads: FuturesUnordered<Read<'a>>,
     /// Whether there was a change meanwhile, which the read may have been too early for.
-    outdated: HashMap<Guarded, bool>,
+    outdated: HashMap<OperatedServer, bool>,
 }
 
 impl Watched {
@@ -56,7 +57,7 @@ impl Watched {
                         Ok(_) => continue,
                         Err(error) => {
                             debug!(pod = %guarded.pod, %error, "whether the server is lost could not be read");
-                            if error.is_lasting() { REFUSED } else { AGAIN }
+                            rest(&error, if error.is_lasting() { REFUSED } else { AGAIN })
                         }
                     }
                 }
@@ -94,7 +95,7 @@ impl Watched {
         }
     }
 
-    async fn confirm(&self, context: &Context, guarded: &Guarded) -> Result<Option<Lost>, K8sError> {
+    async fn confirm(&self, context: &Context, guarded: &OperatedServer) -> Result<Option<Lost>, K8sError> {
         let place = (&self.key.namespace, &guarded.cluster);
         let reader = Reader::new(context, Instant::now() + READ);
         let (pod, view) = tokio::join!(
@@ -107,7 +108,7 @@ impl Watched {
         Ok(guard.and_then(|guard| guarded.judge(guard.reached(), view.as_ref(), pod.as_ref())))
     }
 
-    fn announce(&self, guarded: &Guarded, lost: Lost) {
+    fn announce(&self, guarded: &OperatedServer, lost: Lost) {
         debug!(pod = %guarded.pod, cluster = %guarded.cluster, "a server in use {}", lost.as_str());
         if let Some(guard) = self.guards().all.get(guarded) {
             guard.announce(lost);

@@ -1,4 +1,5 @@
-//! One watch: a namespace's clusters of one system, listed and then followed. What it sees is looked after by `lookout`.
+//! One watch: a namespace's clusters of one system, and who uses it. It is `listed` and then `followed`; what it sees is
+//! looked after by `lookout`.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -6,46 +7,31 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
-use kube::core::WatchEvent;
-use serde_json::Value;
 use tokio::{
     sync::watch,
-    time::{Instant, interval_at, sleep},
+    time::{Instant, sleep},
 };
 use tracing::debug;
 
 use crate::{
     k8s::{
         api::{
-            access::ListQuery,
             client::Context,
             contexts::Contexts,
             error::K8sError,
             names::{Namespace, ObjectName},
-            objects::{Object, Pod},
-            reader::Reader,
-            resource::{ENDPOINTS, PODS, Resource},
         },
         cluster::{
-            cache::{Guarded, Guards, READ, REFUSED, Said, State},
+            cache::{Guards, OperatedServer, REFUSED, State},
             guard::Guard,
-            leader_objects::{self, Source},
+            pod_heard::HEARD,
             recent::Caller,
-            resumed::{BACKOFF, Backoff, Step, Steps, Subject, Versioned},
+            resumed::{BACKOFF, Backoff, rest},
         },
-        operators::{
-            facts::Facts,
-            leader::{Leader, Word},
-            registry::Systems,
-            system::SystemRef,
-        },
+        operators::{registry::Systems, system::SystemRef},
     },
     upstream::Lost,
 };
-
-/// How often in the time after which clusters are not watched any more it is looked for such.
-const ROUNDS: u32 = 10;
 
 /// The settings of watches.
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +40,13 @@ pub struct WatchParams {
     pub idle: Duration,
     /// How often is looked where `watch` is not allowed.
     pub poll: Duration,
+    /// How often clusters without an operator are looked at while all is heard of their servers, up to half as much more.
+    pub look: Duration,
 }
 
 impl Default for WatchParams {
     fn default() -> Self {
-        Self { idle: Duration::from_mins(10), poll: Duration::from_secs(5) }
+        Self { idle: Duration::from_mins(10), poll: Duration::from_secs(5), look: HEARD }
     }
 }
 
@@ -78,7 +66,7 @@ pub(in crate::k8s) struct Watched {
     pub(super) key: Key,
     pub(super) system: SystemRef,
     pub(super) systems: Arc<Systems>,
-    params: WatchParams,
+    pub(super) params: WatchParams,
     pub(in crate::k8s) wanted: watch::Sender<BTreeSet<ObjectName>>,
     pub(in crate::k8s) state: watch::Sender<State>,
     /// When somebody connected to a cluster the last time.
@@ -109,7 +97,7 @@ impl Watched {
     }
 
     /// The receiver for a server; `None` where this watch has ended.
-    pub(in crate::k8s) fn guard(&self, guarded: Guarded) -> Option<watch::Receiver<Option<Lost>>> {
+    pub(in crate::k8s) fn guard(&self, guarded: OperatedServer) -> Option<watch::Receiver<Option<Lost>>> {
         self.touch(&guarded.cluster);
         let mut guards = self.guards();
         if guards.ended {
@@ -125,14 +113,14 @@ impl Watched {
     }
 
     /// Nobody has connected for a while, and no session relies on it.
-    fn unused(&self) -> bool {
+    pub(super) fn unused(&self) -> bool {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.retain(|_, at| at.elapsed() < self.params.idle);
         used.is_empty() && !self.relied_on()
     }
 
     /// Clusters that nobody uses any more are not wanted any more. Of the last one the whole watch ends.
-    fn leave_unused(&self) {
+    pub(super) fn leave_unused(&self) {
         let mut guards = self.guards();
         let guarded: BTreeSet<ObjectName> = guards.tidy().keys().map(|guarded| guarded.cluster.clone()).collect();
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +136,7 @@ impl Watched {
         });
     }
 
-    fn relied_on(&self) -> bool {
+    pub(super) fn relied_on(&self) -> bool {
         !self.guards().tidy().is_empty()
     }
 
@@ -182,7 +170,7 @@ impl Watched {
                         backoff.reset();
                     }
                     let pause = if error.is_lasting() { REFUSED } else { backoff.pause() };
-                    contexts.rest(&self.key.context, &error, pause).await;
+                    contexts.rest(&self.key.context, &error, rest(&error, pause)).await;
                 }
                 // Something that ends every watch at once is not to be asked at full speed.
                 Ok(()) if began.elapsed() < BACKOFF && self.wanted.borrow().len() == wanted => sleep(BACKOFF).await,
@@ -191,7 +179,7 @@ impl Watched {
         }
     }
 
-    fn distrust(&self) {
+    pub(super) fn distrust(&self) {
         self.state.send_modify(|state| state.followed = false);
     }
 
@@ -202,270 +190,6 @@ impl Watched {
             never = self.look_after(context) => match never {},
         }
     }
-
-    /// Lists, then watches until a watch ends, another cluster joins, or nobody needs it any more.
-    async fn follow(&self, context: &Context) -> Result<(), K8sError> {
-        let mut joined = self.wanted.subscribe();
-        let mut breaks = context.shared().clock.breaks();
-        let wanted = joined.borrow_and_update().clone();
-        let query = self.pods_of(&wanted);
-        let Versions { pods, resources, leaders, watchable } = self.list(context, &query, &wanted).await?;
-        if !watchable {
-            return self.poll(&mut joined).await;
-        }
-        let opened = async {
-            let pods = self.open_watch::<Pod>(context, &PODS, &query, pods).await?;
-            let resources = match resources {
-                Some(version) => {
-                    let all = ListQuery::default();
-                    self.open_watch::<Object>(context, &self.system.resource(), &all, version).await?
-                }
-                None => futures_util::stream::pending().boxed(),
-            };
-            let mut objects = Vec::new();
-            for (source, version) in leaders {
-                let stream = self.open_watch::<Value>(context, &source.resource, &source.query, version).await?;
-                objects.push(stream.map(move |event| (source.resource.clone(), event)).boxed());
-            }
-            Ok((pods, resources, futures_util::stream::select_all(objects)))
-        };
-        let (mut pods, mut resources, mut objects) = match opened.await {
-            Ok(opened) => opened,
-            Err(K8sError::Forbidden { .. }) => return self.poll(&mut joined).await,
-            Err(error) => return Err(error),
-        };
-        let no_objects = objects.is_empty();
-        // A bookmark a minute is no use.
-        let pause = self.params.idle / ROUNDS;
-        let mut round = interval_at(Instant::now() + pause, pause);
-        loop {
-            tokio::select! {
-                event = pods.next() => match event {
-                    Some(event) => self.pod(event?),
-                    None => return Ok(()),
-                },
-                event = resources.next() => match event {
-                    Some(event) => self.resource(event?),
-                    None => return Ok(()),
-                },
-                event = objects.next(), if !no_objects => match event {
-                    Some((resource, event)) => self.leader(&wanted, &resource, event?),
-                    None => return Ok(()),
-                },
-                _ = joined.changed() => return Ok(()),
-                // The streams may be dead, and never say so.
-                _ = breaks.changed() => return Ok(()),
-                // The kubeconfig was replaced: this cluster is nobody's who connects now.
-                () = context.left() => return Ok(()),
-                _ = round.tick() => {
-                    if self.unused() {
-                        return Ok(());
-                    }
-                    self.leave_unused();
-                }
-            }
-        }
-    }
-
-    fn pods_of(&self, wanted: &BTreeSet<ObjectName>) -> ListQuery {
-        let labels = self.system.pod_labels();
-        ListQuery::labels(labels.map(|labels| labels.selector_of(wanted)).unwrap_or_default())
-    }
-
-    /// Where `watch` is not allowed: a list every few seconds, while sessions rely on it. Connections read for
-    /// themselves.
-    async fn poll(&self, joined: &mut watch::Receiver<BTreeSet<ObjectName>>) -> Result<(), K8sError> {
-        self.distrust();
-        loop {
-            tokio::select! {
-                () = sleep(self.params.poll) => {}
-                _ = joined.changed() => return Ok(()),
-            }
-            if self.relied_on() || self.unused() {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn list(
-        &self,
-        context: &Context,
-        query: &ListQuery,
-        wanted: &BTreeSet<ObjectName>,
-    ) -> Result<Versions, K8sError> {
-        let namespace = Some(&self.key.namespace);
-        let reader = Reader::new(context, Instant::now() + READ);
-        let (resource, all) = (self.system.resource(), ListQuery::default());
-        let (pods, resources, objects) = tokio::join!(
-            reader.list::<Pod>(&PODS, namespace, query),
-            reader.list::<Object>(&resource, namespace, &all),
-            self.leader_objects(reader, wanted),
-        );
-        let (pods, pods_version) = pods?;
-        let (resources, resources_version) = match resources {
-            Ok((resources, version)) => (Some(resources), Some(version)),
-            Err(error) if error.is_forbidden() => (self.each(reader, wanted).await?, None),
-            Err(error) => return Err(error),
-        };
-        // Who may get a resource and not list it, cannot watch it either.
-        let watchable = resources.is_none() || resources_version.is_some();
-        let mut versions =
-            Versions { pods: pods_version, resources: resources_version, leaders: Vec::new(), watchable };
-        let mut leaders = Said::new();
-        for (source, said, version) in objects? {
-            // What says nothing now is not watched: labels decide there, and it is looked at again in some minutes.
-            if said.iter().any(|(_, _, word)| word.leader != Leader::Unsaid) {
-                versions.leaders.push((source, version));
-            }
-            for (cluster, position, word) in said {
-                leaders.entry(cluster).or_default().insert(position, word);
-            }
-        }
-        for cluster in wanted {
-            let has_sources = !self.system.leader_sources(cluster).is_empty();
-            if has_sources && !leaders.contains_key(cluster) {
-                // Where no list shows its object, it may be one without labels: then the watch would miss it, too.
-                let place = (&self.key.namespace, cluster);
-                versions.watchable &= leader_objects::of(reader, &*self.system, place).await? == Leader::Unsaid;
-            }
-        }
-        let watchable = versions.watchable;
-        self.state.send_modify(|state| {
-            state.pods = pods.into_iter().map(|pod| (pod.metadata.name.clone(), pod)).collect();
-            state.resources =
-                resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
-            state.leaders = leaders;
-            state.covers.clone_from(wanted);
-            state.followed = watchable;
-            state.interrupted = 0;
-            state.mark = Some(context.shared().clock.mark());
-        });
-        Ok(versions)
-    }
-
-    /// The wanted resources one by one; `None` where the caller may not read them at all.
-    async fn each(&self, reader: Reader<'_>, wanted: &BTreeSet<ObjectName>) -> Result<Option<Vec<Object>>, K8sError> {
-        let resource = self.system.resource();
-        let mut all = Vec::new();
-        for name in wanted {
-            match reader.get::<Object>(&resource, (&self.key.namespace, name)).await {
-                Ok(object) => all.extend(object),
-                Err(error) if error.is_forbidden() => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Some(all))
-    }
-
-    fn facts(&self, object: &Object) -> Option<(ObjectName, Facts)> {
-        Some((object.metadata.name.clone(), self.system.read(object)?))
-    }
-
-    /// What the leader objects of the wanted clusters say, and from when; those that may be read.
-    async fn leader_objects(
-        &self,
-        reader: Reader<'_>,
-        wanted: &BTreeSet<ObjectName>,
-    ) -> Result<Vec<(Source, Vec<(ObjectName, usize, Word)>, String)>, K8sError> {
-        let mut sources = leader_objects::sources(&*self.system, wanted);
-        let mut all = Vec::new();
-        while let Some(source) = sources.pop() {
-            let namespace = Some(&self.key.namespace);
-            match reader.list::<Value>(&source.resource, namespace, &source.query).await {
-                Ok((objects, version)) => {
-                    let said =
-                        |object| leader_objects::said(&*self.system, wanted.iter().cloned(), &source.resource, object);
-                    let said = objects.iter().filter_map(said).collect();
-                    all.push((source, said, version));
-                }
-                Err(error) if error.is_forbidden() && source.resource == ENDPOINTS => {
-                    sources.extend(leader_objects::sliced(&*self.system, wanted));
-                }
-                Err(error) if error.is_forbidden() || error.is_absent() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(all)
-    }
-
-    async fn open_watch<K>(
-        &self,
-        context: &Context,
-        resource: &Resource,
-        query: &ListQuery,
-        version: String,
-    ) -> Result<Steps<K>, K8sError>
-    where
-        K: Versioned + serde::de::DeserializeOwned + Clone + Send + 'static,
-    {
-        let (context, resource, query) = (context.clone(), resource.clone(), query.clone());
-        Subject { context, resource, query, namespace: self.key.namespace.clone() }.follow(version).await
-    }
-
-    /// What is known is not believed while one of the watches is interrupted.
-    fn heard<K>(&self, step: Step<K>) -> Option<WatchEvent<K>> {
-        match step {
-            Step::Event(event) => return Some(event),
-            Step::Interrupted => self.state.send_modify(|state| state.interrupted += 1),
-            Step::Resumed => self.state.send_modify(|state| state.interrupted -= 1),
-        }
-        None
-    }
-
-    fn leader(&self, wanted: &BTreeSet<ObjectName>, resource: &Resource, step: Step<Value>) {
-        let Some(event) = self.heard(step) else { return };
-        let (object, deleted) = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
-            WatchEvent::Deleted(object) => (object, true),
-            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return,
-        };
-        if let Some((cluster, position, word)) =
-            leader_objects::said(&*self.system, wanted.iter().cloned(), resource, &object)
-        {
-            let word = if deleted { Word::default() } else { word };
-            self.state.send_modify(|state| {
-                state.leaders.entry(cluster).or_default().insert(position, word);
-            });
-        }
-    }
-
-    fn pod(&self, step: Step<Pod>) {
-        let Some(event) = self.heard(step) else { return };
-        match event {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => self.state.send_modify(|state| {
-                state.pods.insert(pod.metadata.name.clone(), pod);
-            }),
-            WatchEvent::Deleted(pod) => self.state.send_modify(|state| {
-                state.pods.remove(&pod.metadata.name);
-            }),
-            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => {}
-        }
-    }
-
-    fn resource(&self, step: Step<Object>) {
-        let Some(event) = self.heard(step) else { return };
-        let (object, deleted) = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
-            WatchEvent::Deleted(object) => (object, true),
-            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return,
-        };
-        self.state.send_modify(|state| {
-            let Some(resources) = &mut state.resources else { return };
-            match self.facts(&object).filter(|_| !deleted) {
-                Some((name, facts)) => resources.insert(name, facts),
-                None => resources.remove(&object.metadata.name),
-            };
-        });
-    }
-}
-
-/// Where watches begin.
-struct Versions {
-    pods: String,
-    resources: Option<String>,
-    leaders: Vec<(Source, String)>,
-    /// Whether all of it can be watched.
-    watchable: bool,
 }
 
 #[cfg(test)]
@@ -490,7 +214,7 @@ mod tests {
         };
         let watched = Watched::new(key, system, systems, WatchParams::default());
         let [used, left, open] = ["used", "left", "open"].map(|name| ObjectName::parse(name).expect("a name"));
-        let guarded = |cluster: &ObjectName| Guarded {
+        let guarded = |cluster: &ObjectName| OperatedServer {
             cluster: cluster.clone(),
             pod: cluster.clone(),
             uid: "uid".to_owned(),

@@ -16,6 +16,7 @@ use crate::k8s::api::{
     access::ListQuery,
     client::Context,
     error::K8sError,
+    jitter::jittered,
     names::Namespace,
     objects::{Object, Pod, text},
     resource::Resource,
@@ -45,12 +46,10 @@ impl Backoff {
     }
 }
 
-/// Up to half as much longer.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0; 4];
-    // Without randomness there is no jitter, and nothing else amiss.
-    let _ = getrandom::fill(&mut bytes);
-    pause + pause.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) / 2.0)
+/// How long to rest after an error: this long, or until the API server wants to be asked again, and then not all at once.
+pub(super) fn rest(error: &K8sError, pause: Duration) -> Duration {
+    let told = error.not_before().map(|until| until.saturating_duration_since(Instant::now()));
+    told.map_or(pause, |told| pause.max(jittered(told)))
 }
 
 /// An object whose version a watch can go on from.
@@ -163,7 +162,7 @@ impl<K: Versioned + DeserializeOwned + Clone + Send + 'static> Following<K> {
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => {
                     debug!(%error, "the watch is interrupted");
-                    sleep(self.backoff.pause()).await;
+                    sleep(rest(&error, self.backoff.pause())).await;
                 }
             }
         }
@@ -199,5 +198,17 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= Duration::from_secs(3));
+    }
+
+    /// Watches and lists in the background knew of no `Retry-After` that was longer than two seconds.
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_the_server_told_is_waited_for() {
+        let answer = K8sError::Status { server: "it".to_owned(), code: 429, message: "no".to_owned() };
+        assert_eq!(rest(&answer, BACKOFF), BACKOFF);
+        for (told, least) in [(1, BACKOFF), (30, Duration::from_secs(30))] {
+            let until = Instant::now() + Duration::from_secs(told);
+            let rested = rest(&K8sError::Throttled { until, error: Box::new(answer.clone()) }, BACKOFF);
+            assert!((least..=least * 3 / 2).contains(&rested), "{rested:?}");
+        }
     }
 }

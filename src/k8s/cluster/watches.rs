@@ -18,7 +18,7 @@ use crate::{
     k8s::{
         api::{client::Context, contexts::Contexts, names::Place, objects::Pod},
         cluster::{
-            cache::Guarded,
+            cache::OperatedServer,
             pod_watch::Guarding,
             recent::Caller,
             reflector::{Key, WatchParams, Watched},
@@ -44,7 +44,7 @@ pub(in crate::k8s) struct Watches {
 
 impl Watches {
     pub(in crate::k8s) fn new(contexts: Arc<Contexts>, systems: Arc<Systems>, params: WatchParams) -> Self {
-        let guarding = Guarding::new(Arc::clone(&contexts), Arc::clone(&systems), params.poll);
+        let guarding = Guarding::new(Arc::clone(&contexts), Arc::clone(&systems), (params.poll, params.look));
         Self { contexts, systems, params, all: Mutex::default(), guarding }
     }
 
@@ -90,8 +90,12 @@ impl Watches {
             return self.guarding.guard(context, view, (pod, mode));
         }
         let cluster = place.1.clone();
-        let guarded =
-            Guarded { cluster: cluster.clone(), pod: pod.metadata.name.clone(), uid: pod.metadata.uid.clone(), mode };
+        let guarded = OperatedServer {
+            cluster: cluster.clone(),
+            pod: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            mode,
+        };
         loop {
             let Some(watched) = self.open(&place, context, &view.system) else {
                 return watch::Sender::new(None).subscribe();

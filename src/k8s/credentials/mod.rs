@@ -3,4 +3,3 @@
 mod owners;
 mod read_login;
 pub mod secrets;
-mod single_flight;

@@ -17,11 +17,11 @@ use crate::{
             overrides::Overrides,
             read,
             recent::{Caller, Recent, tidy},
+            single_flight::Readings,
         },
         credentials::{
             owners,
             read_login::{Logins, no_login},
-            single_flight::Readings,
         },
         operators::registry::Systems,
     },
@@ -30,6 +30,9 @@ use crate::{
 
 /// How long a role is left alone after two refusals with the same Secret: servers lock roles, and log every try.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
+
+/// Whose login is read, where, for which role, or for the owner of which database.
+type ReadingKey = (Caller, ClusterId, Role, Option<String>);
 
 /// A login, as a key of what is remembered: on whose behalf, cluster, source and role.
 type Refused = (Caller, ClusterId, String, String);
@@ -87,7 +90,7 @@ pub struct SecretCredentials {
     clusters: Arc<Overrides>,
     recent: Arc<Recent>,
     refusals: Refusals,
-    readings: Readings,
+    readings: Readings<ReadingKey, Login, Failure>,
     /// The last login that a server took, for the moment between a new Secret and the server that knows it.
     worked: Mutex<HashMap<WorkedKey, Login>>,
 }

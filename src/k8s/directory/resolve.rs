@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
+use tracing::debug;
 
 use crate::{
     error::{Report, SqlState},
@@ -24,6 +25,7 @@ use crate::{
             reader::Reader,
         },
         cluster::{
+            looks::Looks,
             overrides::Overrides,
             read,
             recent::{Caller, Recent, tidy},
@@ -85,6 +87,18 @@ fn known_key(ask: &Ask, context: &Context) -> KnownKey {
     (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
 }
 
+/// A cluster, and who looks at it: what one may see another may not.
+type LookKey = (Caller, String, Place, String);
+
+fn look_key(context: &Context, place: &Place, system: &SystemRef) -> LookKey {
+    (Caller::of(context), context.name().to_owned(), place.clone(), system.name().to_owned())
+}
+
+/// Whether somebody who asks for this would be sent somewhere.
+fn serves(view: &View, mode: Mode) -> bool {
+    matches!(view.choose(mode, Preference::default()), Choice::Pod(_))
+}
+
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
 const MOMENT: Duration = Duration::from_secs(30);
 
@@ -97,6 +111,8 @@ pub struct Kubernetes {
     params: DirectoryParams,
     known: Mutex<HashMap<KnownKey, Led>>,
     recent: Arc<Recent>,
+    finds: Looks<KnownKey, View, Failure>,
+    looks: Looks<LookKey, Option<View>, K8sError>,
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<(Caller, ClusterId), String>>,
@@ -114,6 +130,8 @@ impl Kubernetes {
             params,
             known: Mutex::default(),
             recent,
+            finds: Looks::default(),
+            looks: Looks::default(),
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),
             warmed: Mutex::default(),
@@ -144,7 +162,9 @@ impl Kubernetes {
         let Some((place, system, _)) = known else {
             return Ok(None);
         };
-        match read::view(reader, &self.systems, &system, (&place.0, &place.1)).await {
+        let read = || read::view(reader, &self.systems, &system, (&place.0, &place.1));
+        let is_good = |view: &Option<View>| view.as_ref().is_some_and(|view| serves(view, ask.target.mode));
+        match self.looks.first_look(&look_key(context, &place, &system), ask.deadline, is_good, read).await {
             // Whatever has changed, the name is looked up anew.
             Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
             view => Ok(view?),
@@ -205,17 +225,38 @@ impl Kubernetes {
             let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
             ask.progress.waiting_for(format!("{what} of {id}"));
             // Whose logins these are is as fresh as the view.
-            self.recent.keep(context, id.clone(), self.params.clusters.with_configured_secret(ask, context, view));
+            self.recent.keep(
+                context,
+                id.clone(),
+                self.params.clusters.with_configured_secret(ask, context, view.clone()),
+            );
             ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
             self.watches.changed(&place, context, &system, longest).await;
             view = match self.watches.view(&place, context, &system) {
                 Some(view) => view,
-                None => read::view(reader, &self.systems, &system, (&place.0, &place.1))
-                    .await?
-                    .ok_or_else(|| Failure::from(vanished(&id)))?,
+                None => match self.look(reader, (&place, &system), Instant::now() - LOOK_AGAIN / 2).await {
+                    Ok(view) => view.ok_or_else(|| Failure::from(vanished(&id)))?,
+                    // What was known is still the best answer to who waits; it is looked at again.
+                    Err(error) if error.is_passing() => {
+                        debug!(cluster = %id, %error, "the cluster could not be looked at");
+                        view
+                    }
+                    Err(error) => return Err(error.into()),
+                },
             };
         }
+    }
+
+    /// The cluster as a look finds it that began at `since` or later, be it another client's.
+    async fn look(
+        &self,
+        reader: Reader<'_>,
+        (place, system): (&Place, &SystemRef),
+        since: Instant,
+    ) -> Result<Option<View>, K8sError> {
+        let read = || read::view(reader, &self.systems, system, (&place.0, &place.1));
+        self.looks.look(&look_key(reader.context, place, system), (since, reader.deadline), read).await
     }
 
     /// A server that was chosen; what is known of its cluster is kept for the login.
@@ -311,21 +352,22 @@ impl Directory for Kubernetes {
         let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
         let reader = Reader::new(&context, ask.deadline);
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
-        let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
+        let serves = |view: &View| serves(view, ask.target.mode);
         let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
             view
         } else if let Some(view) = self.read_again(ask, reader).await?.filter(serves) {
             view
         } else {
             let lookup = Lookup { reader, systems: &self.systems };
-            let view = lookup.find(ask).await?;
+            let find = || lookup.find(ask);
+            let view = self.finds.first_look(&known_key(ask, &context), ask.deadline, serves, find).await?;
             self.remember(ask, &context, &view);
             view
         };
         self.settle(ask, reader, view, None).await
     }
 
-    async fn resolve_again(&self, ask: &Ask, stale: &Upstream) -> Result<Upstream, Failure> {
+    async fn resolve_again(&self, ask: &Ask, stale: &Upstream, since: Instant) -> Result<Upstream, Failure> {
         let id = &stale.cluster;
         let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
         let reader = Reader::new(&context, ask.deadline);
@@ -333,7 +375,12 @@ impl Directory for Kubernetes {
             return Err(vanished(id).into());
         };
         let (namespace, name) = names::place(id).map_err(K8sError::from)?;
-        let view = read::view(reader, &self.systems, system, (&namespace, &name)).await?;
+        let view = self.look(reader, (&(namespace, name), system), since).await.map_err(|error| {
+            // Who waits waits on: the next look may be answered.
+            let passing = error.is_passing();
+            let failure = Failure::from(error);
+            if passing { Failure { retry: Retry::Resolve, ..failure } } else { failure }
+        })?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         // In another cluster a server of the same name is not the one that was found wrong.
         let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());

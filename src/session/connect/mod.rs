@@ -15,19 +15,23 @@ use crate::{
     error::{ClientFacing, Report, SqlState},
     pg::startup::ProtocolVersion,
     tls,
-    upstream::{Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, TlsFacts, TlsMode, Upstream},
+    upstream::{
+        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, TlsFacts, TlsMode, Upstream,
+    },
 };
 
 mod first_ready;
 mod habits;
 mod miss;
 mod reports;
+mod turns;
 mod wanted;
 
 use first_ready::{refuse_the_wrong_one, until_ready};
 use habits::{Habit, HabitKey, Habits};
 use miss::Miss;
 use reports::{closed, explained, placed, redirected, undecided};
+use turns::{Client, Turn, Turns};
 
 pub(super) use first_ready::Connected;
 pub(super) use miss::failure_inside;
@@ -41,6 +45,7 @@ pub(super) struct Connector {
     registry: Arc<Registry>,
     habits: Habits,
     memory: Memory,
+    turns: Turns,
 }
 
 impl Connector {
@@ -50,7 +55,15 @@ impl Connector {
         dial: Arc<dyn Dial>,
         registry: Arc<Registry>,
     ) -> Self {
-        Self { directory, credentials, dial, registry, habits: Habits::default(), memory: Memory::default() }
+        Self {
+            directory,
+            credentials,
+            dial,
+            registry,
+            habits: Habits::default(),
+            memory: Memory::default(),
+            turns: Turns::default(),
+        }
     }
 
     /// Connects, within the ask's deadline.
@@ -98,12 +111,14 @@ impl Connector {
         let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
         let mut known: Option<Login> = None;
         let mut refreshed = false;
-        let mut backoff = Backoff::until(ask.wait_until);
+        let (mut backoff, client) = (Backoff::until(ask.wait_until), self.turns.client());
+        let mut turn: Option<Turn> = None;
         // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
         let mut other_ways = 2;
         loop {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
                 Ok(connected) => {
+                    self.turns.served(&upstream);
                     self.credentials.accepted(ask, &upstream, &connected.login);
                     return Ok(Connected { place: Some(place), ..connected });
                 }
@@ -126,11 +141,39 @@ impl Connector {
                 }
                 Err(Miss::Stale(refusal)) => {
                     ask.progress.waiting_for(format!("a ready server of {}", upstream.cluster));
-                    if !backoff.next().await {
-                        return Err(refusal);
-                    }
-                    upstream = self.directory.resolve_again(ask, &upstream).await?;
+                    self.turns.missed(&upstream, client);
+                    drop(turn);
+                    let (found, its) = self.another(ask, &upstream, (&mut backoff, client), refusal).await?;
+                    (upstream, turn) = (found, its);
                 }
+            }
+        }
+    }
+
+    /// What the next look finds that succeeds, and the turn to try it; what was said last where the wait is over. A look
+    /// that fails is taken again, and where another client tries the same server, its word is waited for.
+    async fn another(
+        &self,
+        ask: &Ask,
+        stale: &Upstream,
+        (backoff, client): (&mut Backoff, Client),
+        mut refusal: Refusal,
+    ) -> Result<(Upstream, Option<Turn>), Refusal> {
+        loop {
+            let goes_on = tokio::select! {
+                goes_on = backoff.next() => goes_on,
+                () = self.turns.over(stale) => true,
+            };
+            if !goes_on {
+                return Err(refusal);
+            }
+            match self.directory.resolve_again(ask, stale, backoff.since()).await {
+                Ok(found) => match self.turns.take(&found, client) {
+                    None if backoff.is_patient() => {}
+                    turn => return Ok((found, turn)),
+                },
+                Err(failure) if failure.retry == Retry::Resolve => refusal = failure.into(),
+                Err(failure) => return Err(failure.into()),
             }
         }
     }
