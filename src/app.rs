@@ -36,7 +36,7 @@ use crate::{
         route::{Alias, Names},
         target::parse_target,
     },
-    settings::{self, Auth, Authority, Settings, SslMode, Tls, host_and_port},
+    settings::{self, Auth, Authority, Settings, SettingsError, SslMode, Tls, host_and_port},
     tls::accept::{Acceptor, ClientTls},
     upstream::{AuthMethod, Directory, Failure, Identity, ListAsk, Listing, TlsMode},
 };
@@ -125,6 +125,23 @@ pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Looks at the names of clusters in the settings, which only a session can read.
+///
+/// # Errors
+/// Where one of them can lead nowhere; all of them at once.
+pub fn check(settings: &Settings) -> Result<(), SettingsError> {
+    let bindings = settings
+        .listen
+        .bindings
+        .iter()
+        .filter_map(|(port, target)| Some(format!("listen.bindings.{port}: {}", parse_target(target).err()?)));
+    let aliases = aliases(settings)
+        .into_iter()
+        .filter_map(|(name, alias)| Some(format!("names.aliases.{name:?}: {}", alias.parse().err()?)));
+    let problems: Vec<String> = bindings.chain(aliases).collect();
+    if problems.is_empty() { Ok(()) } else { Err(SettingsError::Invalid(problems)) }
+}
+
 /// What can be reached.
 ///
 /// # Errors
@@ -176,8 +193,7 @@ fn listeners(settings: &Settings) -> anyhow::Result<Vec<listen::Bound>> {
         bound.push(listen::unix(directory, port, None)?);
     }
     for (port, target) in &listen.bindings {
-        let target = parse_target(target)
-            .with_context(|| format!("listen.bindings.{port}: \"{target}\" does not name a cluster"))?;
+        let target = parse_target(target).with_context(|| format!("listen.bindings.{port}"))?;
         if !listen.addresses.is_empty() {
             bound.extend(listen::tcp(&listen.addresses, *port, Some(&target))?);
         }

@@ -24,9 +24,10 @@ fn main() -> ExitCode {
         return printed(cli::completions(shell));
     }
     tls::install_crypto_provider();
-    let loaded = match settings::load(&cli.command.sources()) {
+    let loaded = settings::load(&cli.command.sources());
+    let loaded = match loaded.and_then(|loaded| app::check(&loaded.settings).map(|()| loaded)) {
         Ok(loaded) => loaded,
-        Err(error) => return failed(EX_CONFIG, &error),
+        Err(error) => return failed(EX_CONFIG, &format!("{:#}", anyhow::Error::from(error))),
     };
     let log = &loaded.settings.log;
     let format = match log.format {

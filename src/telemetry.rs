@@ -5,10 +5,11 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use tracing::field::Field;
+use tracing::{Level, field::Field};
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt as _,
+    filter::Targets,
     fmt::{self, FormatFields, format},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -44,6 +45,10 @@ pub fn start(filter: &str, format: Format) -> Result<(), FilterError> {
     );
     let parsed =
         EnvFilter::try_new(quiet).map_err(|error| FilterError { filter: filter.to_owned(), why: error.to_string() })?;
+    if lets_nothing_through(filter) {
+        let why = "it lets nothing through; write off, error, warn, info, debug or trace, or pgferry=debug,warn";
+        return Err(FilterError { filter: filter.to_owned(), why: why.to_owned() });
+    }
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let registry = tracing_subscriber::registry().with(parsed);
     // Somebody who embeds the library may have a subscriber already, which then stays.
@@ -57,6 +62,24 @@ pub fn start(filter: &str, format: Format) -> Result<(), FilterError> {
         }
     };
     Ok(())
+}
+
+/// A word that is no level (`verbose`) is the name of a module, of which nobody has any: then the log is silent, also about
+/// what is wrong. Who wants that says `off`.
+fn lets_nothing_through(filter: &str) -> bool {
+    /// Ours, and the libraries whose lines are worth something.
+    const MODULES: [&str; 11] =
+        ["pgferry", "kube", "hyper", "rustls", "tokio", "tower", "tungstenite", "h2", "runtime", "mio", "config"];
+    let speaks = |target: &str| MODULES.iter().any(|module| target.starts_with(module));
+    let off = |part: &str| part.trim().eq_ignore_ascii_case("off") || part.trim().ends_with("=off");
+    // What has spans or fields in it was written by somebody who knows.
+    let plain = !filter.contains('[');
+    plain
+        && filter.parse::<Targets>().is_ok_and(|targets| {
+            !targets.would_enable("pgferry", &Level::ERROR)
+                && !targets.iter().any(|(target, _)| speaks(target))
+                && !filter.split(',').any(off)
+        })
 }
 
 /// `message name=value ...`, without the characters that a terminal obeys or that begin a line of their own: names,
@@ -86,6 +109,26 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_filter_that_silences_everything_is_none() {
+        for filter in ["verbose", "quiet", "nothing=debug", "information"] {
+            assert!(lets_nothing_through(filter), "{filter}");
+        }
+        for filter in [
+            "info",
+            "WARN",
+            "off",
+            "pgferry=debug",
+            "pgferry::session=debug",
+            "pgferry=debug,warn",
+            "kube=trace",
+            "[span]=debug",
+            "x=info,off",
+        ] {
+            assert!(!lets_nothing_through(filter), "{filter}");
         }
     }
 

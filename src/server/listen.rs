@@ -43,7 +43,7 @@ pub enum ListenError {
     #[error("{} exists and is no socket", .0.display())]
     NotASocket(PathBuf),
     /// The system refuses.
-    #[error("cannot listen on {on}: {source}")]
+    #[error("cannot listen on {on}")]
     Io {
         /// The address or the path.
         on: String,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     route_error::RouteError,
-    target::{divide, parse_target},
+    target::{Mistake, divide, parse_target},
 };
 use crate::{
     pg::{options::Own, startup::Startup},
@@ -53,6 +53,17 @@ pub struct Route {
     pub form: Form,
     /// What the same text means if a context that is not known were: said where `target` does not exist.
     pub otherwise: Option<Target>,
+}
+
+impl Alias {
+    /// Where it leads, and into which database.
+    ///
+    /// # Errors
+    /// Where the configuration names no target.
+    pub fn parse(&self) -> Result<(Target, Option<&str>), Mistake> {
+        let (target, database) = divide(&self.means);
+        Ok((Target { system: self.system.clone(), ..parse_target(target)? }, database))
+    }
 }
 
 /// A packet that leads nowhere, and where in it the target would stand.
@@ -170,13 +181,12 @@ fn by_database(name: &str, user: &str, replication: bool, names: &Names) -> Resu
     if NEVER_TARGETS.contains(&name) && alias.is_none() {
         return no(RouteError::NeverTarget { database: name.to_owned(), user: chosen });
     }
-    let (target, database) = divide(alias.map_or(name, |alias| alias.means.as_str()));
-    let mut target = match (parse_target(target), alias) {
-        (Ok(target), _) => target,
+    let bare = Alias { means: name.to_owned(), system: None };
+    let (target, database) = match (alias.unwrap_or(&bare).parse(), alias) {
+        (Ok(route), _) => route,
         (Err(_), Some(alias)) => return no(RouteError::Alias { alias: name.to_owned(), means: alias.means.clone() }),
         (Err(mistake), None) => return no(mistake.into()),
     };
-    target.system = alias.and_then(|alias| alias.system.clone());
     // A client that was given only a database sends it as the user too, or the alias as the person knows it.
     let role = if user == name { Role::Default } else { role(user, &target, names) };
     let form = match form {

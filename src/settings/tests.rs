@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::settings::variables::LISTS;
 
 fn from(text: &str, variables: &[(&str, &str)], flags: Vec<Flag>) -> Result<Loaded, SettingsError> {
     let directory = tempfile::tempdir().expect("a directory");
@@ -65,10 +68,54 @@ fn wrong_types_say_where() {
     assert!(error.contains("line 2"), "{error}");
 }
 
+/// `[101]` was no uid, and `101,102` was shown as one text.
 #[test]
-fn lists_of_uids_in_a_variable() {
-    let settings = from("", &[("PGFERRY__LISTEN__ALLOWED_UIDS", "1000, 1001")], vec![]).expect("valid").settings;
-    assert_eq!(settings.listen.allowed_uids, [1000, 1001]);
+fn lists_in_a_variable_have_one_syntax() {
+    let defaults: toml::Table = toml::from_str(DEFAULTS).expect("valid");
+    for (section, keys) in &defaults {
+        for (key, _) in keys.as_table().into_iter().flatten().filter(|(_, value)| value.is_array()) {
+            assert!(LISTS.contains(&format!("{section}.{key}").as_str()), "{section}.{key} is a list");
+        }
+    }
+    for (key, commas, toml, shown) in [
+        ("listen.addresses", "127.0.0.1, ::1", "[\"127.0.0.1\", \"::1\"]", "[\"127.0.0.1\", \"::1\"]"),
+        ("listen.allowed_uids", "101,102", "[101, 102]", "[101, 102]"),
+        (
+            "kubernetes.external",
+            "db:5432,[2001:db8::1]:5433",
+            "['db:5432', '[2001:db8::1]:5433']",
+            "[\"db:5432\", \"[2001:db8::1]:5433\"]",
+        ),
+        (
+            "kubernetes.external_names",
+            "db.prod , cache.other,",
+            "['db.prod', 'cache.other']",
+            "[\"db.prod\", \"cache.other\"]",
+        ),
+    ] {
+        let variable = format!("{PREFIX}{}", key.replace('.', "__").to_uppercase());
+        for text in [commas, toml] {
+            let loaded = from("", &[(&variable, text)], vec![]).expect(text);
+            let origin = loaded.origins.iter().find(|origin| origin.key == key).expect("the key");
+            assert_eq!((origin.value.as_str(), origin.from.as_str()), (shown, variable.as_str()), "{text}");
+        }
+    }
+    let error = from("", &[("PGFERRY__LISTEN__ALLOWED_UIDS", "101;102")], vec![]).expect_err("wrong").to_string();
+    assert!(error.contains("allowed_uids") && error.contains("101;102"), "{error}");
+    for (text, all) in [("true", true), ("false", false)] {
+        let loaded = from("", &[("PGFERRY__KUBERNETES__EXTERNAL", text)], vec![]).expect(text);
+        assert_eq!(loaded.settings.kubernetes.external, External::All(all));
+    }
+}
+
+#[test]
+fn an_alias_is_a_name_that_a_client_can_send() {
+    for alias in ["\"\"", "\"a\\u0000b\""] {
+        let error = from(&format!("[names.aliases]\n{alias} = \"shop\"\n"), &[], vec![]).expect_err(alias).to_string();
+        assert!(error.contains("names.aliases"), "{error}");
+    }
+    let kept = from("[names.aliases]\n\"My.Reports\" = \"shop\"\n", &[], vec![]).expect("valid").settings.names.aliases;
+    assert!(kept.contains_key("My.Reports"), "{kept:?}");
 }
 
 #[test]

@@ -116,6 +116,45 @@ async fn wrong_settings_and_wrong_usage_have_their_own_exit_codes() {
     assert_eq!(Start::new(BINARY).run().await.0, 2);
 }
 
+/// A bad alias was an error to the client that used it, hours later; `--log verbose` was a filter for a module of that name,
+/// and the log was silent.
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_at_the_start() {
+    let world = World::reading().await;
+    for (name, text, part) in [
+        (
+            "target.toml",
+            "[names.aliases]\nreports = \"Shop/books\"\n",
+            "names.aliases.\"reports\": \"Shop\" does not name a cluster",
+        ),
+        ("mode.toml", "[names.aliases]\nx = { target = \"shop:xx\", system = \"service\" }\n", "unknown mode \"xx\""),
+        ("never.toml", "[names.aliases]\n\"\" = \"shop\"\n", "no client can ask for the database \"\""),
+        (
+            "bound.toml",
+            "[listen.bindings]\n10001 = \"Shop\"\n",
+            "listen.bindings.10001: \"Shop\" does not name a cluster",
+        ),
+        ("log.toml", "[log]\nfilter = \"verbose\"\n", "\"verbose\" is no log filter: it lets nothing through"),
+    ] {
+        let file = world.api.write(name, text);
+        let (code, _, err) = Start::new(BINARY).args(["serve", "--port", "0", "--config"]).arg(file).run().await;
+        assert_eq!(code, 78, "{name}: {err}");
+        assert!(err.contains(part), "{name}: {err}");
+    }
+}
+
+/// `cannot listen on ...: Permission denied (os error 13): Permission denied (os error 13)`
+#[tokio::test]
+async fn an_error_is_told_once() {
+    let world = World::reading().await;
+    let file = world.api.write("a-file", "");
+    let below = file.join("below");
+    let (code, _, err) = Start::new(BINARY).args(["serve", "--port", "0", "--socket-dir"]).arg(below).run().await;
+    assert_eq!((code, err.matches("Not a directory").count()), (69, 1), "{err}");
+    let (code, _, err) = Start::new(BINARY).args(["serve", "--config"]).arg(world.api.directory()).run().await;
+    assert_eq!((code, err.matches("Is a directory").count()), (78, 1), "{err}");
+}
+
 #[tokio::test]
 async fn help_and_completions() {
     let (code, out, _) = Start::new(BINARY).arg("--help").run().await;

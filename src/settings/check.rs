@@ -1,0 +1,105 @@
+//! What types cannot say.
+
+use std::time::Duration;
+
+use super::keys::{External, Kubernetes, Listen, Sessions, Settings, Tls};
+
+/// All problems at once.
+pub(super) fn check(settings: &Settings) -> Vec<String> {
+    let mut problems = listen(&settings.listen);
+    problems.extend(kubernetes(&settings.kubernetes));
+    problems.extend(sessions(&settings.sessions));
+    for (cluster, about) in &settings.clusters {
+        if about.scram_iterations == Some(0) {
+            problems.push(format!("clusters.\"{cluster}\".scram_iterations must be 1 or more"));
+        }
+    }
+    let unqualified = settings.systems.iter().filter(|system| !system.resource.contains('.'));
+    problems.extend(unqualified.map(|system| {
+        format!(
+            "systems: resource = \"{}\" of {} needs its group, such as clusters.example.com",
+            system.resource, system.name
+        )
+    }));
+    // A database's name is not empty, and a startup packet ends it with a zero.
+    let never = settings.names.aliases.keys().filter(|alias| alias.is_empty() || alias.contains('\0'));
+    problems.extend(never.map(|alias| format!("names.aliases: no client can ask for the database {alias:?}")));
+    problems
+}
+
+fn listen(listen: &Listen) -> Vec<String> {
+    let far = listen.addresses.iter().filter(|address| !address.is_loopback());
+    let mut problems: Vec<String> = far
+        .map(|address| {
+            format!(
+                "listen.addresses: {address} is no loopback address; a listener there would need client authentication"
+            )
+        })
+        .collect();
+    let has_both = listen.tls_cert.is_some() && listen.tls_key.is_some();
+    if listen.tls == Tls::Files && !has_both {
+        problems.push("listen.tls = \"files\" needs listen.tls_cert and listen.tls_key".to_owned());
+    }
+    if listen.tls != Tls::Files && (listen.tls_cert.is_some() || listen.tls_key.is_some()) {
+        problems.push("listen.tls_cert and listen.tls_key are used only with listen.tls = \"files\"".to_owned());
+    }
+    if listen.addresses.is_empty() && listen.socket_dir.is_none() {
+        problems.push("listen.addresses is empty and listen.socket_dir too: nothing to listen on".to_owned());
+    }
+    if listen.port != 0 && listen.bindings.contains_key(&listen.port) {
+        problems.push(format!("listen.bindings: port {} is listen.port already", listen.port));
+    }
+    problems
+}
+
+fn kubernetes(kubernetes: &Kubernetes) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (short, context) in &kubernetes.contexts {
+        if short.contains(['@', ':', '/', '~']) || context.is_empty() {
+            problems.push(format!("kubernetes.contexts: \"{short}\" must hold none of @ : / ~ and mean a context"));
+        }
+    }
+    if let External::Only(servers) = &kubernetes.external {
+        let unclear = servers.iter().filter(|server| host_and_port(server).is_none());
+        problems.extend(unclear.map(|server| format!("kubernetes.external: \"{server}\" is no host:port")));
+    }
+    let unclear = kubernetes.external_names.iter().filter(|name| !name.contains('.'));
+    problems.extend(unclear.map(|name| format!("kubernetes.external_names: \"{name}\" is no SERVICE.NAMESPACE")));
+    if kubernetes.dead_after <= kubernetes.ping_after {
+        problems.push("kubernetes.dead_after must be longer than kubernetes.ping_after".to_owned());
+    }
+    problems.extend(nothing(&[
+        ("kubernetes.request_timeout", kubernetes.request_timeout),
+        ("kubernetes.connect_timeout", kubernetes.connect_timeout),
+        ("kubernetes.exec_timeout", kubernetes.exec_timeout),
+        ("kubernetes.ping_after", kubernetes.ping_after),
+        ("kubernetes.remind_after", kubernetes.remind_after),
+    ]));
+    problems
+}
+
+fn sessions(sessions: &Sessions) -> Vec<String> {
+    let limits = [("max_connections", sessions.max_connections), ("max_startups", sessions.max_startups)];
+    let none = limits.iter().filter(|(_, limit)| *limit == 0);
+    let mut problems: Vec<String> = none.map(|(name, _)| format!("sessions.{name} must be 1 or more")).collect();
+    problems.extend(nothing(&[
+        ("sessions.startup_deadline", sessions.startup_deadline),
+        ("sessions.connect_timeout", sessions.connect_timeout),
+    ]));
+    problems
+}
+
+/// Times in which nothing can be done.
+fn nothing(times: &[(&str, Duration)]) -> Vec<String> {
+    let zero = times.iter().filter(|(_, time)| time.is_zero());
+    zero.map(|(name, _)| format!("{name} must be longer than nothing")).collect()
+}
+
+/// `host:port`, an IPv6 address in brackets.
+#[must_use]
+pub fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}

@@ -1,0 +1,59 @@
+//! Values as TOML and variables write them.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::keys::External;
+
+/// An empty string is "not set".
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(text(deserializer)?.map(PathBuf::from))
+}
+
+/// `name:value,name:value`, as Zalando's operator writes labels.
+pub(super) fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once(':')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    pairs.map(|one| pair(one).ok_or_else(|| de::Error::custom(format!("\"{one}\" is no label:value")))).collect()
+}
+
+impl<'de> Deserialize<'de> for External {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Servers;
+        impl<'de> de::Visitor<'de> for Servers {
+            type Value = External;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or a list of \"host:port\"")
+            }
+
+            fn visit_bool<E: de::Error>(self, all: bool) -> Result<External, E> {
+                Ok(External::All(all))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<External, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(External::Only)
+            }
+        }
+        deserializer.deserialize_any(Servers)
+    }
+}
+
+/// TOML's keys are strings.
+pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u16, String>, D::Error> {
+    let named = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let parse = |(port, target): (String, String)| match port.parse() {
+        Ok(0) | Err(_) => Err(de::Error::custom(format!("\"{port}\" is no port"))),
+        Ok(port) => Ok((port, target)),
+    };
+    named.into_iter().map(parse).collect()
+}
