@@ -21,6 +21,7 @@ mod features {
     mod names;
     mod protocol;
     mod size;
+    mod whereabouts;
 }
 
 /// What breaks, and what a client reads then.

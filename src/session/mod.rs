@@ -34,6 +34,7 @@ mod serve;
 mod spare;
 pub mod target;
 
+use cancel::Misses;
 use connect::Connector;
 use phase::Phase;
 use registry::{Registry, SessionId};
@@ -81,6 +82,7 @@ pub struct Parts {
 pub struct Sessions {
     connector: Arc<Connector>,
     spares: Option<Arc<Spares>>,
+    misses: Misses,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
     params: Params,
@@ -106,6 +108,7 @@ impl Sessions {
                 Arc::clone(&parts.registry),
             )),
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
+            misses: Misses::default(),
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::{
     io::AsyncWriteExt,
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -42,7 +42,7 @@ impl Sessions {
         self.connector.directory.warm();
         match self.greeted(id, socket, &peer, place).await {
             // Whoever holds the key may cancel, of those who may connect at all.
-            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key).await,
+            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key, &who).await,
             Some(Greeting::Startup(greeted)) => {
                 let greeted = Box::new(greeted);
                 Box::pin(self.session(id, greeted, peer, bound, who)).await;
@@ -51,9 +51,12 @@ impl Sessions {
         }
     }
 
-    async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey) {
+    async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey, who: &Authenticated) {
         match self.registry.find(key) {
-            None => debug!(session = %id, "a cancel request for no session of ours"),
+            None => {
+                debug!(session = %id, who = who.who(), "a cancel request for no session of ours");
+                sleep(self.misses.note(who.who())).await;
+            }
             Some(live) => {
                 if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
                     warn!(session = %id, pod = live.upstream.server.name(), %failure, "a cancel request did not get through");

@@ -88,6 +88,31 @@ async fn unknown_keys_and_idle_sessions_are_answered_by_a_close() {
     assert_eq!(wire.until_ready().await.unwrap_err().code, "57014");
 }
 
+/// A key of protocol 3.0 is 32 bits, and guesses cost nothing.
+#[tokio::test]
+async fn guessed_keys_open_nothing_and_cost_time() {
+    let world = World::new().await;
+    let pgferry = world.pgferry().await;
+    let wire = pgferry.connect("pgferry", "shop").await.unwrap();
+    let (pid, _) = wire.key.clone().unwrap();
+    let before = world.api.count("get", "pods/portforward");
+    let mut last = Duration::ZERO;
+    for guess in 0_u32..11 {
+        let started = Instant::now();
+        send(Wire::tcp(pgferry.address()).await.unwrap(), &cancel_request(pid, &guess.to_be_bytes())).await;
+        last = started.elapsed();
+    }
+    assert!(last >= Duration::from_secs(1), "{last:?}");
+    assert_eq!(world.api.count("get", "pods/portforward"), before, "nothing is opened for them");
+    // Who holds the key waits for nothing but the server.
+    let mut watcher = pgferry.connect("pgferry", "shop").await.unwrap();
+    let mut wire = wire;
+    sleeping(&mut wire).await;
+    asleep(&mut watcher, 1).await;
+    send(Wire::tcp(pgferry.address()).await.unwrap(), &wire.cancel_request()).await;
+    assert_eq!(wire.until_ready().await.unwrap_err().code, "57014");
+}
+
 #[tokio::test]
 async fn a_session_inside_tls_is_cancelled_inside_tls() {
     let pair = Authority::new("x").server(&["shop-rw"]);

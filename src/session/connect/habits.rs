@@ -1,7 +1,7 @@
 //! How servers take logins, from the last time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -47,6 +47,31 @@ impl HabitKey {
     }
 }
 
+/// Servers that took no options of ours: poolers that nothing else tells from PostgreSQL.
+#[derive(Default)]
+pub(super) struct Untold(Mutex<HashSet<HabitKey>>);
+
+impl Untold {
+    pub(super) fn knows(&self, key: &HabitKey) -> bool {
+        self.all().contains(key)
+    }
+
+    pub(super) fn remember(&self, key: HabitKey) {
+        let mut all = self.all();
+        if all.len() >= MOST {
+            all.clear();
+        }
+        all.insert(key);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<HabitKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever asks for databases that do not exist is not remembered for ever.
+const MOST: usize = 4096;
+
 /// All that is known.
 #[derive(Default)]
 pub(super) struct Habits(Mutex<HashMap<HabitKey, Habit>>);
@@ -66,8 +91,6 @@ impl Habits {
     }
 
     pub(super) fn remember(&self, key: HabitKey, habit: Habit) {
-        /// Whoever asks for databases that do not exist is not remembered for ever.
-        const MOST: usize = 4096;
         let mut habits = self.all();
         if habits.len() >= MOST {
             habits.clear();

@@ -13,10 +13,10 @@ use crate::{
         upstream::{Attempt, Channel, Early, LoginError, log_in},
     },
     error::{ClientFacing, Report, SqlState},
-    pg::startup::ProtocolVersion,
+    pg::{backend::ErrorFields, startup::ProtocolVersion},
     tls,
     upstream::{
-        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, TlsFacts, TlsMode, Upstream,
+        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, Server, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -28,7 +28,7 @@ mod turns;
 mod wanted;
 
 use first_ready::{refuse_the_wrong_one, until_ready};
-use habits::{Habit, HabitKey, Habits};
+use habits::{Habit, HabitKey, Habits, Untold};
 use miss::Miss;
 use reports::{closed, explained, placed, redirected, undecided};
 use turns::{Client, Turn, Turns};
@@ -44,6 +44,7 @@ pub(super) struct Connector {
     pub(super) dial: Arc<dyn Dial>,
     registry: Arc<Registry>,
     habits: Habits,
+    untold: Untold,
     memory: Memory,
     turns: Turns,
 }
@@ -61,6 +62,7 @@ impl Connector {
             dial,
             registry,
             habits: Habits::default(),
+            untold: Untold::default(),
             memory: Memory::default(),
             turns: Turns::default(),
         }
@@ -113,8 +115,8 @@ impl Connector {
         let mut refreshed = false;
         let (mut backoff, client) = (Backoff::until(ask.wait_until), self.turns.client());
         let mut turn: Option<Turn> = None;
-        // A server may refuse an early SCRAM message, then plaintext; a third other way there is not.
-        let mut other_ways = 2;
+        // A server may refuse an early SCRAM message, plaintext, and options; a fourth other way there is not.
+        let mut other_ways = 3;
         loop {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
                 Ok(connected) => {
@@ -191,7 +193,10 @@ impl Connector {
         };
         let (login, stream) = tokio::try_join!(login, self.open(ask, upstream, habit))?;
         let (mut stream, channel) = stream;
-        let startup = wanted.startup_for(&login).map_err(|report| Miss::Final(Refusal::Report(report)))?;
+        let told = self.tells(&key, upstream);
+        let startup = wanted
+            .startup_for(&login, told.then_some(upstream))
+            .map_err(|report| Miss::Final(Refusal::Report(report)))?;
         let early = match (habit, &channel) {
             (Some(Habit::PlaintextScram), Channel::Plaintext) if !upstream.pooled => Early::Sasl,
             _ => Early::Wait,
@@ -201,15 +206,29 @@ impl Connector {
         let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early, upstream, memory };
         let mut buf = BytesMut::new();
         match log_in(&mut stream, &mut buf, attempt).await {
-            Ok(method) => self.habits.learn(key, &channel, method),
+            Ok(method) => self.habits.learn(key.clone(), &channel, method),
+            Err(LoginError::Refused { fields, .. }) if told && refuses_options(&fields) => {
+                self.untold.remember(key);
+                return Err(Miss::Again(Box::new(login)));
+            }
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
         let greeted = until_ready(stream, buf, &channel, (upstream.clone(), login.clone())).await;
         let greeted = greeted.map_err(|miss| match miss {
+            Miss::Final(Refusal::Server { fields, .. }) if told && refuses_options(&fields) => {
+                self.untold.remember(key);
+                Miss::Again(Box::new(login))
+            }
             Miss::Final(refusal) => Miss::Final(redirected(refusal, &ask.conninfo, &login)),
             other => other,
         });
         refuse_the_wrong_one(ask, greeted?)
+    }
+
+    /// Whether a server is told where it is, so that a session can be asked: never a pooler, which has sessions of many
+    /// clients and refuses what it does not know; outside Kubernetes nobody knows what answers.
+    fn tells(&self, key: &HabitKey, upstream: &Upstream) -> bool {
+        !upstream.pooled && matches!(upstream.server, Server::Pod(_)) && !self.untold.knows(key)
     }
 
     /// A stream to the server, inside TLS where it is known to be wanted.
@@ -273,6 +292,12 @@ impl Connector {
             },
         }
     }
+}
+
+/// As PgBouncer does ("unsupported startup parameter"), or a server whose settings have no prefixes of ours.
+fn refuses_options(fields: &ErrorFields) -> bool {
+    let what = &fields.message;
+    what.contains("pgferry.") || (what.contains("startup parameter") && what.contains("options"))
 }
 
 /// What is known about TLS there, and what the last login has shown. A server that takes no plaintext is verified where

@@ -57,12 +57,12 @@ async fn names_that_would_be_more_than_names_are_not_sent() {
         ("app", "books\0options\0-c role=admin", "the database's name holds a zero byte"),
     ] {
         let login = Login { user: user.to_owned(), database: database.to_owned(), ..login() };
-        let Err(report) = wanted().startup_for(&login) else { panic!("{part}") };
+        let Err(report) = wanted().startup_for(&login, None) else { panic!("{part}") };
         assert_eq!(report.sqlstate.as_str(), "28000");
         assert!(report.message.contains(part) && report.message.contains("Secret prod/shop-app"), "{report:?}");
     }
     let longest = Login { user: "r".repeat(63), ..login() };
-    let Ok(startup) = wanted().startup_for(&longest) else { panic!("63 bytes are a name") };
+    let Ok(startup) = wanted().startup_for(&longest, None) else { panic!("63 bytes are a name") };
     let sent: Vec<_> = startup.parameters().collect();
     let expected: [(&[u8], &[u8]); 3] =
         [(b"user", longest.user.as_bytes()), (b"application_name", b"psql"), (b"database", b"books")];
