@@ -142,12 +142,7 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 let (Some(acceptor), ClientStream::Plain(socket), false) = (acceptor, client, asked_tls) else {
                     return Err(GreetError::NoTls);
                 };
-                let stream = encrypt(acceptor, socket, std::mem::take(&mut buf)).await?;
-                let named = names_postgres(&stream);
-                client = ClientStream::Tls(Box::new(stream));
-                if let Err(error) = named {
-                    return Err(GreetError::Refused(Box::new(client), error.report()));
-                }
+                client = encrypt_directly(acceptor, socket, std::mem::take(&mut buf)).await?;
             }
             Some(First::Startup(startup)) => {
                 return Ok(Greeting::Startup(Greeted { client, startup, early: buf }));
@@ -158,6 +153,17 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 return Err(GreetError::Refused(Box::new(client), report));
             }
         }
+    }
+}
+
+/// TLS from the first byte. Who does not name PostgreSQL's protocol hears so inside it.
+async fn encrypt_directly(acceptor: &Acceptor, socket: Socket, hello: BytesMut) -> Result<ClientStream, GreetError> {
+    let stream = encrypt(acceptor, socket, hello).await?;
+    let named = names_postgres(&stream);
+    let client = ClientStream::Tls(Box::new(stream));
+    match named {
+        Ok(()) => Ok(client),
+        Err(error) => Err(GreetError::Refused(Box::new(client), error.report())),
     }
 }
 

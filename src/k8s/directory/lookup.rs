@@ -15,17 +15,16 @@ use crate::{
             objects::{Object, Pod},
             reader::Reader,
             resource::PODS,
-            suggest::nearest,
         },
         cluster::{operated, plain, read, snapshot::View},
-        directory::dedup,
+        directory::{dedup, refusals},
         operators::{
             facts::{Evidence, Facts},
             registry::Systems,
             system::{Rank, System, SystemRef},
         },
     },
-    upstream::{Ask, Failure, Form, Mode},
+    upstream::{Ask, Failure},
 };
 
 /// What is older is looked at again before a name is called unknown: the operator may be new.
@@ -126,7 +125,7 @@ impl Lookup<'_> {
             ([one], _) => Ok(self.view(one).await?),
             ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), ask).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
-                _ => Err(ambiguous(name, &matching, ask).into()),
+                _ => Err(refusals::ambiguous(name, full_names(&matching), ask).into()),
             },
             (several, _) => self.the_same(name, several, ask).await,
         }
@@ -142,7 +141,7 @@ impl Lookup<'_> {
         {
             return Ok(Some(one));
         }
-        Err(ambiguous(name, several, ask).into())
+        Err(refusals::ambiguous(name, full_names(several), ask).into())
     }
 
     async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
@@ -283,96 +282,18 @@ impl Lookup<'_> {
 
     /// No cluster is called so: which are nearly, or have such a database, and what could not be looked at.
     async fn unknown(&self, ask: &Ask) -> Report {
-        let name = ask.target.name.as_str();
-        let (all, refused) = match self.everywhere(self.present().chain(&self.systems.plain)).await {
-            Ok(found) => found,
-            Err(error) => return error.report(),
-        };
-        let message = match name.rsplit_once('.') {
-            Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
-            None => format!("no cluster is called \"{name}\""),
-        };
-        let message = match &ask.target.system {
-            Some(system) => format!("{message} that is of {system}"),
-            None => message,
-        };
-        let nowhere = match ask.conninfo.form {
-            Form::Nowhere => ": clients send the user's name where no database is given",
-            _ => "",
-        };
-        let context = self.reader.context;
-        let mut report = Report::fatal(
-            SqlState::UNKNOWN_TARGET,
-            format!("{message}{nowhere} (context {}, namespace {})", context.name(), context.namespace()),
-        );
-        if let Some(refused) = refused.first() {
-            let rule = refused.report().hint.unwrap_or_default();
-            report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
+        match self.everywhere(self.present().chain(&self.systems.plain)).await {
+            Ok((all, refused)) => {
+                let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
+                refusals::unknown(self.reader.context, ask, views.collect(), refused.first())
+            }
+            Err(error) => error.report(),
         }
-        report.hint(format!("{}For the list of clusters type: pgferry list", suggestion(all, ask)))
     }
 }
 
-/// What was probably meant instead of a name that is none, as something to type; empty where nothing is near.
-fn suggestion(all: Vec<Listed>, ask: &Ask) -> String {
-    let (name, conninfo) = (ask.target.name.as_str(), &ask.conninfo);
-    let context = in_context(ask);
-    let typed = |full: &str| conninfo.to(&with_mode(&format!("{full}{context}"), ask));
-    // What leads to a cluster that is there by itself is no other one.
-    let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
-    let all = dedup::once(views.map(|view| dedup::Listed { view, endpoints: None }).collect());
-    let all: Vec<Facts> = all.into_iter().map(|listed| listed.view.facts).collect();
-    let names: BTreeSet<String> = all.iter().map(Facts::full).collect();
-    let names: Vec<String> = names.into_iter().collect();
-    let short = name.split('.').next().unwrap_or(name);
-    let near: Vec<&String> = nearest(short, all.iter().map(|facts| &*facts.name))
-        .into_iter()
-        .flat_map(|near| names.iter().filter(move |full| full.split('.').next() == Some(near)))
-        .collect();
-    if let [first, ..] = near.as_slice() {
-        let near: Vec<&str> = near.iter().map(|name| name.as_str()).collect();
-        return format!("Did you mean {}? Type: {}. ", near.join(" or "), typed(first));
-    }
-    if !matches!(conninfo.form, Form::Nowhere | Form::Database { .. }) {
-        return String::new();
-    }
-    // In psql, `\c app` asks for a cluster of that name: no connection knows of the one before.
-    let mut holders: Vec<String> =
-        all.iter().filter(|facts| facts.databases.iter().any(|database| database == name)).map(Facts::full).collect();
-    holders.sort_unstable();
-    holders.dedup();
-    if let [first, ..] = holders.as_slice() {
-        let target = format!("{first}{context}/{name}");
-        let first = format!("\\c {target} in psql, or: {}", conninfo.to(&target));
-        return format!("A database of this name is in {}. Type: {first}. ", shown(&holders));
-    }
-    match (&conninfo.form, names.first()) {
-        (Form::Nowhere, Some(first)) => format!("The clusters are {}. Type: {}. ", shown(&names), typed(first)),
-        _ => String::new(),
-    }
-}
-
-/// As many names as a person reads.
-fn shown(names: &[String]) -> String {
-    const MOST: usize = 10;
-    let shown: Vec<&str> = names.iter().take(MOST).map(String::as_str).collect();
-    match names.len().saturating_sub(MOST) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-/// The context as the client wrote it.
-fn in_context(ask: &Ask) -> String {
-    ask.target.context.as_ref().map(|context| format!("@{context}")).unwrap_or_default()
-}
-
-/// The mode as the client wrote it.
-fn with_mode(target: &str, ask: &Ask) -> String {
-    match ask.target.mode {
-        Mode::Rw => target.to_owned(),
-        mode => format!("{target}:{}", mode.as_str()),
-    }
+fn full_names(several: &[&Listed]) -> Vec<String> {
+    several.iter().map(|listed| listed.facts.full()).collect()
 }
 
 /// Whether the configuration's word for a system means this one. Some share theirs: `bitnami` is a StatefulSet.
@@ -480,16 +401,4 @@ pub(in crate::k8s) fn clusters_of(system: &dyn System, pods: &[Pod]) -> Vec<Fact
     let names: BTreeSet<Place> =
         pods.iter().filter_map(|pod| Some((pod.metadata.namespace.clone(), name(pod)?))).collect();
     names.iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
-}
-
-fn ambiguous(name: &ObjectName, several: &[&Listed], ask: &Ask) -> Report {
-    let context = in_context(ask);
-    let mut names: Vec<String> = several.iter().map(|listed| format!("{}{context}", listed.facts.full())).collect();
-    names.sort_unstable();
-    let first = with_mode(names.first().map_or("", String::as_str), ask);
-    Report::fatal(
-        SqlState::UNKNOWN_TARGET,
-        format!("\"{name}\" names {} clusters: {}", names.len(), names.join(" and ")),
-    )
-    .hint(format!("Write which one, such as: {}", ask.conninfo.to(&first)))
 }

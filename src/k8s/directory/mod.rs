@@ -3,5 +3,6 @@
 mod dedup;
 mod list;
 mod lookup;
+mod refusals;
 pub mod resolve;
 mod tls;

@@ -222,15 +222,7 @@ impl Kubernetes {
             if Instant::now() >= ask.wait_until {
                 return Err(report.into());
             }
-            let what = if mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
-            ask.progress.waiting_for(format!("{what} of {id}"));
-            // Whose logins these are is as fresh as the view.
-            self.recent.keep(
-                context,
-                id.clone(),
-                self.params.clusters.with_configured_secret(ask, context, view.clone()),
-            );
-            ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
+            self.announce((ask, context), view.clone(), &id);
             let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
             self.watches.changed(&place, context, &system, longest).await;
             view = match self.watches.view(&place, context, &system) {
@@ -257,6 +249,14 @@ impl Kubernetes {
     ) -> Result<Option<View>, K8sError> {
         let read = || read::view(reader, &self.systems, system, (&place.0, &place.1));
         self.looks.look(&look_key(reader.context, place, system), (since, reader.deadline), read).await
+    }
+
+    /// Says what is waited for, and of which cluster: whose logins those are is as fresh as the view.
+    fn announce(&self, (ask, context): (&Ask, &Context), view: View, id: &ClusterId) {
+        let what = if ask.target.mode == Mode::Ro { "a ready replica" } else { "a ready primary" };
+        ask.progress.waiting_for(format!("{what} of {id}"));
+        self.recent.keep(context, id.clone(), self.params.clusters.with_configured_secret(ask, context, view));
+        ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
     }
 
     /// A server that was chosen; what is known of its cluster is kept for the login.

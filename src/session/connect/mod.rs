@@ -16,7 +16,8 @@ use crate::{
     pg::{backend::ErrorFields, startup::ProtocolVersion},
     tls,
     upstream::{
-        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, Server, TlsFacts, TlsMode, Upstream,
+        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, Server, TlsFacts, TlsMode,
+        Upstream,
     },
 };
 
