@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Authenticated, peer},
-    error::{ClientFacing as _, Report},
+    error::ClientFacing as _,
 };
 
 /// A connection whose other end is known.
@@ -35,7 +35,7 @@ pub struct Welcome {
 #[derive(Debug)]
 pub struct Unwelcome {
     accepted: Accepted,
-    report: Report,
+    why: AuthError,
 }
 
 impl Sessions {
@@ -51,17 +51,23 @@ impl Sessions {
         };
         match who {
             Ok(who) => Met::Welcome(Welcome { accepted, who }),
-            Err(error) => Met::Unwelcome(Unwelcome { accepted, report: error.report() }),
+            Err(error) => Met::Unwelcome(Unwelcome { accepted, why: error }),
         }
     }
 
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.
     pub async fn refuse<P: Send>(&self, id: SessionId, unwelcome: Unwelcome, place: P) {
-        let Unwelcome { accepted: Accepted { socket, peer, .. }, report } = unwelcome;
+        let Unwelcome { accepted: Accepted { socket, peer, .. }, why } = unwelcome;
         match self.greeted(id, socket, &peer, ()).await {
             Some(Greeting::Startup(mut greeted)) => {
+                let report = why.report();
                 info!(session = %id, %peer, %report, "connection refused");
                 tell(&mut greeted.client, &report).await;
+            }
+            // Many close when the request is sent, and are gone before anybody can look. The key is a secret of its own;
+            // PostgreSQL asks for no more.
+            Some(Greeting::Cancel(client, key)) if matches!(why, AuthError::Unknown) => {
+                self.cancel(id, client, &key, "nobody that could be seen").await;
             }
             Some(Greeting::Cancel(..)) => debug!(session = %id, %peer, "a cancel request of somebody else"),
             None => {}

@@ -42,7 +42,7 @@ impl Sessions {
         self.connector.directory.warm();
         match self.greeted(id, socket, &peer, place).await {
             // Whoever holds the key may cancel, of those who may connect at all.
-            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key, &who).await,
+            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key, who.who()).await,
             Some(Greeting::Startup(greeted)) => {
                 let greeted = Box::new(greeted);
                 Box::pin(self.session(id, greeted, peer, bound, who)).await;
@@ -51,11 +51,12 @@ impl Sessions {
         }
     }
 
-    async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey, who: &Authenticated) {
+    /// `who` is whose guesses are counted.
+    pub(super) async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey, who: &str) {
         match self.registry.find(key) {
             None => {
-                debug!(session = %id, who = who.who(), "a cancel request for no session of ours");
-                sleep(self.misses.note(who.who())).await;
+                debug!(session = %id, who, "a cancel request for no session of ours");
+                sleep(self.misses.note(who)).await;
             }
             Some(live) => {
                 if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
