@@ -3,6 +3,7 @@
 //!
 //! `cargo run -p proto-tests --bin clients` runs all and writes the tables. `-- --core` runs the core and checks its rows;
 //! what could not be had is told, and the exit code is then 75. `-- --only NAME` runs one client and prints its rows.
+//! pgferry is built beside it, unless `PGFERRY_BINARY` names one.
 
 mod clients;
 mod install;

@@ -67,8 +67,11 @@ async fn admitting(subscriber: &PostgresServer) -> anyhow::Result<String> {
     Ok(format!("[listen]\nallowed_uids = [{uid}]\n"))
 }
 
-/// The pgferry beside this program, built if need be.
+/// The pgferry beside this program, built if need be; or the one that is said.
 async fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(said) = env::var_os("PGFERRY_BINARY") {
+        return Ok(PathBuf::from(said).canonicalize()?);
+    }
     let ours = env::current_exe()?;
     let beside = ours.parent().context("a folder")?;
     let release = beside.ends_with("release");
