@@ -47,6 +47,7 @@ pub struct FakeKubernetes {
 }
 
 impl FakeKubernetes {
+    #[expect(clippy::unused_async, reason = "it needs a runtime, and says so")]
     pub async fn start() -> Self {
         let authority = Authority::new("fake kubernetes");
         let (certificate, key) = authority.server(&["localhost", "127.0.0.1", "kubernetes.test"]);
