@@ -173,6 +173,8 @@ pub enum Server {
     External {
         /// A name or an address.
         host: String,
+        /// Whether there are others, one of which may do.
+        others: bool,
     },
 }
 
@@ -182,7 +184,7 @@ impl Server {
     pub fn name(&self) -> &str {
         match self {
             Self::Pod(pod) => &pod.name,
-            Self::External { host } => host,
+            Self::External { host, .. } => host,
         }
     }
 
@@ -200,7 +202,7 @@ impl Server {
     pub fn logs(&self) -> String {
         match self {
             Self::Pod(pod) => format!("kubectl logs -n {} {}", pod.namespace, pod.name),
-            Self::External { host } => format!("the log of {host}"),
+            Self::External { host, .. } => format!("the log of {host}"),
         }
     }
 }
@@ -209,7 +211,7 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(pod) => write!(f, "pod {}", pod.name),
-            Self::External { host } => write!(f, "host {host}"),
+            Self::External { host, .. } => write!(f, "host {host}"),
         }
     }
 }

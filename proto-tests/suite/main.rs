@@ -37,8 +37,9 @@ mod systems {
     pub(crate) mod every;
     mod owners;
     mod plain;
+    mod secrets;
     mod states;
-    mod unknown;
+    pub(crate) mod unknown;
 }
 
 /// What holds over hours: logins, watches, requests, load.

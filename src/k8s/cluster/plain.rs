@@ -89,8 +89,8 @@ pub(in crate::k8s) async fn with_members(
     }
     let Found { pods, leader, claimed, port, outside, pooled, refused } =
         members::read(reader, systems, &facts.namespace, &facts.members).await?;
-    if let Some((host, port)) = outside {
-        facts.members = Members::External { host, port };
+    if !outside.is_empty() {
+        facts.members = Members::External(outside);
     }
     facts.port = port.unwrap_or(facts.port);
     facts.pooled |= pooled;

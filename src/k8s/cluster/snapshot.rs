@@ -11,7 +11,7 @@ use crate::{
         },
         operators::{
             facts::PORT,
-            facts::{Facts, Halt, Members, Port},
+            facts::{Facts, Halt, Members, Port, Wants},
             leader::Leader,
             system::{Member, SystemRef},
         },
@@ -83,6 +83,25 @@ impl View {
                 let serving: Vec<&Pod> = self.pods.iter().filter(|pod| pod.serves() && !self.fenced(pod)).collect();
                 turned(&serving, preference).map_or_else(|| self.none("server"), Choice::Pod)
             }
+        }
+    }
+
+    /// Which server is meant: what the client says, else what whoever wrote the object does.
+    pub(in crate::k8s) fn mode(&self, asked: Mode) -> Mode {
+        match (asked, self.facts.wants) {
+            (Mode::Rw, Some(Wants::Only(mode))) => mode,
+            (Mode::Rw, Some(Wants::ReplicaFirst)) if !self.replicas(None).is_empty() => Mode::Ro,
+            (asked, _) => asked,
+        }
+    }
+
+    /// Servers outside Kubernetes, where those are meant.
+    pub(in crate::k8s) fn outside(&self, mode: Mode) -> &[(String, u16)] {
+        match (mode, &self.facts.replicas, &self.facts.members) {
+            (Mode::Ro, Some(Members::External(servers)), Members::External(_)) | (_, _, Members::External(servers)) => {
+                servers
+            }
+            _ => &[],
         }
     }
 
@@ -183,7 +202,7 @@ impl View {
         let name = &pod.metadata.name;
         let lost = if self.system.pod_labels().is_some() {
             self.operated_lost(pod)
-        } else if !matches!(self.facts.members, Members::External { .. })
+        } else if !matches!(self.facts.members, Members::External(_))
             && !self.pods.is_empty()
             && self.pod(name).is_none()
         {

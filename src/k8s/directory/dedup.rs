@@ -121,7 +121,7 @@ impl Known {
         let facts = &listed.view.facts;
         facts.owners.iter().any(|of| owner(facts, of).is_some_and(|owner| self.resources.contains(&owner)))
             || services(facts).any(|service| self.services.contains(&service))
-            || facts.places().iter().any(|service| self.services.contains(service))
+            || facts.places().into_iter().any(|service| self.services.contains(service))
             || listed.endpoints.iter().flatten().any(|found| self.has_pod(&place_of(found)))
     }
 

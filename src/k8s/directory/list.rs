@@ -231,7 +231,10 @@ impl Lister<'_> {
         for listed in parts.iter_mut().flatten().flat_map(|part| &mut part.clusters) {
             let places = listed.view.facts.places();
             if !places.is_empty() {
-                listed.endpoints = Some(places.iter().find_map(|place| pods.get(place)).cloned().unwrap_or_default());
+                let found = places.iter().filter_map(|place| pods.get(*place));
+                let several = matches!(listed.view.facts.members, Members::Several(_));
+                let found = found.take(if several { usize::MAX } else { 1 }).flatten().cloned();
+                listed.endpoints = Some(found.collect());
             }
         }
         Ok(())
@@ -327,8 +330,9 @@ fn shown(listed: &Listed) -> Shown {
     if let Some(halt) = &facts.halt {
         return plain(None, (0, facts.instances.saturating_sub(1)), false, halt.state);
     }
-    if let Members::External { host, .. } = &facts.members {
-        return plain(Some(host.clone()), (0, 0), true, "external");
+    if let Members::External(servers) = &facts.members {
+        let hosts: Vec<&str> = servers.iter().map(|(host, _)| host.as_str()).collect();
+        return plain(Some(hosts.join(",")), (0, 0), true, "external");
     }
     if let (Some([]), Members::Service { outside: Some(host), .. }) = (listed.endpoints.as_deref(), &facts.members) {
         return plain(Some(host.clone()), (0, 0), true, "external");

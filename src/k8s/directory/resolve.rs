@@ -165,23 +165,24 @@ impl Kubernetes {
         ask: &Ask,
         reader: Reader<'_>,
         view: View,
-        stale: Option<&str>,
+        stale: Option<&Upstream>,
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
         let (id, place) = (view.id(context.name()), view.place());
         let system = view.system.clone();
-        let mode = ask.target.mode;
         let asked_key = (Caller::of(context), id.clone());
         let mut view = view;
         loop {
-            if let Members::External { host, port } = &view.facts.members
-                && view.facts.broken.is_none()
-            {
-                return self.external(ask, reader, &view, (host, *port)).await;
+            let mode = view.mode(ask.target.mode);
+            if matches!(view.facts.members, Members::External(_)) && view.facts.broken.is_none() {
+                return self.external(ask, reader, &view, stale).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
-            let report = match view.choose(mode, Preference { turn, last: before.as_deref(), avoid: stale }) {
+            let report = match view.choose(
+                mode,
+                Preference { turn, last: before.as_deref(), avoid: stale.map(|stale| stale.server.name()) },
+            ) {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {
@@ -231,7 +232,7 @@ impl Kubernetes {
             system: view.system.name().into(),
             server,
             port,
-            mode: ask.target.mode,
+            mode: view.mode(ask.target.mode),
             standby_cluster: view.is_standby(),
             pooled: view.facts.pooled,
             tls,
@@ -253,10 +254,19 @@ impl Kubernetes {
         ask: &Ask,
         reader: Reader<'_>,
         view: &View,
-        (host, port): (&str, u16),
+        stale: Option<&Upstream>,
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
         let id = view.id(context.name());
+        let servers = view.outside(view.mode(ask.target.mode));
+        let is = |stale: &Upstream| {
+            servers.iter().position(|(host, port)| host == stale.server.name() && *port == stale.port)
+        };
+        let next = stale.and_then(is).map_or(0, |at| at + 1);
+        let Some((host, port)) = servers.get(next.checked_rem(servers.len()).unwrap_or(0)) else {
+            return Err(vanished(&id).into());
+        };
+        let (host, port) = (host.as_str(), *port);
         let allowed = match &self.params.external {
             External::Any => true,
             External::Only(servers) => servers.iter().any(|(name, at)| name.eq_ignore_ascii_case(host) && *at == port),
@@ -279,7 +289,7 @@ impl Kubernetes {
             facts.tls.mode = if facts.tls.ca.is_empty() { TlsMode::Require } else { TlsMode::VerifyCa };
         }
         let tls = self.tls(reader, &facts).read(&facts, host).await?;
-        let server = Server::External { host: host.to_owned() };
+        let server = Server::External { host: host.to_owned(), others: servers.len() > 1 };
         let never = watch::Sender::new(None).subscribe();
         Ok(self.upstream((ask, context), view.clone(), (server, port), (tls, never)))
     }
@@ -299,7 +309,8 @@ impl Directory for Kubernetes {
         let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
         let reader = Reader::new(&context, ask.deadline);
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
-        let serves = |view: &View| matches!(view.choose(ask.target.mode, Preference::default()), Choice::Pod(_));
+        let serves =
+            |view: &View| matches!(view.choose(view.mode(ask.target.mode), Preference::default()), Choice::Pod(_));
         let view = if let Some(view) = self.remembered(ask, &context).filter(serves) {
             view
         } else if let Some(view) = self.read_again(ask, reader).await?.filter(serves) {
@@ -324,7 +335,7 @@ impl Directory for Kubernetes {
         let view = read::view(reader, &self.systems, system, (&namespace, &name)).await?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         // In another cluster a server of the same name is not the one that was found wrong.
-        let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
+        let stale = Some(stale).filter(|_| stale.meaning == context.meaning());
         self.settle(ask, reader, view, stale).await
     }
 

@@ -40,7 +40,7 @@ pub(in crate::session) struct Connected {
 pub(super) fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connected, Miss> {
     let Greeted { connected, in_hot_standby } = greeted;
     let server = &connected.upstream.server;
-    let (what, hint) = match (ask.target.mode, in_hot_standby) {
+    let (what, hint) = match (connected.upstream.mode, in_hot_standby) {
         (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => (
             "a standby, not the primary",
             format!("Try again in a moment; to read from a replica write {}:ro", ask.target.name),
