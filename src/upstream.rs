@@ -358,6 +358,8 @@ pub struct Upstream {
     pub standby_cluster: bool,
     /// A pooler answers there, not PostgreSQL itself.
     pub pooled: bool,
+    /// Servers beside it of which nothing says that they are not the primary, too: they are asked.
+    pub rivals: Vec<Server>,
     /// What is known about TLS.
     pub tls: TlsFacts,
     /// How it may ask for a password.
@@ -386,6 +388,7 @@ impl Upstream {
             mode: Mode::Rw,
             standby_cluster: false,
             pooled: false,
+            rivals: Vec::new(),
             tls: TlsFacts::default(),
             auth: AuthFacts::default(),
             lost: watch::channel(None).1,
@@ -477,6 +480,9 @@ pub trait Directory: Send + Sync {
 
     /// What can be reached.
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure>;
+
+    /// The server's rivals were asked, and none takes writes: it need not be asked again for a while.
+    fn undisputed(&self, _ask: &Ask, _upstream: &Upstream) {}
 
     /// Called when a client has connected and before it has said what it wants: a chance to warm up.
     fn warm(&self) {}

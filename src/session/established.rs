@@ -49,7 +49,7 @@ impl Sessions {
         connected: Box<Connected>,
         early: BytesMut,
     ) {
-        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place } = *connected;
+        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place, .. } = *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
         let lost = upstream.lost.clone();
         let registered = key.map(|key| {

@@ -1,15 +1,17 @@
 //! PostgreSQL that no operator looks after, as charts, manifests and people make it.
 
 use proto_tests::{
+    cnpg::secret,
     kubernetes::{Backend, FakeKubernetes},
-    postgres::PostgresServer,
-    systems::{Bitnami, State, System, aliased, drawn},
+    postgres::{PostgresServer, Setup},
+    systems::{Bitnami, State, StatefulSet, System, aliased, draw, drawn},
 };
 use serde_json::json;
 
 use crate::{
-    support::{list, serve},
+    support::{PATIENCE, list, serve},
     systems::every::servers,
+    trust::stage::tunnels_to,
 };
 
 /// The chart `postgresql` under the alias `orders`, and its servers.
@@ -47,4 +49,70 @@ async fn bitnamis_chart_under_an_alias_is_one_cluster() {
         assert!(wire.notices.iter().all(|notice| !notice.message.contains("superuser")), "{:?}", wire.notices);
     }
     drop(servers);
+}
+
+/// A StatefulSet that somebody has scaled to two: both servers take writes, and whoever connected was in the empty one.
+#[tokio::test]
+async fn of_two_writable_servers_neither_is_believed() {
+    let state = State::new(&StatefulSet, "prod", 2);
+    let api = FakeKubernetes::start().await;
+    let mut servers = Vec::new();
+    for number in 0..2 {
+        let setup = Setup::new(17).application("app", &state.password, "shop");
+        let server = PostgresServer::start(setup).await.unwrap();
+        api.backend("prod", &StatefulSet.pod_name(&state, number), 5432, Backend::To(server.address()));
+        servers.push(server);
+    }
+    draw(&api, &StatefulSet, &state);
+    let pgferry = serve(&api, "[sessions]\nprimary_wait = \"1s\"\n").await;
+    for _ in 0..3 {
+        let refusal = pgferry.refusal("pgferry", "shop.prod").await;
+        assert_eq!(refusal.code, "57P03", "{refusal:?}");
+        assert!(refusal.message.contains("pod shop-0 and pod shop-1 of shop.prod"), "{refusal:?}");
+        assert!(refusal.hint.contains("kubectl expose pod shop-0 -n prod"), "{refusal:?}");
+    }
+    // Whoever does not care is let in, and so is who does what the hint says.
+    pgferry.connect("pgferry", "shop.prod:any").await.unwrap();
+    let pod = json!({"app": "shop", "statefulset.kubernetes.io/pod-name": "shop-1"});
+    api.change("pods", "prod", "shop-1", |object| object["metadata"]["labels"] = pod.clone());
+    api.put(
+        "services",
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "prod", "name": "shop-1"},
+        "spec": {"selector": pod, "ports": [{"port": 5432}]}}),
+    );
+    let login = [("host", "shop-1"), ("port", "5432"), ("username", "app"), ("password", state.password.as_str())];
+    api.put("secrets", secret("prod", "shop-1-login", &login));
+    let mut wire = pgferry.connect("pgferry", "shop-1-login.prod/shop").await.unwrap();
+    let port = wire.value("select inet_server_port()").await.unwrap();
+    assert_eq!(port, servers[1].address().port().to_string());
+    // With one of them gone the other is the primary, and a rival that answers nothing is none.
+    api.backend("prod", "shop-0", 5432, Backend::Refuse);
+    let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+    assert_eq!(wire.value("select inet_server_port()").await.unwrap(), port);
+}
+
+/// Rivals are asked once in a while, not for each connection.
+#[tokio::test]
+async fn a_standby_is_asked_once_whether_it_takes_writes() {
+    let state = State::new(&StatefulSet, "prod", 2);
+    let servers = servers(&StatefulSet, &state).await;
+    let api = FakeKubernetes::start().await;
+    for (number, server) in servers.iter().enumerate() {
+        api.backend("prod", &StatefulSet.pod_name(&state, number), 5432, Backend::To(server.address()));
+    }
+    draw(&api, &StatefulSet, &state);
+    let pgferry = serve(&api, "").await;
+    for _ in 0..4 {
+        let mut wire = pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        assert_eq!(wire.value("select pg_is_in_recovery()").await.unwrap(), "f");
+    }
+    assert_eq!(tunnels_to(&api, "shop-1"), 1);
+    // A server that was made anew under its name is another.
+    api.change("pods", "prod", "shop-1", |pod| pod["metadata"]["uid"] = json!("another"));
+    let again = async {
+        while tunnels_to(&api, "shop-1") < 2 {
+            pgferry.connect("pgferry", "shop.prod").await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("it is asked again");
 }

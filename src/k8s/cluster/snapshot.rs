@@ -13,7 +13,7 @@ use crate::{
             facts::PORT,
             facts::{Facts, Halt, Members, Port, Wants},
             leader::Leader,
-            system::{Member, SystemRef},
+            system::{Member, Rank, SystemRef},
         },
     },
     upstream::{ClusterId, Lost, Mode},
@@ -182,6 +182,19 @@ impl View {
             (None, None) => 0,
         };
         candidates.get(start.checked_rem(candidates.len())?).copied()
+    }
+
+    /// Servers beside a primary that was asked for, of which nothing says that they are not primaries themselves. Behind a
+    /// Service there may be poolers, all of one server, so that only a workload's own pods are rivals.
+    pub(in crate::k8s) fn rivals(&self, chosen: &Pod) -> Vec<&Pod> {
+        if self.facts.leader != Leader::Ask || self.facts.pooled {
+            return Vec::new();
+        }
+        let is_server = |pod: &&Pod| {
+            self.system.rank() == Rank::Workload || pod.metadata.label("statefulset.kubernetes.io/pod-name").is_some()
+        };
+        let others = self.labelled().into_iter().filter(|pod| pod.metadata.name != chosen.metadata.name);
+        others.filter(is_server).collect()
     }
 
     /// Whether what leads it is a standby of another cluster: read-only, and no mistake.

@@ -20,7 +20,7 @@ use crate::{
             contexts::Contexts,
             error::K8sError,
             names::{self, Namespace, Place},
-            objects::Meta,
+            objects::{Meta, Pod},
             reader::Reader,
         },
         cluster::{
@@ -100,6 +100,8 @@ pub struct Kubernetes {
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<(Caller, ClusterId), String>>,
+    /// Servers of such clusters that were asked whether they take writes, the one that does first.
+    undisputed: Mutex<HashMap<(Caller, ClusterId), (Vec<String>, Instant)>>,
     warmed: Mutex<Option<Instant>>,
 }
 
@@ -116,6 +118,7 @@ impl Kubernetes {
             recent,
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),
+            undisputed: Mutex::default(),
             warmed: Mutex::default(),
         }
     }
@@ -193,9 +196,10 @@ impl Kubernetes {
                     let lost = self.watches.guard(context, &view, (&pod, mode));
                     let tls = self.tls(reader, &view.facts).read(&view.facts, &pod.metadata.name).await?;
                     let port = view.port(&pod);
-                    let Meta { namespace, name, uid, .. } = pod.metadata;
-                    let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
-                    return Ok(self.upstream((ask, context), view, (Server::Pod(pod), port), (tls, lost)));
+                    let rivals =
+                        if mode == Mode::Rw { view.rivals(&pod).into_iter().map(pod_id).collect() } else { Vec::new() };
+                    let upstream = self.upstream((ask, context), view, (Server::Pod(pod_id(&pod)), port), (tls, lost));
+                    return Ok(self.with_rivals(ask, upstream, rivals));
                 }
                 Choice::Never(report) => return Err(report.into()),
                 Choice::Wait(report) => report,
@@ -214,6 +218,17 @@ impl Kubernetes {
                     .ok_or_else(|| Failure::from(vanished(&id)))?,
             };
         }
+    }
+
+    /// With those that were not asked a moment ago whether they are the primary, too.
+    fn with_rivals(&self, ask: &Ask, mut upstream: Upstream, rivals: Vec<PodId>) -> Upstream {
+        upstream.rivals = rivals.into_iter().map(Server::Pod).collect();
+        let all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&asked_for(&upstream, &ask.identity)).filter(|(_, at)| at.elapsed() < MOMENT);
+        if known.is_some_and(|(servers, _)| *servers == with_their_rivals(&upstream)) {
+            upstream.rivals.clear();
+        }
+        upstream
     }
 
     /// A server that was chosen; what is known of its cluster is kept for the login.
@@ -235,6 +250,7 @@ impl Kubernetes {
             mode: view.mode(ask.target.mode),
             standby_cluster: view.is_standby(),
             pooled: view.facts.pooled,
+            rivals: Vec::new(),
             tls,
             auth: self.params.clusters.auth(ask, context, &view.facts),
             lost,
@@ -295,6 +311,23 @@ impl Kubernetes {
     }
 }
 
+fn pod_id(pod: &Pod) -> PodId {
+    let Meta { namespace, name, uid, .. } = &pod.metadata;
+    PodId { namespace: namespace.to_string(), name: name.to_string(), uid: uid.clone() }
+}
+
+fn asked_for(upstream: &Upstream, identity: &Identity) -> (Caller, ClusterId) {
+    let Upstream { meaning, credential, cluster, .. } = upstream;
+    let caller = Caller { identity: identity.clone(), meaning: *meaning, credential: *credential };
+    (caller, cluster.clone())
+}
+
+/// Exactly these servers: one that is made anew is another.
+fn with_their_rivals(upstream: &Upstream) -> Vec<String> {
+    let all = std::iter::once(&upstream.server).chain(&upstream.rivals);
+    all.filter_map(|server| if let Server::Pod(pod) = server { Some(pod.uid.clone()) } else { None }).collect()
+}
+
 fn vanished(id: &ClusterId) -> Report {
     Report::fatal(SqlState::UNKNOWN_TARGET, format!("cluster {id} has been deleted")).hint("Type: pgferry list")
 }
@@ -337,6 +370,12 @@ impl Directory for Kubernetes {
         // In another cluster a server of the same name is not the one that was found wrong.
         let stale = Some(stale).filter(|_| stale.meaning == context.meaning());
         self.settle(ask, reader, view, stale).await
+    }
+
+    fn undisputed(&self, ask: &Ask, upstream: &Upstream) {
+        let mut all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
+        tidy(&mut all);
+        all.insert(asked_for(upstream, &ask.identity), (with_their_rivals(upstream), Instant::now()));
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {

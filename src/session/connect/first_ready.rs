@@ -25,6 +25,8 @@ pub(in crate::session) struct Connected {
     pub(in crate::session) upstream: Upstream,
     pub(in crate::session) login: Login,
     pub(in crate::session) encrypted: bool,
+    /// It has said that it takes writes; PostgreSQL 14 and later do.
+    pub(super) writable: bool,
     /// Everything from behind AuthenticationOk to ReadyForQuery, as it came.
     pub(in crate::session) greeting: Bytes,
     /// Where the server gave one.
@@ -97,7 +99,9 @@ pub(super) async fn until_ready(
                 let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
-                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
+                let writable = in_hot_standby == Some(false);
+                let connected =
+                    Connected { stream, upstream, login, encrypted, writable, greeting, key, rest, place: None };
                 return Ok(Greeted { connected, in_hot_standby });
             }
             if greeting.len() > MAX_GREETING {
