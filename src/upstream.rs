@@ -553,4 +553,15 @@ pub struct ClusterInfo {
     pub databases: Vec<String>,
     /// Roles that have a login, the default one first.
     pub roles: Vec<String>,
+    /// Further logins there, each by a name of its own.
+    pub logins: Vec<NamedLogin>,
+}
+
+/// A login that has a name of its own, which may be typed for the cluster's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedLogin {
+    /// What to type.
+    pub name: String,
+    /// Who one is then.
+    pub role: String,
 }

@@ -4,12 +4,13 @@ use proto_tests::{
     cnpg::secret,
     kubernetes::{Backend, FakeKubernetes},
     postgres::{PostgresServer, Setup},
-    systems::{Bitnami, State, StatefulSet, System, aliased, draw, drawn},
+    subject::Start,
+    systems::{Bitnami, Deployment, State, StatefulSet, System, aliased, draw, drawn},
 };
 use serde_json::json;
 
 use crate::{
-    support::{PATIENCE, list, serve},
+    support::{BINARY, PATIENCE, list, serve},
     systems::every::servers,
     trust::stage::tunnels_to,
 };
@@ -115,4 +116,78 @@ async fn a_standby_is_asked_once_whether_it_takes_writes() {
         }
     };
     tokio::time::timeout(PATIENCE, again).await.expect("it is asked again");
+}
+
+/// Secrets that lead to a listed workload were left out of the list, and with them the names to type; a Deployment had no
+/// primary, and a Service that is only a name no endpoints, though it led somewhere.
+#[tokio::test]
+async fn a_list_shows_what_can_be_typed() {
+    let state = State::new(&Deployment, "prod", 1);
+    let setup = Setup::new(17).application("app", &state.password, "app").application("web", "web-password", "web");
+    let server = PostgresServer::start(setup).await.unwrap();
+    let api = FakeKubernetes::start().await;
+    draw(&api, &Deployment, &state);
+    let pod = Deployment.pod_name(&state, 0);
+    api.backend("prod", &pod, 5432, Backend::To(server.address()));
+    let service = |name: &str, spec: serde_json::Value| {
+        let metadata = json!({"namespace": "prod", "name": name});
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    };
+    api.put("services", service("shop", json!({"selector": {"app": "shop"}, "ports": [{"port": 5432}]})));
+    for (name, host) in [("far", "shop.prod.svc.cluster.local"), ("cloud", "db.example.com")] {
+        api.put("services", service(name, json!({"type": "ExternalName", "externalName": host})));
+    }
+    let login = |place: (&str, &str), host: &str| {
+        let pairs = [("PGHOST", host), ("PGUSER", "web"), ("PGPASSWORD", "web-password"), ("PGDATABASE", "web")];
+        api.put("secrets", secret(place.0, place.1, &pairs));
+    };
+    for place in [("prod", "web-db"), ("team", "web-db")] {
+        login(place, "shop.prod.svc");
+    }
+    login(("prod", "by-name"), "far");
+    login(("prod", "in-the-cloud"), "cloud");
+    let shown = |row: &serde_json::Value| {
+        let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        format!("{} {} {}", text("name"), text("primary"), text("status"))
+    };
+    let listed = list(&api).await;
+    assert_eq!(
+        listed.iter().map(shown).collect::<Vec<_>>(),
+        [
+            "by-name - ExternalName, not followed".to_owned(),
+            "in-the-cloud - ExternalName, not followed".to_owned(),
+            format!("shop {pod} ready"),
+        ]
+    );
+    let logins = json!([{"name": "web-db", "role": "web"}, {"name": "web-db.team", "role": "web"}]);
+    assert_eq!(listed[2]["logins"], logins, "{listed:#?}");
+    let pgferry = serve(&api, "").await;
+    for name in ["web-db.prod", "web-db.team"] {
+        let mut wire = pgferry.connect("pgferry", name).await.unwrap();
+        assert_eq!(wire.value("select current_user").await.unwrap(), "web", "{name}");
+    }
+    // Followed, one leads to the workload as well, and the other outside.
+    let file = api.write("list.toml", "[kubernetes]\nexternal_names = [\"far.prod\", \"cloud.prod\"]\n");
+    let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(api.kubeconfig());
+    let (code, out, err) = start.arg("--config").arg(file).run().await;
+    assert_eq!(code, 0, "{err}");
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let rows: Vec<String> = all["clusters"].as_array().unwrap().iter().map(shown).collect();
+    // Whether an EndpointSlice exists says where the first leads; there is none here.
+    assert_eq!(
+        rows,
+        [
+            "by-name - no endpoints".to_owned(),
+            "in-the-cloud db.example.com external".to_owned(),
+            format!("shop {pod} ready"),
+        ]
+    );
+    let slice = json!({"metadata": {"namespace": "prod", "name": "shop-x", "labels": {"kubernetes.io/service-name": "shop"}},
+        "endpoints": [{"conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": pod, "namespace": "prod"}}]});
+    api.put("endpointslices", slice);
+    let file = api.write("list.toml", "[kubernetes]\nexternal_names = [\"far.prod\"]\n");
+    let start = Start::new(BINARY).args(["list", "--output", "json", "--kubeconfig"]).arg(api.kubeconfig());
+    let (_, out, _) = start.arg("--config").arg(file).run().await;
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(all["clusters"][1]["logins"][0], json!({"name": "by-name", "role": "web"}), "{all:#}");
 }
