@@ -35,6 +35,7 @@ mod faults {
 /// Every way that PostgreSQL lives in Kubernetes.
 mod systems {
     pub(crate) mod every;
+    mod few_rights;
     mod owners;
     mod plain;
     mod secrets;

@@ -64,7 +64,7 @@ async fn a_url_for_reads_serves_replicas() {
     let refusal = pgferry.refusal("pgferry", "db:ro").await;
     assert!(refusal.code == "57P03" && refusal.message.contains("no ready replica"), "{refusal:?}");
     for (key, value) in
-        [("DATABASE_URL_RO", format!("postgres://app:x@two/shop")), ("PGHOST_REPLICA", "two".to_owned())]
+        [("DATABASE_URL_RO", "postgres://app:x@two/shop".to_owned()), ("PGHOST_REPLICA", "two".to_owned())]
     {
         let url = format!("postgres://app:{PASSWORD}@one/shop");
         let pairs = [("DATABASE_URL", url.as_bytes()), (key, value.as_bytes())];

@@ -2,7 +2,10 @@
 
 use crate::{
     error::{ClientFacing, Report, SqlState},
-    k8s::api::names::{Namespace, NotAName, ObjectName},
+    k8s::api::{
+        names::{Namespace, NotAName, ObjectName},
+        resource::Resource,
+    },
     upstream::{Failure, Retry},
 };
 
@@ -170,6 +173,12 @@ impl K8sError {
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Forbidden { .. })
+    }
+
+    /// RBAC refused something that is done with this kind of objects.
+    #[must_use]
+    pub(in crate::k8s) fn is_about(&self, about: &Resource) -> bool {
+        matches!(self, Self::Forbidden { resource, group, .. } if *resource == *about.plural && *group == *about.group)
     }
 
     /// Asking again soon is of no use: RBAC refused, or a person has to log in, whom a plugin may ask each time.

@@ -146,6 +146,10 @@ impl View {
         let primary = self.primary_pod().map(|pod| &pod.metadata.name);
         let is = |pod: &&Pod| self.member(pod) == Member::Replica && Some(&pod.metadata.name) != primary;
         let replicas: Vec<&Pod> = serving().filter(is).collect();
+        if replicas.is_empty() && self.is_standby() {
+            // All servers of a replica cluster only take reads.
+            return self.primary_pod().filter(|pod| pod.serves()).into_iter().collect();
+        }
         if !replicas.is_empty() || self.facts.leader != Leader::Ask || serving().count() < 2 {
             return replicas;
         }

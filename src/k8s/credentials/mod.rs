@@ -1,6 +1,8 @@
 //! Logins out of Secrets.
 
 mod owners;
+mod parts;
 mod read_login;
+mod refusals;
 pub mod secrets;
 mod single_flight;

@@ -18,11 +18,7 @@ use crate::{
             read,
             recent::{Caller, Recent, tidy},
         },
-        credentials::{
-            owners,
-            read_login::{Logins, no_login},
-            single_flight::Readings,
-        },
+        credentials::{owners, read_login::Logins, refusals::no_login, single_flight::Readings},
         operators::registry::Systems,
     },
     upstream::{Ask, ClusterId, Credentials, Failure, Login, Retry, Role, Upstream},

@@ -24,6 +24,7 @@ use crate::{
         operators::{
             facts::{Evidence, Facts},
             leader::Leader,
+            pod_owners,
             registry::Systems,
             system::{System, SystemRef},
         },
@@ -196,7 +197,14 @@ impl Lister<'_> {
         let mut part = Part::default();
         part.refused.extend(found.refused);
         let mut by_system: BTreeMap<String, (SystemRef, Vec<Facts>)> = BTreeMap::new();
-        for (found, alias) in found.objects.unwrap_or_default() {
+        let found = match found.objects {
+            Some(found) => found,
+            None if pod_owners::are_shown(resource) => {
+                self.shown_by_pods(resource).await?.into_iter().filter_map(read).collect()
+            }
+            None => Vec::new(),
+        };
+        for (found, alias) in found {
             part.aliases.extend(alias);
             let Some((system, facts)) = found else { continue };
             by_system.entry(system.name().to_owned()).or_insert_with(|| (system, Vec::new())).1.push(facts);
@@ -206,6 +214,13 @@ impl Lister<'_> {
             part.clusters.extend(views.map(Listed::new));
         }
         Ok(part)
+    }
+
+    /// Workloads as their pods show them, where the caller may read those.
+    async fn shown_by_pods(&self, resource: &Resource) -> Result<Vec<Object>, K8sError> {
+        let owned = |pod: Object| pod_owners::owner(resource, &pod).is_some().then_some(pod);
+        let pods = self.widest(&PODS, &ListQuery::default(), owned).await?;
+        Ok(pod_owners::owners(resource, pods.objects.unwrap_or_default()))
     }
 
     /// As widely as the caller may: all namespaces, else the one in force.

@@ -14,7 +14,7 @@ use crate::{
             names::{Namespace, ObjectName, Place},
             objects::{Object, Pod},
             reader::Reader,
-            resource::PODS,
+            resource::{DEPLOYMENTS, PODS, SECRETS, STATEFUL_SETS},
             suggest::nearest,
         },
         cluster::{operated, plain, read, snapshot::View},
@@ -124,6 +124,10 @@ impl Lookup<'_> {
                 }
             }
             ([one], _) => Ok(self.view(one).await?),
+            // Two of a release, or of an application.
+            (several @ [one, ..], 1) if several.iter().any(|other| other.facts.name != one.facts.name) => {
+                Err(ambiguous(name, several, target).into())
+            }
             ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), target).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
                 _ => Err(ambiguous(name, &matching, target).into()),
@@ -236,7 +240,7 @@ impl Lookup<'_> {
             let names = system.object_names(name).into_iter();
             names.map(move |object| async move {
                 let query = ListQuery::fields(format!("metadata.name={object}"));
-                (system, all_facts(self.reader, &**system, &query).await)
+                (system, all_facts(self.reader, &**system, &query, None).await)
             })
         });
         let mut all = Vec::new();
@@ -260,8 +264,10 @@ impl Lookup<'_> {
         let (mut all, mut refused) = (Vec::new(), Vec::new());
         for (system, listed) in join_all(lists).await {
             match listed {
-                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
-                Err(error) if error.is_forbidden() => refused.push(error),
+                Ok((found, hidden)) => {
+                    all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts }));
+                    refused.extend(hidden);
+                }
                 Err(error) if error.is_absent() => {}
                 Err(error) => return Err(error),
             }
@@ -269,16 +275,23 @@ impl Lookup<'_> {
         Ok((dedup::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
     }
 
-    /// One system's clusters: its resources, else what the labels of pods tell.
-    async fn list(&self, system: &SystemRef) -> Result<Vec<Facts>, K8sError> {
-        match all_facts(self.reader, &**system, &system.list_query()).await {
-            Err(error) if error.is_forbidden() => {
-                let Some(query) = operated::pods_of_all(&**system) else { return Err(error) };
-                let pods = self.reader.list::<Pod>(&PODS, None, &query).await;
-                Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
+    /// One system's clusters: its resources, else what the labels of pods tell; everywhere, else in the namespace in force.
+    /// What was refused, too.
+    async fn list(&self, system: &SystemRef) -> Result<(Vec<Facts>, Option<K8sError>), K8sError> {
+        let mut refused = None;
+        for namespace in [None, Some(&self.reader.context.own_namespace()?)] {
+            match all_facts(self.reader, &**system, &system.list_query(), namespace).await {
+                Ok(found) => return Ok((found, refused)),
+                Err(error) if error.is_forbidden() => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
             }
-            found => found,
+            let Some(query) = operated::pods_of_all(&**system) else { continue };
+            if let Ok((pods, _)) = self.reader.list::<Pod>(&PODS, namespace, &query).await {
+                // Where all pods can be seen, the resources would tell no other cluster.
+                return Ok((clusters_of(&**system, &pods), refused.filter(|_| namespace.is_some())));
+            }
         }
+        Ok((Vec::new(), refused))
     }
 
     /// No cluster is called so: which are nearly, and what could not be looked at.
@@ -301,7 +314,11 @@ impl Lookup<'_> {
             SqlState::UNKNOWN_TARGET,
             format!("{message} (context {}, namespace {})", context.name(), context.namespace()),
         );
-        if let Some(refused) = refused.first() {
+        // To list Secrets is to read them all: that is nothing to ask for because of a name.
+        let mut rules: Vec<&K8sError> = refused.iter().filter(|error| !error.is_about(&SECRETS)).collect();
+        // What is operated shows in its pods; a workload shows nowhere else.
+        rules.sort_by_key(|error| !error.is_about(&STATEFUL_SETS) && !error.is_about(&DEPLOYMENTS));
+        if let Some(refused) = K8sError::together(&rules).or_else(|| refused.first().cloned()) {
             let rule = refused.report().hint.unwrap_or_default();
             report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
         }
@@ -395,10 +412,11 @@ pub(in crate::k8s) async fn all_facts(
     reader: Reader<'_>,
     system: &dyn System,
     query: &ListQuery,
+    namespace: Option<&Namespace>,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
     let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let access = reader.context.access("list", &resource, None, None);
+    let access = reader.context.access("list", &resource, namespace, None);
     let (facts, _) = reader.context.filter_objects(&access, query, reader.deadline, read).await?;
     Ok(merged(facts))
 }

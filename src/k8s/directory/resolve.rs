@@ -85,6 +85,9 @@ fn known_key(ask: &Ask, context: &Context) -> KnownKey {
     (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
 }
 
+/// The uids of servers that were asked who takes writes, the one that does first; and when.
+type Undisputed = (Vec<String>, Instant);
+
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
 const MOMENT: Duration = Duration::from_secs(30);
 
@@ -101,7 +104,7 @@ pub struct Kubernetes {
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<(Caller, ClusterId), String>>,
     /// Servers of such clusters that were asked whether they take writes, the one that does first.
-    undisputed: Mutex<HashMap<(Caller, ClusterId), (Vec<String>, Instant)>>,
+    undisputed: Mutex<HashMap<(Caller, ClusterId), Undisputed>>,
     warmed: Mutex<Option<Instant>>,
 }
 

@@ -10,7 +10,7 @@ use super::{
         ATTRIBUTES, CA, DATABASE, FOREIGN_PORTS, HOST, OTHERS, PASSWORD, PORT, REPLICA_HOST, REPLICA_URI, SSLMODE, URI,
         USER,
     },
-    connection_uri::{Uri, paired},
+    connection_uri::{Attributes, Host, Uri, mode, paired},
 };
 use crate::{
     k8s::api::{access::ListQuery, objects::Data},
@@ -32,35 +32,6 @@ pub(super) fn secrets_with_logins() -> ListQuery {
         "bootstrap.kubernetes.io/token",
     ];
     ListQuery::fields(OTHERS.map(|kind| format!("type!={kind}")).join(","))
-}
-
-/// A server that a Secret names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::k8s) struct Host {
-    pub(in crate::k8s) name: String,
-    pub(in crate::k8s) port: Option<u16>,
-}
-
-/// libpq's `target_session_attrs`: which of several servers is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::k8s) enum Attributes {
-    Any,
-    Primary,
-    Standby,
-    PreferStandby,
-}
-
-impl Attributes {
-    /// libpq's words, and JDBC's (`targetServerType`).
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "any" => Self::Any,
-            "read-write" | "primary" | "master" => Self::Primary,
-            "read-only" | "standby" | "secondary" | "slave" => Self::Standby,
-            "prefer-standby" | "preferSecondary" | "preferSlave" => Self::PreferStandby,
-            _ => return None,
-        })
-    }
 }
 
 /// What such a Secret says.
@@ -277,18 +248,6 @@ fn unquoted(text: &str) -> &str {
 
 fn utf8<'a>(key: &str, value: &'a [u8]) -> Result<&'a str, Broken> {
     std::str::from_utf8(value).map_err(|_| Broken { key: key.to_owned(), why: "is no UTF-8 text" })
-}
-
-/// libpq's modes; `no-verify` is node-postgres'. Inside a port-forward `prefer` is `allow`.
-pub(super) fn mode(text: &str) -> Option<TlsMode> {
-    Some(match text {
-        "disable" => TlsMode::Disable,
-        "allow" | "prefer" => TlsMode::Allow,
-        "require" | "no-verify" => TlsMode::Require,
-        "verify-ca" => TlsMode::VerifyCa,
-        "verify-full" => TlsMode::VerifyFull,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Where a host in a Secret leads, as names resolve in a pod of its namespace.
 
 use super::{
-    connection::Host,
+    connection_uri::Host,
     facts::{Kin, Members, PORT},
 };
 use crate::k8s::api::names::{Namespace, ObjectName, is_service_name};

@@ -1,8 +1,9 @@
 //! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
 
 use super::{
-    connection::{self, Attributes, Broken, Connection, Host},
+    connection::{self, Broken, Connection},
     connection_hosts::members_of,
+    connection_uri::{Attributes, Host},
     facts::POSTGRES,
     facts::{CaSource, CertificateName, Evidence, Facts, Members, Port, Tls, Wants},
     leader::Leader,

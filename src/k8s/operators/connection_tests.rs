@@ -127,7 +127,7 @@ fn names(hosts: &[Host]) -> Vec<(&str, Option<u16>)> {
     hosts.iter().map(|host| (host.name.as_str(), host.port)).collect()
 }
 
-/// Secrets for SQLAlchemy, Spring and `.env` files, and URIs with everything behind the question mark, were no connections.
+/// Secrets for `SQLAlchemy`, Spring and `.env` files, and URIs with everything behind the question mark, were no connections.
 #[test]
 fn more_shapes_say_the_same() {
     let url = "postgresql+psycopg2://app:x%40y@db.prod:5433/shop";

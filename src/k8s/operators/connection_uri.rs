@@ -1,8 +1,37 @@
-//! Connection URIs as libpq reads them (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>),
-//! and as those write them who build them of strings; JDBC's, too.
+//! The words of connection strings, and URIs as libpq reads them
+//! (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>), and as those write them who build
+//! them of strings; JDBC's, too.
 
-use super::connection::{Attributes, Host};
 use crate::upstream::TlsMode;
+
+/// A server that a Secret names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) struct Host {
+    pub(in crate::k8s) name: String,
+    pub(in crate::k8s) port: Option<u16>,
+}
+
+/// libpq's `target_session_attrs`: which of several servers is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Attributes {
+    Any,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+impl Attributes {
+    /// libpq's words, and JDBC's (`targetServerType`).
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "any" => Self::Any,
+            "read-write" | "primary" | "master" => Self::Primary,
+            "read-only" | "standby" | "secondary" | "slave" => Self::Standby,
+            "prefer-standby" | "preferSecondary" | "preferSlave" => Self::PreferStandby,
+            _ => return None,
+        })
+    }
+}
 
 /// The parts of a URI as they stand in it: an encoding is looked at where the part is used.
 #[derive(Debug, Default)]
@@ -75,7 +104,7 @@ impl<'a> Uri<'a> {
     }
 
     pub(super) fn mode(&self) -> Option<TlsMode> {
-        self.parameter("sslmode").and_then(super::connection::mode)
+        self.parameter("sslmode").and_then(mode)
     }
 
     /// libpq's word, else JDBC's.
@@ -83,6 +112,18 @@ impl<'a> Uri<'a> {
         let named = self.parameter("target_session_attrs").or_else(|| self.parameter("targetServerType"));
         named.and_then(Attributes::parse)
     }
+}
+
+/// libpq's modes; `no-verify` is node-postgres'. Inside a port-forward `prefer` is `allow`.
+pub(super) fn mode(text: &str) -> Option<TlsMode> {
+    Some(match text {
+        "disable" => TlsMode::Disable,
+        "allow" | "prefer" => TlsMode::Allow,
+        "require" | "no-verify" => TlsMode::Require,
+        "verify-ca" => TlsMode::VerifyCa,
+        "verify-full" => TlsMode::VerifyFull,
+        _ => return None,
+    })
 }
 
 fn host_and_port(host: &str) -> (&str, Option<&str>) {

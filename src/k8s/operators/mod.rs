@@ -21,6 +21,7 @@ pub(in crate::k8s) mod leader;
 pub(in crate::k8s) mod login;
 pub(in crate::k8s) mod marked;
 pub(in crate::k8s) mod patroni;
+pub(in crate::k8s) mod pod_owners;
 pub mod registry;
 mod stackgres;
 pub(in crate::k8s) mod system;

@@ -42,7 +42,7 @@ impl Connector {
 }
 
 fn disputed(upstream: &Upstream, rivals: &[&Server], login: &Login) -> Report {
-    let mut names: Vec<String> = rivals.iter().map(|rival| rival.to_string()).collect();
+    let mut names: Vec<String> = rivals.iter().map(ToString::to_string).collect();
     names.push(upstream.server.to_string());
     names.sort_unstable();
     let cluster = format!("{}.{}", upstream.cluster.name, upstream.cluster.namespace);
