@@ -37,10 +37,12 @@ mod faults {
 /// Every way that PostgreSQL lives in Kubernetes.
 mod systems {
     pub(crate) mod every;
+    mod few_rights;
     mod owners;
     mod plain;
+    mod secrets;
     mod states;
-    mod unknown;
+    pub(crate) mod unknown;
 }
 
 /// What holds over hours: logins, watches, requests, load.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn upstream() -> Upstream {
-    Upstream::example(Server::External { host: "shop-rw".to_owned() })
+    Upstream::example(Server::External { host: "shop-rw".to_owned(), others: false })
 }
 
 fn login(user: &str) -> Login {

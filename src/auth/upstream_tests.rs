@@ -32,7 +32,7 @@ fn login() -> Login {
 }
 
 fn upstream() -> Upstream {
-    Upstream::example(Server::External { host: "shop-rw".to_owned() })
+    Upstream::example(Server::External { host: "shop-rw".to_owned(), others: false })
 }
 
 fn weakest(weakest: AuthMethod) -> Upstream {

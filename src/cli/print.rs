@@ -12,7 +12,7 @@ use super::Output;
 use crate::{
     error::{Report, printable},
     settings::Origin,
-    upstream::{ClusterInfo, Listing},
+    upstream::{ClusterInfo, Listing, NamedLogin},
 };
 
 /// Prints what can be reached through a proxy on this port; warnings go to standard error.
@@ -82,14 +82,21 @@ fn list_table(clusters: &[ClusterInfo]) -> Table {
             format!("{}/{}", cluster.replicas.0, cluster.replicas.1),
             cluster.status.clone(),
             cluster.databases.join(","),
-            cluster.roles.join(","),
+            roles(cluster),
         ];
         table.add_row(row.map(|cell| printable(&cell)));
     }
     table
 }
 
+/// The cluster's own roles, and those that are reached by another name.
+fn roles(cluster: &ClusterInfo) -> String {
+    let named = cluster.logins.iter().map(|login| format!("{} ({})", login.role, login.name));
+    cluster.roles.iter().cloned().chain(named).collect::<Vec<_>>().join(",")
+}
+
 fn list_json(listing: &Listing) -> serde_json::Value {
+    let login = |login: &NamedLogin| serde_json::json!({"name": login.name, "role": login.role});
     let clusters = listing.clusters.iter().map(|cluster| {
         serde_json::json!({
             "name": cluster.id.name,
@@ -102,6 +109,7 @@ fn list_json(listing: &Listing) -> serde_json::Value {
             "replicas": {"ready": cluster.replicas.0, "total": cluster.replicas.1},
             "databases": cluster.databases,
             "roles": cluster.roles,
+            "logins": cluster.logins.iter().map(login).collect::<Vec<_>>(),
         })
     });
     let warnings = listing
@@ -174,6 +182,7 @@ mod tests {
             status: wild(),
             databases: vec![wild()],
             roles: vec![wild()],
+            logins: vec![NamedLogin { name: wild(), role: wild() }],
         };
         let controls = |text: &str| text.chars().any(|character| character.is_control() && character != '\n');
         let listing = Listing { clusters: vec![cluster.clone()], warnings: Vec::new() };

@@ -49,7 +49,7 @@ impl Sessions {
         connected: Box<Connected>,
         early: BytesMut,
     ) {
-        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place } = *connected;
+        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place, .. } = *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
         let lost = upstream.lost.clone();
         let registered = key.map(|key| {
@@ -67,7 +67,7 @@ impl Sessions {
         }
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
         drop((greeting, early));
-        let follows = follows_the_primary(&about).then_some(lost);
+        let follows = follows_the_primary(&about, &upstream).then_some(lost);
         let (over, ending) = self.pipe(&mut pipe, &upstream, follows).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
         let why = self.end(pipe, over, ending, registered, &upstream).await;
@@ -178,8 +178,8 @@ enum Farewell {
 }
 
 /// A failover ends the session: not one that streams WAL, nor one that did not care which server it got.
-fn follows_the_primary(about: &About) -> bool {
-    about.wanted.ask.target.mode != Mode::Any && !is_replication(&about.startup)
+fn follows_the_primary(about: &About, upstream: &Upstream) -> bool {
+    upstream.mode != Mode::Any && !is_replication(&about.startup)
 }
 
 fn lost_report(upstream: &Upstream, reason: Lost) -> Report {
@@ -219,7 +219,7 @@ fn notices(about: &About, upstream: &Upstream, superuser: bool) -> Vec<Report> {
             upstream.cluster
         )));
     }
-    if upstream.standby_cluster && about.wanted.ask.target.mode == Mode::Rw {
+    if upstream.standby_cluster && upstream.mode == Mode::Rw {
         notices.push(Report::notice(format!("{} is a replica cluster: it is read-only", upstream.cluster)));
     }
     notices

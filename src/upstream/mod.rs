@@ -93,6 +93,9 @@ pub trait Directory: Send + Sync {
     /// What can be reached.
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure>;
 
+    /// The server's rivals were asked, and none takes writes: it need not be asked again for a while.
+    fn undisputed(&self, _ask: &Ask, _upstream: &Upstream) {}
+
     /// Called when a client has connected and before it has said what it wants: a chance to warm up.
     fn warm(&self) {}
 }
@@ -165,4 +168,15 @@ pub struct ClusterInfo {
     pub databases: Vec<String>,
     /// Roles that have a login, the default one first.
     pub roles: Vec<String>,
+    /// Further logins there, each by a name of its own.
+    pub logins: Vec<NamedLogin>,
+}
+
+/// A login that has a name of its own, which may be typed for the cluster's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedLogin {
+    /// What to type.
+    pub name: String,
+    /// Who one is then.
+    pub role: String,
 }

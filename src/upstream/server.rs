@@ -48,6 +48,8 @@ pub enum Server {
     External {
         /// A name or an address.
         host: String,
+        /// Whether there are others, one of which may do.
+        others: bool,
     },
 }
 
@@ -57,7 +59,7 @@ impl Server {
     pub fn name(&self) -> &str {
         match self {
             Self::Pod(pod) => &pod.name,
-            Self::External { host } => host,
+            Self::External { host, .. } => host,
         }
     }
 
@@ -75,7 +77,7 @@ impl Server {
     pub fn logs(&self) -> String {
         match self {
             Self::Pod(pod) => format!("kubectl logs -n {} {}", pod.namespace, pod.name),
-            Self::External { host } => format!("the log of {host}"),
+            Self::External { host, .. } => format!("the log of {host}"),
         }
     }
 }
@@ -84,7 +86,7 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(pod) => write!(f, "pod {}", pod.name),
-            Self::External { host } => write!(f, "host {host}"),
+            Self::External { host, .. } => write!(f, "host {host}"),
         }
     }
 }
@@ -133,6 +135,8 @@ pub struct Upstream {
     pub standby_cluster: bool,
     /// A pooler answers there, not PostgreSQL itself.
     pub pooled: bool,
+    /// Servers beside it of which nothing says that they are not the primary, too: they are asked.
+    pub rivals: Vec<Server>,
     /// What is known about TLS.
     pub tls: TlsFacts,
     /// How it may ask for a password.
@@ -161,6 +165,7 @@ impl Upstream {
             mode: Mode::Rw,
             standby_cluster: false,
             pooled: false,
+            rivals: Vec::new(),
             tls: TlsFacts::default(),
             auth: AuthFacts::default(),
             lost: watch::channel(None).1,

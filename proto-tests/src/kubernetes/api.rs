@@ -252,7 +252,7 @@ fn denied(store: &Store, user: &str, verb: &str, resource: &str, namespace: Opti
         denied.user.as_deref().is_none_or(|name| name == user)
             && denied.verb == verb
             && denied.resource == resource
-            && denied.namespace.as_deref().is_none_or(|name| Some(name) == namespace)
+            && denied.namespace.as_deref().is_none_or(|name| name == namespace.unwrap_or_default())
     };
     store.denied.iter().any(matches)
 }

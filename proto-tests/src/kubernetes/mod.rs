@@ -151,7 +151,8 @@ impl FakeKubernetes {
         &self.authority
     }
 
-    /// Refuses a verb on a resource (`pods/portforward`) to a user, or to all; in a namespace, or in all.
+    /// Refuses a verb on a resource (`pods/portforward`) to a user, or to all; in a namespace, or in any; `Some("")` is
+    /// what is asked of all at once.
     pub fn deny(&self, user: Option<&str>, verb: &'static str, resource: &str, namespace: Option<&str>) {
         self.shared.store().denied.push(Denied {
             user: user.map(str::to_owned),

@@ -17,15 +17,15 @@ use crate::support::{list, serve};
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/unknown-operator");
 
 /// The example's password is no secret.
-const PASSWORD: &str = "change-me";
+pub(crate) const PASSWORD: &str = "change-me";
 
-struct Stage {
-    api: FakeKubernetes,
-    servers: [PostgresServer; 2],
+pub(crate) struct Stage {
+    pub(crate) api: FakeKubernetes,
+    pub(crate) servers: [PostgresServer; 2],
 }
 
 /// Two servers in pods as the example's operator labels them.
-async fn stage() -> Stage {
+pub(crate) async fn stage() -> Stage {
     let hba = "local all all trust\nhost replication all all trust\nhost all all all scram-sha-256\n";
     let setup = Setup { hba: Hba::Custom(hba.to_owned()), ..Setup::new(17).application("app", PASSWORD, "shop") };
     let mut primary = PostgresServer::start(setup).await.unwrap();
@@ -43,11 +43,11 @@ async fn stage() -> Stage {
     Stage { api, servers }
 }
 
-async fn who(wire: &mut Wire) -> String {
+pub(crate) async fn who(wire: &mut Wire) -> String {
     wire.value("select current_user || ' ' || current_database() || ' ' || pg_is_in_recovery()").await.unwrap()
 }
 
-fn secret(namespace: &str, name: &str, pairs: &[(&str, &[u8])]) -> Value {
+pub(crate) fn secret(namespace: &str, name: &str, pairs: &[(&str, &[u8])]) -> Value {
     let data: serde_json::Map<String, Value> =
         pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(encoded(value)))).collect();
     json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"namespace": namespace, "name": name}, "data": data})

@@ -4,7 +4,10 @@ use tokio::time::Instant;
 
 use crate::{
     error::{ClientFacing, Report, SqlState},
-    k8s::api::names::{Namespace, NotAName, ObjectName},
+    k8s::api::{
+        names::{Namespace, NotAName, ObjectName},
+        resource::Resource,
+    },
     upstream::{Failure, Retry},
 };
 
@@ -182,6 +185,12 @@ impl K8sError {
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Forbidden { .. })
+    }
+
+    /// RBAC refused something that is done with this kind of objects.
+    #[must_use]
+    pub(in crate::k8s) fn is_about(&self, about: &Resource) -> bool {
+        matches!(self, Self::Forbidden { resource, group, .. } if *resource == *about.plural && *group == *about.group)
     }
 
     /// Asking again soon is of no use: RBAC refused, or a person has to log in, whom a plugin may ask each time.

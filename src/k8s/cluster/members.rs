@@ -1,5 +1,8 @@
 //! Which pods a cluster's facts mean, where not a label but a Service or a host says so.
 
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::k8s::{
@@ -16,7 +19,7 @@ use crate::k8s::{
         operated,
     },
     operators::{
-        connection,
+        connection_hosts::members as lead,
         facts::{Kin, Members, Port},
         leader::Leader,
         registry::Systems,
@@ -32,18 +35,67 @@ pub(in crate::k8s) struct Found {
     /// The operator whose pods these are, and its cluster.
     pub(in crate::k8s) claimed: Option<(SystemRef, Place)>,
     pub(in crate::k8s) port: Option<Port>,
-    /// A host outside Kubernetes, and its port.
-    pub(in crate::k8s) outside: Option<(String, u16)>,
+    /// Hosts outside Kubernetes, and their ports.
+    pub(in crate::k8s) outside: Vec<(String, u16)>,
     pub(in crate::k8s) pooled: bool,
     /// Why something on the way leads nowhere.
     pub(in crate::k8s) refused: Option<String>,
 }
 
 impl Found {
+    fn outside(systems: &Systems, outside: Vec<(String, u16)>) -> Self {
+        Self { outside, ..Self::pods(systems, Vec::new()) }
+    }
+
     fn pods(systems: &Systems, pods: Vec<Pod>) -> Self {
         let pooled = pods.first().is_some_and(|pod| systems.is_pooler(&pod.metadata.labels));
-        Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: None, pooled, refused: None }
+        Self { pods, leader: Leader::Unsaid, claimed: None, port: None, outside: Vec::new(), pooled, refused: None }
     }
+}
+
+/// What several hosts lead to. One that leads nowhere is passed over, as libpq does; that all do is told.
+fn together(systems: &Systems, found: Vec<Result<Found, K8sError>>) -> Result<Found, K8sError> {
+    let (mut all, mut refused) = (None::<Found>, None);
+    for found in found {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) if error.is_forbidden() || error.is_absent() => {
+                refused = refused.or(Some(error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(known) = &mut all else {
+            all = Some(found);
+            continue;
+        };
+        if found.port.is_some() && known.port.is_some() && found.port != known.port && !found.pods.is_empty() {
+            known.refused.get_or_insert("its hosts lead to pods with different ports".to_owned());
+            continue;
+        }
+        known.port = known.port.take().or(found.port);
+        let names: BTreeSet<Place> = known.pods.iter().map(|pod| place_of(&pod.metadata)).collect();
+        known.pods.extend(found.pods.into_iter().filter(|pod| !names.contains(&place_of(&pod.metadata))));
+        known.outside.extend(found.outside);
+        known.pooled |= found.pooled;
+        known.claimed = known.claimed.take().or(found.claimed);
+        known.refused = known.refused.take().or(found.refused);
+        if known.leader == Leader::Unsaid {
+            known.leader = found.leader;
+        }
+    }
+    let mut all =
+        all.ok_or_else(|| refused.unwrap_or_else(|| K8sError::NotFound { what: "any of its hosts".to_owned() }))?;
+    if !all.pods.is_empty() {
+        // Some here, some outside: what can be reached through the API server comes first.
+        all.outside.clear();
+    }
+    all.pooled |= all.pods.first().is_some_and(|pod| systems.is_pooler(&pod.metadata.labels));
+    Ok(all)
+}
+
+fn place_of(meta: &Meta) -> Place {
+    (meta.namespace.clone(), meta.name.clone())
 }
 
 pub(in crate::k8s) async fn read(
@@ -67,15 +119,17 @@ pub(in crate::k8s) async fn read(
             let pod = reader.get_pod((namespace, pod)).await?;
             Ok(Found::pods(systems, pod.into_iter().collect()))
         }
-        Members::External { host, port } => {
-            Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(systems, Vec::new()) })
+        Members::External(servers) => Ok(Found::outside(systems, servers.clone())),
+        Members::Several(all) => {
+            let reads = all.iter().map(|members| Box::pin(read(reader, systems, namespace, members)));
+            together(systems, join_all(reads).await)
         }
         Members::Service { places, port, outside, kin } => {
             let service = ByService { places, port: *port, kin: *kin };
             let found = of_services(reader, systems, service).await;
             match (found, outside) {
                 (Err(error), Some(host)) if error.is_absent() => {
-                    Ok(Found { outside: Some((host.clone(), *port)), ..Found::pods(systems, Vec::new()) })
+                    Ok(Found::outside(systems, vec![(host.clone(), *port)]))
                 }
                 (found, _) => found,
             }
@@ -183,7 +237,7 @@ async fn of_external_name(
         return Err(K8sError::ExternalName { namespace: meta.namespace.clone(), name: meta.name.clone() });
     }
     let host = service.spec("/externalName").unwrap_or_default();
-    match connection::members(host, by.port, &meta.namespace) {
+    match lead(host, by.port, &meta.namespace) {
         Some(Members::Service { places, .. }) if host.contains(".svc") => {
             for (namespace, name) in &places {
                 if let Some(service) = reader.get::<Object>(&SERVICES, (namespace, name)).await?
@@ -194,7 +248,7 @@ async fn of_external_name(
             }
             Err(K8sError::NotFound { what: format!("Service {host}") })
         }
-        _ => Ok(Found { outside: Some((host.to_owned(), by.port)), ..Found::pods(systems, Vec::new()) }),
+        _ => Ok(Found::outside(systems, vec![(host.to_owned(), by.port)])),
     }
 }
 

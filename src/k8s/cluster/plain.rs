@@ -6,10 +6,12 @@ use futures_util::future::join_all;
 
 use crate::k8s::{
     api::{
+        access::ListQuery,
         error::K8sError,
         names::{Namespace, ObjectName, Place},
         objects::Object,
         reader::Reader,
+        resource::{PODS, Resource},
     },
     cluster::{
         leader_objects,
@@ -19,6 +21,7 @@ use crate::k8s::{
     operators::{
         facts::{Facts, Members},
         leader::Leader,
+        pod_owners,
         registry::Systems,
         system::SystemRef,
     },
@@ -51,9 +54,18 @@ pub(in crate::k8s) async fn facts(
         Some(reader.list::<Object>(&resource, Some(namespace), &query).await)
     };
     let (gets, labelled) = tokio::join!(join_all(gets), labelled);
-    let mut objects: Vec<Object> = Vec::new();
+    let (mut objects, mut refused) = (Vec::<Object>::new(), None);
     for found in gets {
-        objects.extend(found?);
+        match found {
+            Err(error) if error.is_forbidden() && pod_owners::are_shown(&resource) => refused = Some(error),
+            found => objects.extend(found?),
+        }
+    }
+    if let Some(refused) = refused {
+        objects = by_pods(reader, &resource, Some(namespace)).await.map_err(|_| refused.clone())?;
+        if !objects.iter().filter_map(|object| system.read(object)).any(|facts| facts.is_called(name)) {
+            return Err(refused);
+        }
     }
     match labelled {
         Some(Ok((found, _))) => objects.extend(found),
@@ -69,6 +81,18 @@ pub(in crate::k8s) async fn facts(
         facts.filter(|facts| facts.is_called(name)).partition(|facts| facts.name == *name);
     let aliased = aliased.into_iter().filter(|_| exact.is_empty()).collect::<Vec<_>>();
     Ok(exact.into_iter().chain(aliased).reduce(Facts::merge))
+}
+
+/// Workloads that the caller may not read, as their pods show them.
+pub(in crate::k8s) async fn by_pods(
+    reader: Reader<'_>,
+    resource: &Resource,
+    namespace: Option<&Namespace>,
+) -> Result<Vec<Object>, K8sError> {
+    let access = reader.context.access("list", &PODS, namespace, None);
+    let owned = |pod: Object| pod_owners::owner(resource, &pod).is_some().then_some(pod);
+    let (pods, _) = reader.context.filter_objects(&access, &ListQuery::default(), reader.deadline, owned).await?;
+    Ok(pod_owners::owners(resource, pods))
 }
 
 /// Whether an operator's cluster may keep passwords as MD5: its resource says so, for labels are written by anybody.
@@ -89,8 +113,8 @@ pub(in crate::k8s) async fn with_members(
     }
     let Found { pods, leader, claimed, port, outside, pooled, refused } =
         members::read(reader, systems, &facts.namespace, &facts.members).await?;
-    if let Some((host, port)) = outside {
-        facts.members = Members::External { host, port };
+    if !outside.is_empty() {
+        facts.members = Members::External(outside);
     }
     facts.port = port.unwrap_or(facts.port);
     facts.pooled |= pooled;

@@ -11,9 +11,9 @@ use crate::{
         },
         operators::{
             facts::PORT,
-            facts::{Evidence, Facts, Halt, Members, Port},
+            facts::{Evidence, Facts, Halt, Members, Port, Wants},
             leader::Leader,
-            system::{Member, SystemRef},
+            system::{Member, Rank, SystemRef},
         },
     },
     upstream::{ClusterId, Lost, Mode},
@@ -91,6 +91,25 @@ impl View {
         self.system.pod_labels().is_some() && self.facts.evidence == Evidence::Read && self.facts.instances == 1
     }
 
+    /// Which server is meant: what the client says, else what whoever wrote the object does.
+    pub(in crate::k8s) fn mode(&self, asked: Mode) -> Mode {
+        match (asked, self.facts.wants) {
+            (Mode::Rw, Some(Wants::Only(mode))) => mode,
+            (Mode::Rw, Some(Wants::ReplicaFirst)) if !self.replicas(None).is_empty() => Mode::Ro,
+            (asked, _) => asked,
+        }
+    }
+
+    /// Servers outside Kubernetes, where those are meant.
+    pub(in crate::k8s) fn outside(&self, mode: Mode) -> &[(String, u16)] {
+        match (mode, &self.facts.replicas, &self.facts.members) {
+            (Mode::Ro, Some(Members::External(servers)), Members::External(_)) | (_, _, Members::External(servers)) => {
+                servers
+            }
+            _ => &[],
+        }
+    }
+
     /// What a pod is to the cluster.
     fn member(&self, pod: &Pod) -> Member {
         if self.standbys.contains(&pod.metadata.name) {
@@ -132,6 +151,10 @@ impl View {
         let primary = self.primary_pod().map(|pod| &pod.metadata.name);
         let is = |pod: &&Pod| self.member(pod) == Member::Replica && Some(&pod.metadata.name) != primary;
         let replicas: Vec<&Pod> = serving().filter(is).collect();
+        if replicas.is_empty() && self.is_standby() {
+            // All servers of a replica cluster only take reads.
+            return self.primary_pod().filter(|pod| pod.serves()).into_iter().collect();
+        }
         if !replicas.is_empty() || self.facts.leader != Leader::Ask || serving().count() < 2 {
             return replicas;
         }
@@ -170,6 +193,19 @@ impl View {
         candidates.get(start.checked_rem(candidates.len())?).copied()
     }
 
+    /// Servers beside a primary that was asked for, of which nothing says that they are not primaries themselves. Behind a
+    /// Service there may be poolers, all of one server, so that only a workload's own pods are rivals.
+    pub(in crate::k8s) fn rivals(&self, chosen: &Pod) -> Vec<&Pod> {
+        if self.facts.leader != Leader::Ask || self.facts.pooled {
+            return Vec::new();
+        }
+        let is_server = |pod: &&Pod| {
+            self.system.rank() == Rank::Workload || pod.metadata.label("statefulset.kubernetes.io/pod-name").is_some()
+        };
+        let others = self.labelled().into_iter().filter(|pod| pod.metadata.name != chosen.metadata.name);
+        others.filter(is_server).collect()
+    }
+
     /// Whether what leads it is a standby of another cluster: read-only, and no mistake.
     pub(in crate::k8s) fn is_standby(&self) -> bool {
         self.facts.standby || self.primary_pod().is_some_and(|primary| self.system.is_standby(primary))
@@ -188,7 +224,7 @@ impl View {
         let name = &pod.metadata.name;
         let lost = if self.system.pod_labels().is_some() {
             self.operated_lost(pod)
-        } else if !matches!(self.facts.members, Members::External { .. })
+        } else if !matches!(self.facts.members, Members::External(_))
             && !self.pods.is_empty()
             && self.pod(name).is_none()
         {

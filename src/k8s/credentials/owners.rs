@@ -5,7 +5,11 @@ use crate::{
     k8s::{
         api::{access::ListQuery, objects::Object},
         cluster::snapshot::View,
-        credentials::read_login::{Logins, is_role, no_secret, not_the_role},
+        credentials::{
+            parts::is_role,
+            read_login::Logins,
+            refusals::{no_secret, not_the_role},
+        },
         operators::{
             facts::{OwnedDatabase, POSTGRES},
             login::{Keys, LoginKind, LoginSource},

@@ -60,7 +60,7 @@ impl Dialer {
 impl Dial for Dialer {
     async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure> {
         let pod = match &upstream.server {
-            Server::External { host } => return self.tcp(upstream, (host.as_str(), upstream.port), deadline).await,
+            Server::External { host, .. } => return self.tcp(upstream, (host.as_str(), upstream.port), deadline).await,
             Server::Pod(pod) => pod,
         };
         let context = self.contexts.get(Some(&upstream.cluster.context), identity, None).await?;
@@ -156,6 +156,9 @@ fn unreachable(upstream: &Upstream, why: &str) -> Failure {
             report: report.hint("Where pod addresses are not reachable, use kubernetes.transport = \"port-forward\""),
             retry: Retry::Resolve,
         },
-        Server::External { .. } => report.hint("See whether the network or VPN leads there").into(),
+        Server::External { others, .. } => Failure {
+            report: report.hint("See whether the network or VPN leads there"),
+            retry: if *others { Retry::Resolve } else { Retry::No },
+        },
     }
 }

@@ -1,18 +1,21 @@
 //! The same cluster seen twice: what one operator made for another, pods that two systems label alike, and what leads to
 //! a cluster that is known already.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::k8s::{
-    api::{
-        names::{Namespace, ObjectName, Place},
-        objects::{Owner, Pod},
+use crate::{
+    k8s::{
+        api::{
+            names::{Namespace, ObjectName, Place},
+            objects::{Owner, Pod},
+        },
+        cluster::snapshot::View,
+        operators::{
+            facts::Facts,
+            system::{Rank, SystemRef},
+        },
     },
-    cluster::snapshot::View,
-    operators::{
-        facts::Facts,
-        system::{Rank, SystemRef},
-    },
+    upstream::NamedLogin,
 };
 
 /// A cluster, and what is known of its members.
@@ -20,6 +23,25 @@ pub(in crate::k8s) struct Listed {
     pub(in crate::k8s) view: View,
     /// Where pods were not read: the ones that an endpoint names.
     pub(in crate::k8s) endpoints: Option<Vec<Pod>>,
+    /// Where it leads, if to no pods.
+    pub(in crate::k8s) away: Option<Away>,
+    /// Secrets that lead to it, too.
+    pub(in crate::k8s) also: Vec<NamedLogin>,
+}
+
+/// A Service that is only a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Away {
+    /// Of a host outside Kubernetes.
+    Outside(String),
+    /// Of something that the configuration does not say to follow.
+    NotFollowed,
+}
+
+impl Listed {
+    pub(in crate::k8s) fn new(view: View) -> Self {
+        Self { view, endpoints: None, away: None, also: Vec::new() }
+    }
 }
 
 /// Without clusters that belong to another of them (Percona's operator makes one of Crunchy's, Tembo's one of
@@ -50,15 +72,35 @@ pub(in crate::k8s) fn once(all: Vec<Listed>) -> Vec<Listed> {
     for listed in without_owned(all, |listed| (&listed.view.system, &listed.view.facts)) {
         by_rank.entry(listed.view.system.rank()).or_default().push(listed);
     }
-    let (mut known, mut kept) = (Known::default(), Vec::new());
+    let (mut known, mut kept) = (Known::default(), Vec::<Listed>::new());
     for rank in by_rank.into_values() {
-        let new: Vec<Listed> = rank.into_iter().filter(|listed| !known.leads_to(listed)).collect();
-        for listed in &new {
-            known.add(listed);
+        let mut new = Vec::new();
+        for listed in rank {
+            match known.leads_to(&listed) {
+                Some(number) => kept.get_mut(number).into_iter().for_each(|row| row.also.extend(login(&listed, row))),
+                None => new.push(listed),
+            }
         }
-        kept.extend(new);
+        for listed in new {
+            known.add(&listed, kept.len());
+            kept.push(listed);
+        }
+    }
+    for row in &mut kept {
+        row.also.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     }
     kept
+}
+
+/// What a Secret that leads to a cluster is called there, and whose login it holds.
+fn login(listed: &Listed, row: &Listed) -> Option<NamedLogin> {
+    let (facts, there) = (&listed.view.facts, &row.view.facts.namespace);
+    if !matches!(listed.view.system.rank(), Rank::AccessSecret | Rank::ConnectionSecret) {
+        return None;
+    }
+    let role = facts.logins.first()?.role.clone()?;
+    let name = if facts.namespace == *there { facts.name.to_string() } else { facts.full() };
+    Some(NamedLogin { name, role })
 }
 
 /// Without clusters whose pods one before them has: two readings of the same servers are one.
@@ -95,41 +137,45 @@ fn owner(facts: &Facts, of: &Owner) -> Option<(String, Place)> {
     Some((of.group().to_owned(), (facts.namespace.clone(), ObjectName::parse(&of.name).ok()?)))
 }
 
-/// What is known to lead to a cluster.
+/// What is known to lead to a cluster, which is named by its place among all.
 #[derive(Default)]
 struct Known {
-    services: HashSet<Place>,
-    pods: HashSet<Place>,
+    services: HashMap<Place, usize>,
+    pods: HashMap<Place, usize>,
     /// How the names of pods begin that were not read.
-    prefixes: Vec<(Namespace, String)>,
+    prefixes: Vec<(Namespace, String, usize)>,
     /// By group: what owns a Secret or a workload.
-    resources: HashSet<(String, Place)>,
+    resources: HashMap<(String, Place), usize>,
 }
 
 impl Known {
-    fn add(&mut self, listed: &Listed) {
+    fn add(&mut self, listed: &Listed, number: usize) {
         let facts = &listed.view.facts;
-        self.services.extend(services(facts));
+        self.services.extend(services(facts).map(|service| (service, number)));
         // Pods of another namespace are not its own to hide what leads to them.
         let own = |pod: &&Pod| pod.metadata.namespace == facts.namespace;
-        self.pods.extend(listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).filter(own).map(place_of));
-        self.prefixes.extend(facts.pod_prefixes.iter().map(|prefix| (facts.namespace.clone(), prefix.clone())));
-        self.resources.insert((listed.view.system.resource().group.to_string(), place(facts)));
+        let pods = listed.view.pods.iter().chain(listed.endpoints.iter().flatten()).filter(own).map(place_of);
+        self.pods.extend(pods.map(|pod| (pod, number)));
+        let prefix = |prefix: &String| (facts.namespace.clone(), prefix.clone(), number);
+        self.prefixes.extend(facts.pod_prefixes.iter().map(prefix));
+        self.resources.insert((listed.view.system.resource().group.to_string(), place(facts)), number);
     }
 
-    fn leads_to(&self, listed: &Listed) -> bool {
+    fn leads_to(&self, listed: &Listed) -> Option<usize> {
         let facts = &listed.view.facts;
-        facts.owners.iter().any(|of| owner(facts, of).is_some_and(|owner| self.resources.contains(&owner)))
-            || services(facts).any(|service| self.services.contains(&service))
-            || facts.places().iter().any(|service| self.services.contains(service))
-            || listed.endpoints.iter().flatten().any(|found| self.has_pod(&place_of(found)))
+        let owned = || facts.owners.iter().find_map(|of| self.resources.get(&owner(facts, of)?));
+        let serves = || services(facts).find_map(|service| self.services.get(&service));
+        let named = || facts.places().into_iter().find_map(|service| self.services.get(service));
+        let known = owned().or_else(serves).or_else(named).copied();
+        known.or_else(|| listed.endpoints.iter().flatten().find_map(|found| self.of_pod(&place_of(found))))
     }
 
-    fn has_pod(&self, (namespace, name): &Place) -> bool {
+    fn of_pod(&self, (namespace, name): &Place) -> Option<usize> {
         // A StatefulSet's pods are numbered.
         let of = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
-        self.pods.contains(&(namespace.clone(), name.clone()))
-            || self.prefixes.iter().any(|(place, prefix)| place == namespace && of(prefix))
+        let numbered = self.prefixes.iter().find(|(place, prefix, _)| place == namespace && of(prefix));
+        let known = self.pods.get(&(namespace.clone(), name.clone())).copied();
+        known.or_else(|| numbered.map(|(_, _, number)| *number))
     }
 }
 

@@ -1,52 +1,59 @@
 //! Everything that can be reached, for `pgferry list`: of each system its objects and its pods, each in one list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::{
-    error::{ClientFacing, Report},
     k8s::{
         api::{
             access::ListQuery,
-            client::Context,
             error::K8sError,
             names::{Namespace, ObjectName, Place},
-            objects::{LeaderObject, Object, Pod},
+            objects::{Object, Pod},
             reader::Reader,
-            resource::{ENDPOINT_SLICES, PODS, Resource},
+            resource::{PODS, Resource},
         },
-        cluster::{
-            leader_objects, operated,
-            snapshot::{Choice, Preference, View},
-        },
+        cluster::{leader_objects, operated, snapshot::View},
         directory::{
             dedup::{self, Listed},
+            list_rows::{row, warnings},
             lookup::{clusters_of, merged},
         },
         operators::{
-            facts::{Evidence, Facts, Members},
+            facts::{Evidence, Facts},
             leader::Leader,
+            pod_owners,
             registry::Systems,
             system::{System, SystemRef},
         },
     },
-    upstream::{ClusterInfo, Listing, Mode},
+    upstream::{ClusterInfo, Listing},
 };
 
 /// One system's part of a listing.
 #[derive(Default)]
-struct Part {
-    clusters: Vec<Listed>,
+pub(super) struct Part {
+    pub(super) clusters: Vec<Listed>,
+    pub(super) aliases: Vec<Alias>,
     refused: Vec<K8sError>,
 }
 
+/// A Service that is only another name.
+#[derive(Clone)]
+pub(super) struct Alias {
+    pub(super) place: Place,
+    pub(super) host: String,
+    /// As the configuration says.
+    pub(super) followed: bool,
+}
+
 /// One listing under way.
-struct Lister<'a> {
-    reader: Reader<'a>,
-    systems: &'a Systems,
-    namespace: Option<&'a Namespace>,
+pub(super) struct Lister<'a> {
+    pub(super) reader: Reader<'a>,
+    pub(super) systems: &'a Systems,
+    pub(super) namespace: Option<&'a Namespace>,
 }
 
 /// Lists one namespace, or all; falls back to the namespace in force where the caller may not list all.
@@ -68,7 +75,7 @@ pub(in crate::k8s) async fn list(
         refused.extend(part.refused);
     }
     let all = dedup::once(all);
-    let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| info(reader.context, listed)).collect();
+    let mut clusters: Vec<ClusterInfo> = all.iter().map(|listed| row(reader.context, listed)).collect();
     clusters.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
     Ok(Listing { clusters, warnings: warnings(&refused) })
 }
@@ -107,7 +114,7 @@ impl Lister<'_> {
             .into_iter()
             .map(|facts| {
                 let pods = by_cluster.remove(&key(&facts)).unwrap_or_default();
-                Listed { view: View::new(system.clone(), facts, pods), endpoints: None }
+                Listed::new(View::new(system.clone(), facts, pods))
             })
             .collect();
         self.decide(&**system, &mut part.clusters).await?;
@@ -165,16 +172,24 @@ impl Lister<'_> {
         if let Err(error) = self.reach(&mut parts).await {
             parts.push(Err(error));
         }
+        self.single_pods(&mut parts).await;
         parts
     }
 
     /// The objects of one resource, each read by the first system that knows it.
     async fn of_resource(&self, resource: &Resource, systems: &[&SystemRef]) -> Result<Part, K8sError> {
         let read = |object: Object| {
-            systems.iter().find_map(|system| {
+            let found = systems.iter().find_map(|system| {
                 let facts = system.read(&object).filter(|facts| facts.evidence == Evidence::Read)?;
                 Some(((*system).clone(), facts))
-            })
+            });
+            let alias = object.spec("/externalName").filter(|_| object.spec("/type") == Some("ExternalName"));
+            let alias = alias.map(|host| Alias {
+                place: (object.metadata.namespace.clone(), object.metadata.name.clone()),
+                host: host.to_owned(),
+                followed: self.systems.follows(&object.metadata),
+            });
+            (found.is_some() || alias.is_some()).then_some((found, alias))
         };
         // Systems that share a resource want the same of it.
         let query = systems.first().map(|system| system.list_query()).unwrap_or_default();
@@ -182,63 +197,34 @@ impl Lister<'_> {
         let mut part = Part::default();
         part.refused.extend(found.refused);
         let mut by_system: BTreeMap<String, (SystemRef, Vec<Facts>)> = BTreeMap::new();
-        for (system, facts) in found.objects.unwrap_or_default() {
+        let found = match found.objects {
+            Some(found) => found,
+            None if pod_owners::are_shown(resource) => {
+                self.shown_by_pods(resource).await?.into_iter().filter_map(read).collect()
+            }
+            None => Vec::new(),
+        };
+        for (found, alias) in found {
+            part.aliases.extend(alias);
+            let Some((system, facts)) = found else { continue };
             by_system.entry(system.name().to_owned()).or_insert_with(|| (system, Vec::new())).1.push(facts);
         }
         for (system, facts) in by_system.into_values() {
             let views = merged(facts).into_iter().map(|facts| View::new(system.clone(), facts, Vec::new()));
-            part.clusters.extend(views.map(|view| Listed { view, endpoints: None }));
+            part.clusters.extend(views.map(Listed::new));
         }
         Ok(part)
     }
 
-    /// Where Services lead, in one list of EndpointSlices: no pod needs to be read for it.
-    async fn reach(&self, parts: &mut [Result<Part, K8sError>]) -> Result<(), K8sError> {
-        /// So many names make a selector of 8 KiB or so, which every server takes.
-        const MOST: usize = 100;
-        let clusters = || parts.iter().flatten().flat_map(|part| &part.clusters);
-        let services: BTreeSet<ObjectName> =
-            clusters().flat_map(|listed| listed.view.facts.places()).map(|(_, service)| service.clone()).collect();
-        if services.is_empty() {
-            return Ok(());
-        }
-        let query = if services.len() > MOST { ListQuery::default() } else { leader_objects::slices_of(&services) };
-        let keep = |slice: LeaderObject| {
-            let service = ObjectName::parse(slice.service()?).ok()?;
-            services
-                .contains(&service)
-                .then(|| ((slice.metadata.namespace.clone(), service), slice.pods().collect::<Vec<Pod>>()))
-        };
-        // In a list of one namespace a Service of another may be named.
-        let named = clusters().flat_map(|listed| listed.view.facts.places()).map(|(namespace, _)| namespace.clone());
-        let namespaces: BTreeSet<Option<Namespace>> = match self.namespace {
-            Some(_) => named.map(Some).collect(),
-            None => BTreeSet::from([None]),
-        };
-        let mut pods: BTreeMap<Place, Vec<Pod>> = BTreeMap::new();
-        let mut answered = false;
-        for namespace in namespaces {
-            let lister = Lister { namespace: namespace.as_ref(), ..*self };
-            let found = lister.widest(&ENDPOINT_SLICES, &query, keep).await?;
-            answered |= found.objects.is_some();
-            for (service, found) in found.objects.into_iter().flatten() {
-                pods.entry(service).or_default().extend(found);
-            }
-        }
-        if !answered {
-            return Ok(());
-        }
-        for listed in parts.iter_mut().flatten().flat_map(|part| &mut part.clusters) {
-            let places = listed.view.facts.places();
-            if !places.is_empty() {
-                listed.endpoints = Some(places.iter().find_map(|place| pods.get(place)).cloned().unwrap_or_default());
-            }
-        }
-        Ok(())
+    /// Workloads as their pods show them, where the caller may read those.
+    async fn shown_by_pods(&self, resource: &Resource) -> Result<Vec<Object>, K8sError> {
+        let owned = |pod: Object| pod_owners::owner(resource, &pod).is_some().then_some(pod);
+        let pods = self.widest(&PODS, &ListQuery::default(), owned).await?;
+        Ok(pod_owners::owners(resource, pods.objects.unwrap_or_default()))
     }
 
     /// As widely as the caller may: all namespaces, else the one in force.
-    async fn widest<K: serde::de::DeserializeOwned, T>(
+    pub(super) async fn widest<K: serde::de::DeserializeOwned, T>(
         &self,
         resource: &Resource,
         query: &ListQuery,
@@ -264,102 +250,7 @@ impl Lister<'_> {
 }
 
 /// What a list gave; `objects` is `None` where nothing of it may be listed.
-struct Found<T> {
-    objects: Option<Vec<T>>,
+pub(super) struct Found<T> {
+    pub(super) objects: Option<Vec<T>>,
     refused: Option<K8sError>,
-}
-
-/// What was refused, each once; what is missing in the same place is one rule.
-fn warnings(refused: &[K8sError]) -> Vec<Report> {
-    let mut places: Vec<(&Option<String>, Vec<&K8sError>)> = Vec::new();
-    for error in refused {
-        let K8sError::Forbidden { namespace, .. } = error else { continue };
-        match places.iter_mut().find(|(known, _)| *known == namespace) {
-            Some((_, errors)) => errors.push(error),
-            None => places.push((namespace, vec![error])),
-        }
-    }
-    places.into_iter().filter_map(|(_, errors)| K8sError::together(&errors)).map(|error| warning(&error)).collect()
-}
-
-fn warning(error: &K8sError) -> Report {
-    Report { severity: crate::error::Severity::Warning, ..error.report() }
-}
-
-fn info(context: &Context, listed: &Listed) -> ClusterInfo {
-    let facts = &listed.view.facts;
-    let mut logins = facts.logins.clone();
-    logins.sort_by_key(|login| login.kind);
-    // A role that only its Secret names is left out: lists read no Secrets of operators.
-    let mut roles: Vec<String> = Vec::new();
-    for role in logins.into_iter().filter_map(|login| login.role) {
-        if !roles.contains(&role) {
-            roles.push(role);
-        }
-    }
-    let Shown { primary, replicas, ready, status } = shown(listed);
-    ClusterInfo {
-        id: listed.view.id(context.name()),
-        system: facts.flavor.unwrap_or_else(|| listed.view.system.name()).into(),
-        primary,
-        replicas,
-        ready,
-        status,
-        databases: facts.databases.clone(),
-        roles,
-    }
-}
-
-struct Shown {
-    primary: Option<String>,
-    replicas: (usize, usize),
-    ready: bool,
-    status: String,
-}
-
-fn shown(listed: &Listed) -> Shown {
-    let (view, facts) = (&listed.view, &listed.view.facts);
-    let plain =
-        |primary, replicas, ready: bool, status: &str| Shown { primary, replicas, ready, status: status.to_owned() };
-    if facts.broken.is_some() {
-        return plain(None, (0, 0), false, "unusable");
-    }
-    if let Some(halt) = &facts.halt {
-        return plain(None, (0, facts.instances.saturating_sub(1)), false, halt.state);
-    }
-    if let Members::External { host, .. } = &facts.members {
-        return plain(Some(host.clone()), (0, 0), true, "external");
-    }
-    if let (Some([]), Members::Service { outside: Some(host), .. }) = (listed.endpoints.as_deref(), &facts.members) {
-        return plain(Some(host.clone()), (0, 0), true, "external");
-    }
-    if let Some(pods) = &listed.endpoints {
-        let mut serving = pods.iter().filter(|pod| pod.serves());
-        let name = serving.next().map(|pod| pod.metadata.name.to_string());
-        let (others, ready) = (serving.count(), name.is_some());
-        let status = if ready { "ready" } else { "no endpoints" };
-        return plain(name, (others, pods.len().saturating_sub(1)), ready, status);
-    }
-    if let Some(ready) = facts.ready {
-        let status = if ready > 0 { "ready" } else { "no ready pod" };
-        let replicas = (ready.saturating_sub(1), facts.instances.saturating_sub(1));
-        return plain(facts.first_pod.clone().filter(|_| ready > 0), replicas, ready > 0, status);
-    }
-    if view.system.pod_labels().is_none() {
-        return plain(None, (0, 0), false, "unknown");
-    }
-    let (ready, status) = match view.choose(Mode::Rw, Preference::default()) {
-        Choice::Pod(_) if view.is_standby() => (true, "ready (replica cluster)".to_owned()),
-        Choice::Pod(_) => (true, "ready".to_owned()),
-        Choice::Never(report) if report.message.contains("fenced") => (false, "fenced".to_owned()),
-        Choice::Never(_) => (false, "not serving".to_owned()),
-        Choice::Wait(_) => (false, "no ready primary".to_owned()),
-    };
-    let members = facts.instances.max(view.pods.len());
-    Shown {
-        primary: view.primary_pod().map(|pod| pod.metadata.name.to_string()),
-        replicas: (view.replicas(None).len(), members.saturating_sub(1)),
-        ready,
-        status,
-    }
 }

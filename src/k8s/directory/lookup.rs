@@ -123,6 +123,10 @@ impl Lookup<'_> {
                 }
             }
             ([one], _) => Ok(self.view(one).await?),
+            // Two of a release, or of an application.
+            (several @ [one, ..], 1) if several.iter().any(|other| other.facts.name != one.facts.name) => {
+                Err(refusals::ambiguous(name, full_names(several), ask).into())
+            }
             ([one, ..], 1) => match self.in_namespace((&one.facts.namespace, &one.facts.name), ask).await? {
                 Here::Cluster(view) => Ok(Some(*view)),
                 _ => Err(refusals::ambiguous(name, full_names(&matching), ask).into()),
@@ -235,7 +239,7 @@ impl Lookup<'_> {
             let names = system.object_names(name).into_iter();
             names.map(move |object| async move {
                 let query = ListQuery::fields(format!("metadata.name={object}"));
-                (system, all_facts(self.reader, &**system, &query).await)
+                (system, all_facts(self.reader, &**system, &query, None).await)
             })
         });
         let mut all = Vec::new();
@@ -259,8 +263,10 @@ impl Lookup<'_> {
         let (mut all, mut refused) = (Vec::new(), Vec::new());
         for (system, listed) in join_all(lists).await {
             match listed {
-                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
-                Err(error) if error.is_forbidden() => refused.push(error),
+                Ok((found, hidden)) => {
+                    all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts }));
+                    refused.extend(hidden);
+                }
                 Err(error) if error.is_absent() => {}
                 Err(error) => return Err(error),
             }
@@ -268,16 +274,23 @@ impl Lookup<'_> {
         Ok((dedup::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
     }
 
-    /// One system's clusters: its resources, else what the labels of pods tell.
-    async fn list(&self, system: &SystemRef) -> Result<Vec<Facts>, K8sError> {
-        match all_facts(self.reader, &**system, &system.list_query()).await {
-            Err(error) if error.is_forbidden() => {
-                let Some(query) = operated::pods_of_all(&**system) else { return Err(error) };
-                let pods = self.reader.list::<Pod>(&PODS, None, &query).await;
-                Ok(clusters_of(&**system, &pods.map_err(|_| error)?.0))
+    /// One system's clusters: its resources, else what the labels of pods tell; everywhere, else in the namespace in force.
+    /// What was refused, too.
+    async fn list(&self, system: &SystemRef) -> Result<(Vec<Facts>, Option<K8sError>), K8sError> {
+        let mut refused = None;
+        for namespace in [None, Some(&self.reader.context.own_namespace()?)] {
+            match all_facts(self.reader, &**system, &system.list_query(), namespace).await {
+                Ok(found) => return Ok((found, refused)),
+                Err(error) if error.is_forbidden() => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
             }
-            found => found,
+            let Some(query) = operated::pods_of_all(&**system) else { continue };
+            if let Ok((pods, _)) = self.reader.list::<Pod>(&PODS, namespace, &query).await {
+                // Where all pods can be seen, the resources would tell no other cluster.
+                return Ok((clusters_of(&**system, &pods), refused.filter(|_| namespace.is_some())));
+            }
         }
+        Ok((Vec::new(), refused))
     }
 
     /// No cluster is called so: which are nearly, or have such a database, and what could not be looked at.
@@ -285,7 +298,7 @@ impl Lookup<'_> {
         match self.everywhere(self.present().chain(&self.systems.plain)).await {
             Ok((all, refused)) => {
                 let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
-                refusals::unknown(self.reader.context, ask, views.collect(), refused.first())
+                refusals::unknown(self.reader.context, ask, views.collect(), &refused)
             }
             Err(error) => error.report(),
         }
@@ -369,10 +382,11 @@ pub(in crate::k8s) async fn all_facts(
     reader: Reader<'_>,
     system: &dyn System,
     query: &ListQuery,
+    namespace: Option<&Namespace>,
 ) -> Result<Vec<Facts>, K8sError> {
     let resource = system.resource();
     let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let access = reader.context.access("list", &resource, None, None);
+    let access = reader.context.access("list", &resource, namespace, None);
     let (facts, _) = reader.context.filter_objects(&access, query, reader.deadline, read).await?;
     Ok(merged(facts))
 }

@@ -2,6 +2,8 @@
 
 mod dedup;
 mod list;
+mod list_reach;
+mod list_rows;
 mod lookup;
 mod refusals;
 pub mod resolve;

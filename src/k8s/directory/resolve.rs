@@ -21,7 +21,7 @@ use crate::{
             contexts::Contexts,
             error::K8sError,
             names::{self, Namespace, Place},
-            objects::Meta,
+            objects::{Meta, Pod},
             reader::Reader,
         },
         cluster::{
@@ -96,8 +96,10 @@ fn look_key(context: &Context, place: &Place, system: &SystemRef) -> LookKey {
 
 /// Whether somebody who asks for this would be sent somewhere.
 fn serves(view: &View, mode: Mode) -> bool {
-    matches!(view.choose(mode, Preference::default()), Choice::Pod(_))
+    matches!(view.choose(view.mode(mode), Preference::default()), Choice::Pod(_))
 }
+/// The uids of servers that were asked who takes writes, the one that does first; and when.
+type Undisputed = (Vec<String>, Instant);
 
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
 const MOMENT: Duration = Duration::from_secs(30);
@@ -116,6 +118,8 @@ pub struct Kubernetes {
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<(Caller, ClusterId), String>>,
+    /// Servers of such clusters that were asked whether they take writes, the one that does first.
+    undisputed: Mutex<HashMap<(Caller, ClusterId), Undisputed>>,
     warmed: Mutex<Option<Instant>>,
 }
 
@@ -134,6 +138,7 @@ impl Kubernetes {
             looks: Looks::default(),
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),
+            undisputed: Mutex::default(),
             warmed: Mutex::default(),
         }
     }
@@ -185,23 +190,24 @@ impl Kubernetes {
         ask: &Ask,
         reader: Reader<'_>,
         view: View,
-        stale: Option<&str>,
+        stale: Option<&Upstream>,
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
         let (id, place) = (view.id(context.name()), view.place());
         let system = view.system.clone();
-        let mode = ask.target.mode;
         let asked_key = (Caller::of(context), id.clone());
         let mut view = view;
         loop {
-            if let Members::External { host, port } = &view.facts.members
-                && view.facts.broken.is_none()
-            {
-                return self.external(ask, reader, &view, (host, *port)).await;
+            let mode = view.mode(ask.target.mode);
+            if matches!(view.facts.members, Members::External(_)) && view.facts.broken.is_none() {
+                return self.external(ask, reader, &view, stale).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
-            let report = match view.choose(mode, Preference { turn, last: before.as_deref(), avoid: stale }) {
+            let report = match view.choose(
+                mode,
+                Preference { turn, last: before.as_deref(), avoid: stale.map(|stale| stale.server.name()) },
+            ) {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {
@@ -212,9 +218,10 @@ impl Kubernetes {
                     let lost = self.watches.guard(context, &view, (&pod, mode));
                     let tls = self.tls(reader, &view.facts).read(&view.facts, &pod.metadata.name).await?;
                     let port = view.port(&pod);
-                    let Meta { namespace, name, uid, .. } = pod.metadata;
-                    let pod = PodId { namespace: namespace.to_string(), name: name.to_string(), uid };
-                    return Ok(self.upstream((ask, context), view, (Server::Pod(pod), port), (tls, lost)));
+                    let rivals =
+                        if mode == Mode::Rw { view.rivals(&pod).into_iter().map(pod_id).collect() } else { Vec::new() };
+                    let upstream = self.upstream((ask, context), view, (Server::Pod(pod_id(&pod)), port), (tls, lost));
+                    return Ok(self.with_rivals(ask, upstream, rivals));
                 }
                 Choice::Never(report) => return Err(with_hint(report, ask).into()),
                 Choice::Wait(report) => with_hint(report, ask),
@@ -259,6 +266,17 @@ impl Kubernetes {
         ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
     }
 
+    /// With those that were not asked a moment ago whether they are the primary, too.
+    fn with_rivals(&self, ask: &Ask, mut upstream: Upstream, rivals: Vec<PodId>) -> Upstream {
+        upstream.rivals = rivals.into_iter().map(Server::Pod).collect();
+        let all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&asked_for(&upstream, &ask.identity)).filter(|(_, at)| at.elapsed() < MOMENT);
+        if known.is_some_and(|(servers, _)| *servers == with_their_rivals(&upstream)) {
+            upstream.rivals.clear();
+        }
+        upstream
+    }
+
     /// A server that was chosen; what is known of its cluster is kept for the login.
     fn upstream(
         &self,
@@ -275,9 +293,10 @@ impl Kubernetes {
             system: view.system.name().into(),
             server,
             port,
-            mode: ask.target.mode,
+            mode: view.mode(ask.target.mode),
             standby_cluster: view.is_standby(),
             pooled: view.facts.pooled,
+            rivals: Vec::new(),
             tls,
             auth: self.params.clusters.auth(ask, context, &view.facts),
             lost,
@@ -297,10 +316,19 @@ impl Kubernetes {
         ask: &Ask,
         reader: Reader<'_>,
         view: &View,
-        (host, port): (&str, u16),
+        stale: Option<&Upstream>,
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
         let id = view.id(context.name());
+        let servers = view.outside(view.mode(ask.target.mode));
+        let is = |stale: &Upstream| {
+            servers.iter().position(|(host, port)| host == stale.server.name() && *port == stale.port)
+        };
+        let next = stale.and_then(is).map_or(0, |at| at + 1);
+        let Some((host, port)) = servers.get(next.checked_rem(servers.len()).unwrap_or(0)) else {
+            return Err(vanished(&id).into());
+        };
+        let (host, port) = (host.as_str(), *port);
         let allowed = match &self.params.external {
             External::Any => true,
             External::Only(servers) => servers.iter().any(|(name, at)| name.eq_ignore_ascii_case(host) && *at == port),
@@ -323,7 +351,7 @@ impl Kubernetes {
             facts.tls.mode = if facts.tls.ca.is_empty() { TlsMode::Require } else { TlsMode::VerifyCa };
         }
         let tls = self.tls(reader, &facts).read(&facts, host).await?;
-        let server = Server::External { host: host.to_owned() };
+        let server = Server::External { host: host.to_owned(), others: servers.len() > 1 };
         let never = watch::Sender::new(None).subscribe();
         Ok(self.upstream((ask, context), view.clone(), (server, port), (tls, never)))
     }
@@ -336,6 +364,23 @@ fn with_hint(report: Report, ask: &Ask) -> Report {
     }
     let any = Target { mode: Mode::Any, ..ask.target.clone() };
     report.hint(format!("Its primary takes reads too. Type: {}", ask.conninfo.to(&any.to_string())))
+}
+
+fn pod_id(pod: &Pod) -> PodId {
+    let Meta { namespace, name, uid, .. } = &pod.metadata;
+    PodId { namespace: namespace.to_string(), name: name.to_string(), uid: uid.clone() }
+}
+
+fn asked_for(upstream: &Upstream, identity: &Identity) -> (Caller, ClusterId) {
+    let Upstream { meaning, credential, cluster, .. } = upstream;
+    let caller = Caller { identity: identity.clone(), meaning: *meaning, credential: *credential };
+    (caller, cluster.clone())
+}
+
+/// Exactly these servers: one that is made anew is another.
+fn with_their_rivals(upstream: &Upstream) -> Vec<String> {
+    let all = std::iter::once(&upstream.server).chain(&upstream.rivals);
+    all.filter_map(|server| if let Server::Pod(pod) = server { Some(pod.uid.clone()) } else { None }).collect()
 }
 
 fn vanished(id: &ClusterId) -> Report {
@@ -383,8 +428,14 @@ impl Directory for Kubernetes {
         })?;
         let view = view.ok_or_else(|| Failure { report: vanished(id), retry: Retry::No })?;
         // In another cluster a server of the same name is not the one that was found wrong.
-        let stale = Some(stale.server.name()).filter(|_| stale.meaning == context.meaning());
+        let stale = Some(stale).filter(|_| stale.meaning == context.meaning());
         self.settle(ask, reader, view, stale).await
+    }
+
+    fn undisputed(&self, ask: &Ask, upstream: &Upstream) {
+        let mut all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
+        tidy(&mut all);
+        all.insert(asked_for(upstream, &ask.identity), (with_their_rivals(upstream), Instant::now()));
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {

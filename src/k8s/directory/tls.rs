@@ -82,8 +82,28 @@ impl TlsReader<'_> {
                 break;
             }
         }
-        Ok(tls)
+        match &facts.tls.asked {
+            Some(asked) if verified && tls.ca_pem.is_none() && mode == facts.tls.mode => {
+                Err(no_authority(facts, asked).into())
+            }
+            _ => Ok(tls),
+        }
     }
+}
+
+/// An object asks for a certificate that is verified, and its author had the CA in a file.
+fn no_authority(facts: &Facts, asked: &str) -> Report {
+    let mode = if facts.tls.mode == TlsMode::VerifyFull { "verify-full" } else { "verify-ca" };
+    let message = format!(
+        "cluster {}: {asked} asks for sslmode={mode}, and no CA is known: a file that its author's container has is not \
+         here",
+        facts.full()
+    );
+    Report::fatal(SqlState::UNABLE_TO_CONNECT, message).hint(format!(
+        "Write in the configuration: clusters.\"{0}\".sslrootcert = \"FILE\", or clusters.\"{0}\".sslmode = \
+         \"require\"; or put the CA itself into that Secret, as the key ca.crt",
+        facts.full()
+    ))
 }
 
 /// A CA, where it is to be had: one that may not be read is looked for elsewhere.

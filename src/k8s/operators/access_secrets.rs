@@ -2,7 +2,8 @@
 //! Secret and a Service, nothing else of the cluster.
 
 use super::{
-    connection::{self, Broken, Connection, members},
+    connection::{self, Broken, Connection},
+    connection_hosts::members,
     connection_secrets::facts_of,
     facts::{Facts, Kin, Members},
     system::{Member, PodLabels, Rank, System},
@@ -38,7 +39,7 @@ fn access(connection: &Connection, port: u16, namespace: &Namespace) -> Result<O
     // Service of its own, which others may write too, is for those who may not look there.
     let mut places: Vec<Place> = Vec::new();
     if let Some(Members::Service { places: named, .. }) =
-        connection.host.as_ref().and_then(|host| members(host, port, namespace))
+        connection.hosts.first().and_then(|host| members(&host.name, port, namespace))
     {
         places.extend(named.iter().map(|(namespace, _)| (namespace.clone(), service.clone())));
         places.extend(named);
@@ -79,7 +80,7 @@ impl System for AccessSecrets {
         let short = own.strip_suffix(SUFFIX).and_then(|name| ObjectName::parse(name).ok());
         let name = short.as_ref().unwrap_or(own);
         let read = connection::read(&object.data).and_then(|connection| {
-            let port = connection.port.unwrap_or(super::facts::PORT);
+            let port = connection.port().unwrap_or(super::facts::PORT);
             let reached = access(&connection, port, &object.metadata.namespace)?;
             Ok((connection, reached))
         });

@@ -6,15 +6,14 @@ use std::{collections::HashMap, sync::Arc};
 use secrecy::SecretString;
 
 use super::{
-    connection_keys::{CA, DATABASE, HOST, OTHERS, PASSWORD, PORT, SSLMODE, URI, USER},
-    facts::{Kin, Members},
+    connection_keys::{
+        ATTRIBUTES, CA, DATABASE, FOREIGN_PORTS, HOST, OTHERS, PASSWORD, PORT, REPLICA_HOST, REPLICA_URI, SSLMODE, URI,
+        USER,
+    },
+    connection_uri::{Attributes, Host, Uri, mode, paired},
 };
 use crate::{
-    k8s::api::{
-        access::ListQuery,
-        names::{Namespace, ObjectName, is_service_name},
-        objects::Data,
-    },
+    k8s::api::{access::ListQuery, objects::Data},
     upstream::TlsMode,
 };
 
@@ -38,16 +37,22 @@ pub(super) fn secrets_with_logins() -> ListQuery {
 /// What such a Secret says.
 #[derive(Clone, Debug, Default)]
 pub(in crate::k8s) struct Connection {
-    pub(in crate::k8s) host: Option<String>,
-    /// The key that holds it.
+    pub(in crate::k8s) hosts: Vec<Host>,
+    /// The key that holds them.
     pub(in crate::k8s) host_key: String,
-    /// The host of replicas.
-    pub(in crate::k8s) replica_host: Option<String>,
+    /// The hosts of replicas.
+    pub(in crate::k8s) replicas: Vec<Host>,
+    /// The key that holds those.
+    pub(in crate::k8s) replica_key: String,
+    /// The port of hosts without one of their own.
     pub(in crate::k8s) port: Option<u16>,
     pub(in crate::k8s) user: Option<String>,
     pub(in crate::k8s) password: Option<SecretString>,
     pub(in crate::k8s) database: Option<String>,
     pub(in crate::k8s) mode: Option<TlsMode>,
+    /// The key that says so.
+    pub(in crate::k8s) mode_key: String,
+    pub(in crate::k8s) attributes: Option<Attributes>,
     pub(in crate::k8s) ca: Option<Arc<[u8]>>,
     /// What to port-forward to, as Elastisys writes it.
     pub(in crate::k8s) access: Option<String>,
@@ -62,93 +67,166 @@ pub(in crate::k8s) struct Broken {
     pub(in crate::k8s) why: &'static str,
 }
 
-/// Reads a Secret; a value is looked at only under a key that such Secrets use.
+/// A Secret's keys without case, and with `_` for `-` and `.`; a value is looked at only under a key that such Secrets use.
+struct Fields<'a>(HashMap<String, (&'a str, &'a [u8])>);
+
+impl<'a> Fields<'a> {
+    fn of(data: &'a Data) -> Self {
+        Self(data.iter().map(|(key, value)| (key.to_lowercase().replace(['-', '.'], "_"), (key, value))).collect())
+    }
+
+    /// The first of these that holds anything.
+    fn raw(&self, names: &[&str]) -> Option<(&'a str, &'a [u8])> {
+        names.iter().find_map(|name| self.0.get(*name).copied()).filter(|(_, value)| !value.is_empty())
+    }
+
+    fn text(&self, names: &[&str]) -> Result<Option<String>, Broken> {
+        self.raw(names).map(|(key, value)| line(key, value)).transpose()
+    }
+
+    /// What stands under one of these, made into something else; and the key.
+    fn parsed<T>(
+        &self,
+        names: &[&str],
+        parse: impl Fn(&str) -> Result<T, &'static str>,
+    ) -> Result<Option<(String, T)>, Broken> {
+        let Some((key, value)) = self.raw(names) else { return Ok(None) };
+        let why = |why| Broken { key: key.to_owned(), why };
+        Ok(Some((key.to_owned(), parse(&line(key, value)?).map_err(why)?)))
+    }
+
+    /// Whether a key says that it is PostgreSQL.
+    fn says_postgres(&self) -> bool {
+        let known = |key: &String| HOST.iter().chain(USER).chain(DATABASE).any(|known| key == known);
+        ["pg", "postgres"].iter().any(|prefix| self.0.keys().any(|key| key.starts_with(prefix) && known(key)))
+    }
+}
+
+/// Reads a Secret.
 pub(in crate::k8s) fn read(data: &Data) -> Result<Connection, Broken> {
-    // Keys are compared without case, and `-` is `_`.
-    let keys: HashMap<String, (&str, &[u8])> =
-        data.iter().map(|(key, value)| (key.to_lowercase().replace('-', "_"), (key, value))).collect();
-    let raw =
-        |names: &[&str]| names.iter().find_map(|name| keys.get(*name).copied()).filter(|(_, value)| !value.is_empty());
-    let text = |names: &[&str]| raw(names).map(|(key, value)| line(key, value)).transpose();
-    let mut connection = Connection {
-        host: text(HOST)?,
-        host_key: raw(HOST).or_else(|| raw(URI)).map(|(key, _)| key.to_owned()).unwrap_or_default(),
-        replica_host: text(&["pghost_replica"])?,
-        user: text(USER)?,
-        database: text(DATABASE)?,
-        access: text(&["user_access"])?,
-        ca: raw(CA).map(|(_, pem)| Arc::from(pem)).filter(|pem: &Arc<[u8]>| pem.starts_with(b"-----BEGIN")),
-        ..Connection::default()
-    };
-    if let Some((key, value)) = raw(PORT) {
-        let port = line(key, value)?.parse().ok().filter(|port| *port != 0);
-        connection.port = Some(port.ok_or_else(|| Broken { key: key.to_owned(), why: "is no port number" })?);
-    }
-    if let Some((key, value)) = raw(PASSWORD) {
-        if value.contains(&0) {
-            return Err(Broken { key: key.to_owned(), why: "has a zero byte in it" });
-        }
-        connection.password = Some(SecretString::from(utf8(key, value)?));
-    }
-    if let Some((key, value)) = raw(SSLMODE) {
-        connection.mode =
-            Some(mode(&line(key, value)?).ok_or_else(|| Broken { key: key.to_owned(), why: "is no sslmode" })?);
-    }
+    let fields = Fields::of(data);
+    let mut connection = keys(&fields)?;
     let mut foreign = false;
-    if let Some((key, value)) = raw(URI) {
-        if let Some(uri) = parse_uri(utf8(key, value)?.trim()) {
-            let parts = [&uri.host, &uri.user, &uri.database];
-            if parts.into_iter().flatten().any(|part| part.contains(char::is_control)) {
-                return Err(Broken { key: key.to_owned(), why: "has control characters in it" });
-            }
-            connection.fill(uri);
+    if let Some((key, value)) = fields.raw(URI) {
+        let text = unquoted(utf8(key, value)?.trim());
+        if let Some(uri) = Uri::parse(text) {
+            connection.fill(key, &uri)?;
         } else {
             // Beside a host of its own it is some other address, such as a web page's.
-            let scheme = utf8(key, value)?.split_once("://").map(|(scheme, _)| scheme.to_lowercase());
+            let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_lowercase());
             let other = |scheme: &str| scheme.split('+').next().is_some_and(|scheme| OTHERS.contains(&scheme));
-            foreign = scheme.is_some_and(|scheme| connection.host.is_none() || other(&scheme));
+            foreign = scheme.is_some_and(|scheme| connection.hosts.is_empty() || other(&scheme));
         }
     }
-    let kind = text(&["type"])?.filter(|kind| kind.starts_with("postgres") || OTHERS.contains(&kind.as_str()));
-    let postgres = ["pg", "postgres"].iter().any(|prefix| {
-        keys.keys()
-            .any(|key| key.starts_with(prefix) && HOST.iter().chain(USER).chain(DATABASE).any(|known| key == known))
-    });
+    if connection.replicas.is_empty()
+        && let Some((key, value)) = fields.raw(REPLICA_URI)
+        && let Some(uri) = Uri::parse(unquoted(utf8(key, value)?.trim()))
+    {
+        connection.replicas = uri.hosts().map_err(|why| Broken { key: key.to_owned(), why })?;
+        key.clone_into(&mut connection.replica_key);
+    }
+    let names = |connection: &Connection| {
+        connection.hosts.iter().chain(&connection.replicas).map(|host| host.name.clone()).collect::<Vec<_>>()
+    };
+    let (kind, postgres) = (fields.text(&["type"])?, fields.says_postgres());
+    let kind = kind.filter(|kind| kind.starts_with("postgres") || OTHERS.contains(&kind.as_str()));
     foreign |= kind.as_ref().is_some_and(|kind| !kind.starts_with("postgres"));
-    foreign |=
-        kind.is_none() && !postgres && matches!(connection.port, Some(3306 | 6379 | 27017 | 1433 | 25 | 465 | 587));
+    foreign |= kind.is_none() && !postgres && connection.port().is_some_and(|port| FOREIGN_PORTS.contains(&port));
     // `dbname` is libpq's word; others call it otherwise.
-    let telling = keys.contains_key("dbname")
-        || [&connection.host, &connection.user].into_iter().flatten().any(|text| text.contains("postgres"));
+    let telling = fields.0.contains_key("dbname")
+        || names(&connection).iter().chain(&connection.user).any(|text| text.contains("postgres"));
     connection.certain |=
-        !foreign && (kind.is_some() || postgres || telling || connection.port == Some(super::facts::PORT));
+        !foreign && (kind.is_some() || postgres || telling || connection.port() == Some(super::facts::PORT));
     if foreign {
         return Ok(Connection::default());
     }
     Ok(connection)
 }
 
+/// What stands in keys of its own.
+fn keys(fields: &Fields<'_>) -> Result<Connection, Broken> {
+    let mut connection = Connection {
+        user: fields.text(USER)?,
+        database: fields.text(DATABASE)?,
+        access: fields.text(&["user_access"])?,
+        ca: fields.raw(CA).map(|(_, pem)| Arc::from(pem)).filter(|pem: &Arc<[u8]>| pem.starts_with(b"-----BEGIN")),
+        ..Connection::default()
+    };
+    let ports = fields.text(PORT)?.unwrap_or_default();
+    if let Some((key, hosts)) = fields.parsed(HOST, |hosts| Ok(hosts.to_owned()))? {
+        let of = fields.raw(PORT).map_or(key.as_str(), |(key, _)| key);
+        connection.hosts = paired(&hosts, &ports).map_err(|why| Broken { key: of.to_owned(), why })?;
+        connection.host_key = key;
+    }
+    if let Some((key, number)) =
+        fields.parsed(PORT, |ports| paired("one", ports.split(',').next().unwrap_or_default()))?
+    {
+        let none = Broken { key, why: "is no port number" };
+        connection.port = Some(number.first().and_then(|host| host.port).ok_or(none)?);
+    }
+    if let Some((key, hosts)) = fields.parsed(REPLICA_HOST, |hosts| paired(hosts, ""))? {
+        (connection.replica_key, connection.replicas) = (key, hosts);
+    }
+    if let Some((key, value)) = fields.raw(PASSWORD) {
+        if value.contains(&0) {
+            return Err(Broken { key: key.to_owned(), why: "has a zero byte in it" });
+        }
+        connection.password = Some(SecretString::from(utf8(key, value)?));
+    }
+    if let Some((key, value)) = fields.parsed(SSLMODE, |text| mode(text).ok_or("is no sslmode"))? {
+        (connection.mode_key, connection.mode) = (key, Some(value));
+    }
+    let attributes = fields.parsed(ATTRIBUTES, |text| Attributes::parse(text).ok_or("is no target_session_attrs"))?;
+    connection.attributes = attributes.map(|(_, attributes)| attributes);
+    Ok(connection)
+}
+
 impl Connection {
     /// Keys of their own are believed before a URI: operators leave old passwords there.
-    fn fill(&mut self, uri: Self) {
-        self.host = self.host.take().or(uri.host);
-        self.port = self.port.or(uri.port);
-        self.user = self.user.take().or(uri.user);
-        self.password = self.password.take().or(uri.password);
-        self.database = self.database.take().or(uri.database);
-        self.mode = self.mode.or(uri.mode);
+    fn fill(&mut self, key: &str, uri: &Uri<'_>) -> Result<(), Broken> {
+        let broken = |why| Broken { key: key.to_owned(), why };
+        if self.hosts.is_empty() {
+            self.hosts = uri.hosts().map_err(broken)?;
+            key.clone_into(&mut self.host_key);
+        } else if self.port.is_none() {
+            self.port = uri.hosts().ok().and_then(|hosts| hosts.first().and_then(|host| host.port));
+        }
+        if self.user.is_none() {
+            self.user = uri.user().map_err(broken)?;
+        }
+        if self.password.is_none() {
+            self.password = uri.password().map_err(broken)?.map(SecretString::from);
+        }
+        if self.database.is_none() {
+            self.database = uri.database().map_err(broken)?;
+        }
+        if let (None, Some(mode)) = (self.mode, uri.mode()) {
+            self.mode = Some(mode);
+            key.clone_into(&mut self.mode_key);
+        }
+        self.attributes = self.attributes.or(uri.attributes());
         self.certain = true;
+        let hosts = self.hosts.iter().map(|host| &host.name);
+        if hosts.chain(&self.user).chain(&self.database).any(|part| part.contains(char::is_control)) {
+            return Err(broken("has control characters in it"));
+        }
+        Ok(())
+    }
+
+    /// The first host's port.
+    pub(in crate::k8s) fn port(&self) -> Option<u16> {
+        self.hosts.first().and_then(|host| host.port).or(self.port)
     }
 
     /// Enough to connect with.
     pub(in crate::k8s) fn is_complete(&self) -> bool {
-        (self.host.is_some() || self.access.is_some()) && self.user.is_some()
+        (!self.hosts.is_empty() || self.access.is_some()) && self.user.is_some()
     }
 }
 
-/// One line, without the line break that `echo` leaves behind.
+/// One line, without the line break that `echo` leaves behind, and the quotes that an `.env` file has.
 fn line(key: &str, value: &[u8]) -> Result<String, Broken> {
-    let text = utf8(key, value)?.trim();
+    let text = unquoted(utf8(key, value)?.trim());
     let broken = |why| Broken { key: key.to_owned(), why };
     if text.is_empty() {
         return Err(broken("is empty"));
@@ -162,247 +240,16 @@ fn line(key: &str, value: &[u8]) -> Result<String, Broken> {
     Ok(text.to_owned())
 }
 
+/// Without quotes of a kind at both ends.
+fn unquoted(text: &str) -> &str {
+    let within = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    within('"').or_else(|| within('\'')).unwrap_or(text)
+}
+
 fn utf8<'a>(key: &str, value: &'a [u8]) -> Result<&'a str, Broken> {
     std::str::from_utf8(value).map_err(|_| Broken { key: key.to_owned(), why: "is no UTF-8 text" })
 }
 
-/// libpq's modes; `no-verify` is node-postgres'. Inside a port-forward `prefer` is `allow`.
-fn mode(text: &str) -> Option<TlsMode> {
-    Some(match text {
-        "disable" => TlsMode::Disable,
-        "allow" | "prefer" => TlsMode::Allow,
-        "require" | "no-verify" => TlsMode::Require,
-        "verify-ca" => TlsMode::VerifyCa,
-        "verify-full" => TlsMode::VerifyFull,
-        _ => return None,
-    })
-}
-
-/// `postgres://user:password@host:port/database?sslmode=...`. Some producers encode, some do not: so the user's part
-/// ends at the *last* `@`, and what is no encoding is taken as it stands.
-fn parse_uri(text: &str) -> Option<Connection> {
-    let (scheme, rest) = text.strip_prefix("jdbc:").unwrap_or(text).split_once("://")?;
-    // SQLAlchemy names its driver behind a plus.
-    if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
-        return None;
-    }
-    // A query may hold an `@`, and so may a password that is not encoded: the query's does not count.
-    let (rest, query) = match rest.rsplit_once('?') {
-        Some((before, query)) if before.contains('@') || !query.contains('@') => (before, query),
-        _ => (rest, ""),
-    };
-    let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
-    let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
-    let host = hosts.split(',').next().unwrap_or_default();
-    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => (address, port.strip_prefix(':')),
-        None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
-    };
-    let (user, password) = login.map_or((None, None), |login| {
-        login.split_once(':').map_or((Some(login), None), |(user, password)| (Some(user), Some(password)))
-    });
-    let some = |text: &str| Some(decoded(text)).filter(|text| !text.is_empty());
-    let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let (user, password) = (user.or_else(|| parameter("user")), password.or_else(|| parameter("password")));
-    Some(Connection {
-        host: some(host),
-        port: port.and_then(|port| port.parse().ok()),
-        user: user.and_then(some),
-        password: password.and_then(some).map(SecretString::from),
-        // CloudNativePG writes `*` for "any".
-        database: some(database).filter(|database| database != "*"),
-        mode: parameter("sslmode").and_then(mode),
-        ..Connection::default()
-    })
-}
-
-/// Percent-decoded, where every `%` begins an encoding and the result is text.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or_default()),
-            _ => return text.to_owned(),
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-/// Where a host leads, as names resolve in a pod of this namespace; `None` where it is no host's name.
-pub(in crate::k8s) fn members(host: &str, port: u16, namespace: &Namespace) -> Option<Members> {
-    // The names of hosts have no case.
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    let outside = || Members::External { host: name.clone(), port };
-    if name.parse::<std::net::IpAddr>().is_ok() {
-        return Some(outside());
-    }
-    let place = |namespace: &str, service: &str| {
-        let service = ObjectName::parse(service).ok().filter(|service| is_service_name(service))?;
-        Some(vec![(Namespace::parse(namespace).ok()?, service)])
-    };
-    let inside = |places| Members::Service { places, port, outside: None, kin: Kin::Operator };
-    let labels: Vec<&str> = name.split('.').collect();
-    Some(match labels.as_slice() {
-        [service] => inside(place(namespace, service)?),
-        [service, namespace, "svc", ..] => inside(place(namespace, service)?),
-        // A StatefulSet's pod behind its headless Service.
-        [pod, service, namespace, "svc", ..] => Members::Pod {
-            namespace: Namespace::parse(namespace).ok()?,
-            pod: ObjectName::parse(pod).ok()?,
-            service: Some(ObjectName::parse(service).ok()?),
-        },
-        // `db.prod` may be a Service in `prod`, and a host as well.
-        [service, namespace] => {
-            // It may be a host outside that is called as no Service can be.
-            let Some(places) = place(namespace, service) else {
-                return labels.iter().all(|label| is_host_label(label)).then(outside);
-            };
-            Members::Service { places, port, outside: Some(name.clone()), kin: Kin::Operator }
-        }
-        // Hosts outside may have an underscore, and a resolver takes no more than that.
-        _ if labels.iter().all(|label| is_host_label(label)) => outside(),
-        _ => return None,
-    })
-}
-
-fn is_host_label(label: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=63).contains(&label.len()) && label.bytes().all(fits)
-}
-
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::ByteString;
-    use secrecy::ExposeSecret as _;
-    use serde_json::json;
-
-    use super::*;
-
-    fn data(pairs: &[(&str, &str)]) -> Data {
-        let encode = |value: &str| ByteString(value.into());
-        let map: serde_json::Map<String, serde_json::Value> =
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(encode(value)))).collect();
-        serde_json::from_value(json!(map)).expect("data")
-    }
-
-    fn of(pairs: &[(&str, &str)]) -> Connection {
-        read(&data(pairs)).expect("a connection")
-    }
-
-    #[test]
-    fn many_shapes_say_the_same() {
-        let shapes: [&[(&str, &str)]; 6] = [
-            &[
-                ("PGHOST", "db.prod"),
-                ("PGUSER", "app"),
-                ("PGPASSWORD", "x@/y"),
-                ("PGDATABASE", "shop"),
-                ("PGPORT", "5432"),
-            ],
-            &[
-                ("type", "postgresql"),
-                ("host", "db.prod\r\n"),
-                ("username", "app"),
-                ("password", "x@/y"),
-                ("database", "shop"),
-                ("port", "5432"),
-            ],
-            &[("endpoint", "db.prod"), ("username", "app"), ("password", "x@/y"), ("port", "5432"), ("dbname", "shop")],
-            &[("DATABASE_URL", "postgres://app:x%40%2Fy@db.prod:5432/shop?sslmode=require")],
-            &[("url", "postgresql+asyncpg://app:x@/y@db.prod:5432/shop")],
-            &[
-                ("postgres-host", "db.prod"),
-                ("postgres-user", "app"),
-                ("postgres-password", "x@/y"),
-                ("postgres-db", "shop"),
-                ("postgres-port", "5432"),
-            ],
-        ];
-        for shape in shapes {
-            let found = of(shape);
-            assert_eq!(found.host.as_deref(), Some("db.prod"), "{shape:?}");
-            assert_eq!(
-                (found.user.as_deref(), found.database.as_deref(), found.port),
-                (Some("app"), Some("shop"), Some(5432))
-            );
-            assert_eq!(found.password.expect("a password").expose_secret(), "x@/y", "{shape:?}");
-            assert!(found.certain);
-        }
-    }
-
-    #[test]
-    fn keys_are_believed_before_uris() {
-        let stale = of(&[
-            ("host", "db"),
-            ("username", "app"),
-            ("password", "new"),
-            ("uri", "postgresql://app:old@db:5433/shop"),
-        ]);
-        assert_eq!(stale.password.expect("a password").expose_secret(), "new");
-        assert_eq!((stale.port, stale.database.as_deref()), (Some(5433), Some("shop")));
-    }
-
-    #[test]
-    fn other_servers_secrets_are_not_postgresql() {
-        for foreign in [
-            &[("type", "mysql"), ("host", "db"), ("username", "app"), ("password", "x")] as &[(&str, &str)],
-            &[("uri", "mongodb://app:x@db/shop"), ("username", "app"), ("host", "db")],
-            &[("host", "smtp.example.com"), ("port", "587"), ("username", "app"), ("password", "x")],
-        ] {
-            assert!(!of(foreign).is_complete(), "{foreign:?}");
-        }
-        assert!(!of(&[("host", "db"), ("username", "app"), ("password", "x")]).certain);
-        assert!(of(&[("host", "db"), ("username", "app"), ("password", "x"), ("dbname", "shop")]).certain);
-        assert!(of(&[("host", "postgres.prod"), ("username", "app"), ("password", "x")]).certain);
-    }
-
-    #[test]
-    fn broken_values_name_their_key() {
-        let broken = |pairs: &[(&str, &str)]| read(&data(pairs)).expect_err("broken");
-        assert_eq!(broken(&[("PGPORT", "many")]), Broken { key: "PGPORT".to_owned(), why: "is no port number" });
-        assert_eq!(broken(&[("host", "a\0b")]).why, "has control characters in it");
-        assert_eq!(broken(&[("user", " \r\n")]).why, "is empty");
-        assert_eq!(broken(&[("sslmode", "maybe")]).why, "is no sslmode");
-        assert_eq!(broken(&[("host", &"x".repeat(1 << 20))]).key, "host");
-        let binary = json!({"username": ByteString(vec![0xff, 0xfe])});
-        assert_eq!(read(&serde_json::from_value(binary).expect("data")).expect_err("broken").why, "is no UTF-8 text");
-    }
-
-    #[test]
-    fn hosts_lead_to_services_pods_or_outside() {
-        let namespace = |text: &str| Namespace::parse(text).expect("a namespace");
-        let object = |text: &str| ObjectName::parse(text).expect("a name");
-        let service = |place: &str, name: &str, outside: Option<&str>| Members::Service {
-            places: vec![(namespace(place), object(name))],
-            port: 5432,
-            outside: outside.map(str::to_owned),
-            kin: Kin::Operator,
-        };
-        let lead = |host: &str, port, from: &str| members(host, port, &namespace(from));
-        let members = |host: &str, port, from: &str| lead(host, port, from).expect("a host");
-        assert_eq!(members("db", 5432, "prod"), service("prod", "db", None));
-        assert_eq!(members("db.other.svc", 5432, "prod"), service("other", "db", None));
-        assert_eq!(members("db.other.svc.cluster.local.", 5432, "prod"), service("other", "db", None));
-        assert_eq!(members("db.other", 5432, "prod"), service("other", "db", Some("db.other")));
-        assert_eq!(
-            members("db-0.db.x.svc.cluster.local", 5432, "prod"),
-            Members::Pod { namespace: namespace("x"), pod: object("db-0"), service: Some(object("db")) }
-        );
-        let external = |host: &str| Members::External { host: host.to_owned(), port: 5432 };
-        assert_eq!(
-            members("shop.abc.eu-north-1.rds.amazonaws.com", 5432, "prod"),
-            external("shop.abc.eu-north-1.rds.amazonaws.com")
-        );
-        assert_eq!(members("10.0.0.5", 5432, "prod"), external("10.0.0.5"));
-        assert_eq!(members("DB.Other.svc", 5432, "prod"), service("other", "db", None));
-        for host in ["x.kube-system/services/y", "a b", "x/../y", "", ".", "a..b", "x?y.z.w", "db_1"] {
-            assert_eq!(lead(host, 5432, "prod"), None, "{host}");
-        }
-    }
-}
+#[path = "connection_tests.rs"]
+mod tests;

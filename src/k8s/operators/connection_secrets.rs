@@ -1,9 +1,11 @@
 //! Any Secret that says where a server is and how to log in. What it leads to may be a pod, or outside Kubernetes.
 
 use super::{
-    connection::{self, Broken, Connection, members},
+    connection::{self, Broken, Connection},
+    connection_hosts::members_of,
+    connection_uri::{Attributes, Host},
     facts::POSTGRES,
-    facts::{CaSource, CertificateName, Evidence, Facts, Members, Port, Tls},
+    facts::{CaSource, CertificateName, Evidence, Facts, Members, Port, Tls, Wants},
     leader::Leader,
     login::{Keys, LoginKind, LoginSource},
     marked,
@@ -16,7 +18,7 @@ use crate::{
         objects::{Object, Pod},
         resource::{Resource, SECRETS},
     },
-    upstream::TlsMode,
+    upstream::{Mode, TlsMode},
 };
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct ConnectionSecrets;
 
 /// The type of a Service Binding's Secret.
 const SERVICE_BINDING: &str = "servicebinding.io/postgresql";
+/// The type of Crossplane's, which are about servers of every kind: databases, caches, clusters of Kubernetes.
+const CROSSPLANE: &str = "connection.crossplane.io/v1alpha1";
 
 /// The facts of a Secret, broken or not. `reached` is where it leads, if not to its host.
 pub(super) fn facts_of(
@@ -49,19 +53,21 @@ fn read_facts(
 ) -> Result<Facts, Broken> {
     let meta = &object.metadata;
     let marked_port = object.mark(marked::PORT).and_then(|port| port.parse().ok());
-    let port = marked_port.or(connection.port).unwrap_or(super::facts::PORT);
-    let host = connection.host.as_deref();
-    let lead = |host: &str, key: &str| {
-        let broken = || Broken { key: key.to_owned(), why: "holds what is no host's name" };
-        members(host, port, &meta.namespace).ok_or_else(broken)
+    let port = marked_port.or(connection.port()).unwrap_or(super::facts::PORT);
+    let lead = |hosts: &[Host], key: &str| {
+        let broken = |_: &Host| Broken { key: key.to_owned(), why: "holds what is no host's name" };
+        members_of(hosts, Some(port), &meta.namespace).map_err(broken)
     };
     // Where something else says where it leads, the host is only a name in a certificate.
-    let named = host.filter(|_| reached.is_none()).map(|host| lead(host, &connection.host_key)).transpose()?;
+    let named = if reached.is_none() { lead(&connection.hosts, &connection.host_key)? } else { None };
     let members = reached.or(named).unwrap_or(Members::Labelled);
-    let external = matches!(members, Members::External { .. });
+    let external = matches!(members, Members::External(_));
+    if !external && connection.hosts.iter().any(|host| host.port.unwrap_or(port) != port) {
+        return Err(Broken { key: connection.host_key, why: "names servers on different ports" });
+    }
     let missing = if connection.user.is_none() { "user" } else { "host" };
     let database = connection.database.clone();
-    let replica = connection.replica_host.as_deref().map(|host| lead(host, "PGHOST_REPLICA")).transpose()?;
+    let replica = lead(&connection.replicas, &connection.replica_key)?;
     let mode = match (connection.mode, external, &connection.ca) {
         (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
         (None, true, Some(_)) => TlsMode::VerifyCa,
@@ -77,11 +83,19 @@ fn read_facts(
         // Where nothing in Kubernetes says, the servers are asked.
         leader: Leader::Ask,
         replicas: replica,
+        wants: connection.attributes.map(|attributes| match attributes {
+            Attributes::Any => Wants::Only(Mode::Any),
+            Attributes::Primary => Wants::Only(Mode::Rw),
+            Attributes::Standby => Wants::Only(Mode::Ro),
+            Attributes::PreferStandby => Wants::ReplicaFirst,
+        }),
         tls: Tls {
             mode,
-            name: host.map(|host| CertificateName::Cluster(host.to_owned())),
+            name: certificate_name(&connection.hosts),
+            asked: (!connection.mode_key.is_empty())
+                .then(|| format!("the key \"{}\" of {}", connection.mode_key, meta.secret_source())),
             ca: connection.ca.map(|pem| CaSource::Own { pem, source: meta.secret_source() }).into_iter().collect(),
-            client: None,
+            ..Tls::default()
         },
         logins: vec![LoginSource::new(
             kind,
@@ -92,6 +106,18 @@ fn read_facts(
         )],
         databases: database.into_iter().collect(),
         ..Facts::of(object, name, members)
+    })
+}
+
+/// The name that the servers' certificates carry: each its own host's, where the hosts are pods of one Service.
+fn certificate_name(hosts: &[Host]) -> Option<CertificateName> {
+    let first = hosts.first()?;
+    let behind = |host: &Host| host.name.split_once('.').map(|(_, behind)| format!(".{behind}"));
+    let alike =
+        behind(first).filter(|behind_first| hosts.iter().all(|host| behind(host).as_ref() == Some(behind_first)));
+    Some(match alike {
+        Some(behind) if hosts.len() > 1 => CertificateName::Pod(behind),
+        _ => CertificateName::Cluster(first.name.clone()),
     })
 }
 
@@ -123,7 +149,9 @@ impl System for ConnectionSecrets {
         match connection::read(&object.data) {
             Ok(connection) if !connection.is_complete() => None,
             connection => {
-                let bound = object.kind == SERVICE_BINDING;
+                // A cluster of Kubernetes has an endpoint and a user, too, and a kubeconfig.
+                let provided = object.kind == CROSSPLANE && object.data.get("kubeconfig").is_none();
+                let bound = provided || object.kind == SERVICE_BINDING;
                 let certain = connection.as_ref().is_ok_and(|connection| connection.certain || bound);
                 let evidence = if certain { Evidence::Read } else { Evidence::Doubtful };
                 Some(Facts { evidence, ..facts_of(object, name, connection, None) })

@@ -27,7 +27,7 @@ const MOST_PARTS: usize = 8;
 
 /// A container and the pod template around it.
 pub(super) struct Container<'a> {
-    spec: &'a Value,
+    json: &'a Value,
     template: &'a Value,
     /// What it sets itself; `None` is what cannot be known without the pod.
     variables: BTreeMap<&'a str, Option<Variable>>,
@@ -47,9 +47,9 @@ impl<'a> Container<'a> {
     /// The one that runs the server.
     pub(super) fn server(template: &'a Value) -> Option<Self> {
         let containers = template.pointer("/spec/containers").and_then(Value::as_array)?;
-        let of = |container| Self { spec: container, template, variables: BTreeMap::new() };
+        let of = |json| Self { json, template, variables: BTreeMap::new() };
         let mut server = containers.iter().map(of).find(Self::is_server)?;
-        for entry in items(server.spec, "/env") {
+        for entry in items(server.json, "/env") {
             if let Some(name) = text(entry, "/name") {
                 let value = server.value(name, entry);
                 server.variables.insert(name, value);
@@ -84,7 +84,7 @@ impl<'a> Container<'a> {
 
     /// The image without its registry.
     fn reference(&self) -> &'a str {
-        text(self.spec, "/image").unwrap_or_default().rsplit('/').next().unwrap_or_default()
+        text(self.json, "/image").unwrap_or_default().rsplit('/').next().unwrap_or_default()
     }
 
     fn ports(&self) -> impl Iterator<Item = (&'a str, u16)> {
@@ -105,7 +105,7 @@ impl<'a> Container<'a> {
     }
 
     fn items(&self, pointer: &str) -> impl Iterator<Item = &'a Value> {
-        items(self.spec, pointer)
+        items(self.json, pointer)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -118,7 +118,7 @@ impl<'a> Container<'a> {
 
     /// Whether its image is not the official one but Bitnami's, or `sclorg`'s, whose user is no superuser.
     pub(super) fn makes_owners(&self) -> bool {
-        let image = text(self.spec, "/image").unwrap_or_default();
+        let image = text(self.json, "/image").unwrap_or_default();
         image.contains("bitnami") || self.names().any(|name| name.starts_with("POSTGRESQL_"))
     }
 

@@ -129,7 +129,7 @@ fn tls(object: &Object, namespace: &str, name: &str) -> Tls {
         mode: TlsMode::Require,
         name: Some(CertificateName::Cluster(format!("{name}-primary.{namespace}.svc"))),
         ca: vec![CaSource::Secret(secret, renamed.unwrap_or("ca.crt").to_owned())],
-        client: None,
+        ..Tls::default()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         objects::{Object, Owner},
         resource::Resource,
     },
-    upstream::TlsMode,
+    upstream::{Mode, TlsMode},
 };
 
 /// The port where nothing says another.
@@ -47,6 +47,8 @@ pub(in crate::k8s) struct Tls {
     pub(in crate::k8s) name: Option<CertificateName>,
     /// Looked at in this order.
     pub(in crate::k8s) ca: Vec<CaSource>,
+    /// What asks for this mode, where it is not the system.
+    pub(in crate::k8s) asked: Option<String>,
     /// The Secret (`tls.crt`, `tls.key`) that servers want clients to identify with.
     pub(in crate::k8s) client: Option<Reference>,
 }
@@ -79,8 +81,10 @@ pub(in crate::k8s) enum Members {
     },
     /// One pod; in another namespace than the cluster's only if it is behind this Service.
     Pod { namespace: Namespace, pod: ObjectName, service: Option<ObjectName> },
-    /// None: a server outside Kubernetes.
-    External { host: String, port: u16 },
+    /// None: servers outside Kubernetes, hosts and ports.
+    External(Vec<(String, u16)>),
+    /// Those of all of these: a Secret may name several hosts.
+    Several(Vec<Members>),
 }
 
 impl Members {
@@ -99,6 +103,14 @@ pub(in crate::k8s) enum Kin {
     Operator,
     /// Its own alone: labels are easily written.
     Alone,
+}
+
+/// Which server whoever wrote the object wants, where the client does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::k8s) enum Wants {
+    Only(Mode),
+    /// A replica where there is one, else the primary.
+    ReplicaFirst,
 }
 
 /// Why a cluster does not serve, where that is on purpose.
@@ -140,6 +152,8 @@ pub(in crate::k8s) struct Facts {
     /// Where replicas are, if they are not among the members.
     pub(in crate::k8s) replicas: Option<Members>,
     pub(in crate::k8s) leader: Leader,
+    /// Which of them is meant by a bare name, where that is not the primary.
+    pub(in crate::k8s) wants: Option<Wants>,
     /// What is wrong with the object, so that it cannot be used.
     pub(in crate::k8s) broken: Option<String>,
     pub(in crate::k8s) evidence: Evidence,
@@ -195,6 +209,7 @@ impl Facts {
             evidence: Evidence::Read,
             flavor: None,
             leader: Leader::Unsaid,
+            wants: None,
             halt: None,
             fenced: Vec::new(),
             fence_hint: String::new(),
@@ -264,10 +279,14 @@ impl Facts {
     }
 
     /// The Services that it names.
-    pub(in crate::k8s) fn places(&self) -> &[Place] {
+    pub(in crate::k8s) fn places(&self) -> Vec<&Place> {
         match &self.members {
-            Members::Service { places, .. } => places,
-            _ => &[],
+            Members::Service { places, .. } => places.iter().collect(),
+            Members::Several(all) => all
+                .iter()
+                .flat_map(|one| if let Members::Service { places, .. } = one { places.as_slice() } else { &[] })
+                .collect(),
+            _ => Vec::new(),
         }
     }
 

@@ -61,6 +61,7 @@ fn tls(object: &Object) -> Tls {
             CaSource::Secret(certificate(object, name, "client"), "ca.crt".to_owned()),
         ],
         client: by_certificate.then(|| certificate(object, name, "client")),
+        ..Tls::default()
     }
 }
 

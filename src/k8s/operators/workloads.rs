@@ -72,8 +72,7 @@ fn logins(server: &Container<'_>) -> (Vec<LoginSource>, Option<String>) {
         let user = Part::Fixed(POSTGRES.to_owned());
         all.push(source(LoginKind::Superuser, (Some(POSTGRES), user), Some(password), Part::Absent, POSTGRES));
     }
-    let shown = database.or(name).filter(|database| database != POSTGRES);
-    (all, shown)
+    (all, database.or(name))
 }
 
 fn part(variable: Option<Variable>, or: Option<&str>) -> Part {

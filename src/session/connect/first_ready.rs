@@ -25,6 +25,8 @@ pub(in crate::session) struct Connected {
     pub(in crate::session) upstream: Upstream,
     pub(in crate::session) login: Login,
     pub(in crate::session) encrypted: bool,
+    /// It has said that it takes writes; PostgreSQL 14 and later do.
+    pub(super) writable: bool,
     /// Everything from behind AuthenticationOk to ReadyForQuery, as it came.
     pub(in crate::session) greeting: Bytes,
     /// Where the server gave one.
@@ -41,7 +43,7 @@ pub(super) fn refuse_the_wrong_one(ask: &Ask, greeted: Greeted) -> Result<Connec
     let Greeted { connected, in_hot_standby } = greeted;
     let server = &connected.upstream.server;
     let to = |mode| ask.conninfo.to(&Target { mode, ..ask.target.clone() }.to_string());
-    let (what, hint) = match (ask.target.mode, in_hot_standby) {
+    let (what, hint) = match (connected.upstream.mode, in_hot_standby) {
         (Mode::Rw, Some(true)) if !connected.upstream.standby_cluster => {
             ("a standby, not the primary", format!("Try again in a moment; to read from a replica: {}", to(Mode::Ro)))
         }
@@ -97,7 +99,9 @@ pub(super) async fn until_ready(
                 let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
-                let connected = Connected { stream, upstream, login, encrypted, greeting, key, rest, place: None };
+                let writable = in_hot_standby == Some(false);
+                let connected =
+                    Connected { stream, upstream, login, encrypted, writable, greeting, key, rest, place: None };
                 return Ok(Greeted { connected, in_hot_standby });
             }
             if greeting.len() > MAX_GREETING {
