@@ -36,6 +36,7 @@ mod faults {
 
 /// Every way that PostgreSQL lives in Kubernetes.
 mod systems {
+    mod claims;
     pub(crate) mod every;
     mod few_rights;
     mod owners;

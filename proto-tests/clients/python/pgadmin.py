@@ -22,6 +22,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import cells
 
+MODE = os.environ["CLIENT_TLS"]
 # Only a broken page needs as long.
 PATIENCE = 90
 NAMES = "return Array.from(document.querySelectorAll('span.file-name')).map(span => span.textContent)"
@@ -139,7 +140,7 @@ class Page:
 
     def type(self, sql):
         """Into the query tool, in the place of what is there."""
-        editor = self.see("//div[contains(@class,'cm-content') and @contenteditable='true']")
+        editor = self.see("//div[contains(@class,'cm-content')]")
         editor.click()
         editor.send_keys(Keys.CONTROL, "a")
         editor.send_keys(sql)
@@ -162,6 +163,10 @@ class Visit:
         page.fill("port", str(cells.PORT))
         page.fill("db", "app")
         page.fill("username", cells.USER)
+        page.click("//button[@role='tab' and .='Parameters']")
+        ActionChains(page.driver).click(page.see("//*[text()='prefer']")).perform()
+        page.press(MODE, Keys.ENTER)
+        page.see(f"//*[text()='{MODE}']")
         page.click("//button[.='Save']")
         page.see(page.branch("shop"))
 
@@ -180,6 +185,9 @@ class Visit:
         page = self.page
         ActionChains(page.driver).context_click(page.see(page.branch("app"))).perform()
         page.click("//*[@role='menuitem' and starts-with(normalize-space(.),'Query Tool')]")
+        # It is a page of its own, in a frame.
+        frame = page.until(lambda: next(iter(page.driver.find_elements(By.TAG_NAME, "iframe")), None))
+        page.driver.switch_to.frame(frame)
         page.type("select 6 * 7 as answer, current_user as me")
         page.press(Keys.F5)
         page.see("//div[@role='gridcell' and contains(.,'42')]")

@@ -12,7 +12,7 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::support::serve;
+use crate::support::{list, serve};
 
 /// Who a client is, and where.
 async fn who(pgferry: &Subject, user: &str, database: &str) -> String {
@@ -110,6 +110,8 @@ async fn cloudnative_pgs_databases_have_their_owners() {
         assert_eq!(who(&pgferry, user, database).await, wanted, "{user} {database}");
         assert_eq!(api.count("list", "databases"), lists, "{user} {database}");
     }
+    let databases = list(&api).await[0]["databases"].clone();
+    assert_eq!(databases, json!(["app", "books", "ledger", "vault"]), "a list shows them all");
     // Two that do not agree, and a configuration that says which login it is.
     database(&api, "third", &json!({"cluster": {"name": "shop"}, "name": "books", "owner": "app"}), true);
     assert_eq!(who(&pgferry, "pgferry", "shop.prod/books").await, "app books");

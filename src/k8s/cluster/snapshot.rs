@@ -87,10 +87,6 @@ impl View {
         }
     }
 
-    fn has_one_instance(&self) -> bool {
-        self.system.pod_labels().is_some() && self.facts.evidence == Evidence::Read && self.facts.instances == 1
-    }
-
     /// Which server is meant: what the client says, else what whoever wrote the object does.
     pub(in crate::k8s) fn mode(&self, asked: Mode) -> Mode {
         match (asked, self.facts.wants) {
@@ -108,6 +104,10 @@ impl View {
             }
             _ => &[],
         }
+    }
+
+    fn has_one_instance(&self) -> bool {
+        self.system.pod_labels().is_some() && self.facts.evidence == Evidence::Read && self.facts.instances == 1
     }
 
     /// What a pod is to the cluster.

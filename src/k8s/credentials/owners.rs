@@ -6,8 +6,7 @@ use crate::{
         api::{access::ListQuery, objects::Object},
         cluster::snapshot::View,
         credentials::{
-            parts::is_role,
-            read_login::Logins,
+            parts::{Logins, is_role},
             refusals::{no_secret, not_the_role},
         },
         operators::{

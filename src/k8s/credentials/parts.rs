@@ -8,13 +8,11 @@ use crate::{
         api::{
             names::{ObjectName, Reference},
             objects::{ConfigMap, Data},
+            reader::Reader,
             resource::CONFIG_MAPS,
         },
         cluster::snapshot::View,
-        credentials::{
-            read_login::Logins,
-            refusals::{named, namespace, without_consent},
-        },
+        credentials::refusals::{named, namespace, without_consent},
         operators::{
             connection,
             facts::Facts,
@@ -33,6 +31,12 @@ const LONGEST: usize = 65_535;
 
 /// What to do about an object that says what cannot be.
 const WRITTEN: &str = "Whoever may write that object wrote this: correct it, and connect again";
+
+/// The logins of one cluster.
+pub(in crate::k8s) struct Logins<'a> {
+    pub(in crate::k8s) reader: Reader<'a>,
+    pub(in crate::k8s) view: &'a View,
+}
 
 impl Logins<'_> {
     /// Reads one Secret; `None` where it does not exist.

@@ -3,10 +3,10 @@
 use crate::{
     error::Report,
     k8s::{
-        api::{access::ListQuery, names::Reference, objects::Object, reader::Reader, resource::SECRETS},
+        api::{access::ListQuery, names::Reference, objects::Object, resource::SECRETS},
         cluster::snapshot::View,
         credentials::{
-            parts::is_role,
+            parts::{Logins, is_role},
             refusals::{no_login, no_role, no_secret, not_the_role, of_a_replica_cluster, several, unread},
         },
         operators::{
@@ -17,12 +17,6 @@ use crate::{
     },
     upstream::{Failure, Login},
 };
-
-/// The logins of one cluster.
-pub(in crate::k8s) struct Logins<'a> {
-    pub(in crate::k8s) reader: Reader<'a>,
-    pub(in crate::k8s) view: &'a View,
-}
 
 impl Logins<'_> {
     /// The application's login; where there is none, another role's; a superuser's last.

@@ -19,7 +19,7 @@ use crate::{
             recent::{Caller, Recent, tidy},
             single_flight::Readings,
         },
-        credentials::{owners, read_login::Logins, refusals::no_login},
+        credentials::{owners, parts::Logins, refusals::no_login},
         operators::registry::Systems,
     },
     upstream::{Ask, ClusterId, Credentials, Failure, Found, Login, Retry, Role, Upstream},

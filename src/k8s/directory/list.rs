@@ -118,7 +118,25 @@ impl Lister<'_> {
             })
             .collect();
         self.decide(&**system, &mut part.clusters).await?;
+        self.databases(&**system, &mut part.clusters).await?;
         Ok(part)
+    }
+
+    /// Databases that have a resource of their own; whoever may not read those sees the others.
+    async fn databases(&self, system: &dyn System, clusters: &mut [Listed]) -> Result<(), K8sError> {
+        let resource = system.more_databases().filter(|resource| self.reader.context.has(resource));
+        let Some(resource) = resource.filter(|_| !clusters.is_empty()) else { return Ok(()) };
+        let found = self.widest(&resource, &ListQuery::default(), Some::<Object>).await?;
+        for object in found.objects.into_iter().flatten() {
+            let of = |listed: &&mut Listed| listed.view.facts.namespace == object.metadata.namespace;
+            for listed in clusters.iter_mut().filter(of) {
+                let facts = &mut listed.view.facts;
+                let declared = system.more_database(facts, &object).map(|owned| owned.database);
+                let new = declared.filter(|database| !facts.databases.contains(database));
+                facts.databases.extend(new);
+            }
+        }
+        Ok(())
     }
 
     /// Where two pods claim to be the primary, the leader objects are read; one list for all.

@@ -14,7 +14,7 @@ use crate::{
             names::{Namespace, ObjectName, Place},
             objects::{Object, Pod},
             reader::Reader,
-            resource::PODS,
+            resource::{DEPLOYMENTS, PODS, SECRETS, STATEFUL_SETS},
         },
         cluster::{operated, plain, read, snapshot::View},
         directory::{dedup, refusals},
@@ -298,7 +298,12 @@ impl Lookup<'_> {
         match self.everywhere(self.present().chain(&self.systems.plain)).await {
             Ok((all, refused)) => {
                 let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
-                refusals::unknown(self.reader.context, ask, views.collect(), &refused)
+                // To list Secrets is to read them all: that is nothing to ask for because of a name.
+                let mut rules: Vec<&K8sError> = refused.iter().filter(|error| !error.is_about(&SECRETS)).collect();
+                // What is operated shows in its pods; a workload shows nowhere else.
+                rules.sort_by_key(|error| !error.is_about(&STATEFUL_SETS) && !error.is_about(&DEPLOYMENTS));
+                let refused = K8sError::together(&rules).or_else(|| refused.first().cloned());
+                refusals::unknown(self.reader.context, ask, views.collect(), refused.as_ref())
             }
             Err(error) => error.report(),
         }

@@ -8,3 +8,4 @@ mod lookup;
 mod refusals;
 pub mod resolve;
 mod tls;
+mod undisputed;

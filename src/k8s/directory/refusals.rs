@@ -5,13 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     error::{ClientFacing as _, Report, SqlState},
     k8s::{
-        api::{
-            client::Context,
-            error::K8sError,
-            names::ObjectName,
-            resource::{DEPLOYMENTS, SECRETS, STATEFUL_SETS},
-            suggest::nearest,
-        },
+        api::{client::Context, error::K8sError, names::ObjectName, suggest::nearest},
         cluster::snapshot::View,
         directory::dedup,
         operators::facts::Facts,
@@ -20,7 +14,7 @@ use crate::{
 };
 
 /// No cluster is called so: which are nearly, or have such a database, and what could not be looked at.
-pub(in crate::k8s) fn unknown(context: &Context, ask: &Ask, all: Vec<View>, refused: &[K8sError]) -> Report {
+pub(in crate::k8s) fn unknown(context: &Context, ask: &Ask, all: Vec<View>, refused: Option<&K8sError>) -> Report {
     let name = ask.target.name.as_str();
     let message = match name.rsplit_once('.') {
         Some((cluster, namespace)) => format!("no cluster \"{cluster}\" in namespace \"{namespace}\""),
@@ -38,11 +32,7 @@ pub(in crate::k8s) fn unknown(context: &Context, ask: &Ask, all: Vec<View>, refu
         SqlState::UNKNOWN_TARGET,
         format!("{message}{nowhere} (context {}, namespace {})", context.name(), context.namespace()),
     );
-    // To list Secrets is to read them all: that is nothing to ask for because of a name.
-    let mut rules: Vec<&K8sError> = refused.iter().filter(|error| !error.is_about(&SECRETS)).collect();
-    // What is operated shows in its pods; a workload shows nowhere else.
-    rules.sort_by_key(|error| !error.is_about(&STATEFUL_SETS) && !error.is_about(&DEPLOYMENTS));
-    if let Some(refused) = K8sError::together(&rules).or_else(|| refused.first().cloned()) {
+    if let Some(refused) = refused {
         let rule = refused.report().hint.unwrap_or_default();
         report = report.detail(format!("Not everything could be looked at: {refused}. {rule}"));
     }
@@ -55,7 +45,7 @@ fn suggestion(all: Vec<View>, ask: &Ask) -> String {
     let context = in_context(ask);
     let typed = |full: &str| conninfo.to(&with_mode(&format!("{full}{context}"), ask));
     // What leads to a cluster that is there by itself is no other one.
-    let all = dedup::once(all.into_iter().map(|view| dedup::Listed::new(view)).collect());
+    let all = dedup::once(all.into_iter().map(dedup::Listed::new).collect());
     let all: Vec<Facts> = all.into_iter().map(|listed| listed.view.facts).collect();
     let names: BTreeSet<String> = all.iter().map(Facts::full).collect();
     let names: Vec<String> = names.into_iter().collect();

@@ -33,7 +33,7 @@ use crate::{
             snapshot::{Choice, Preference, View},
             watches::Watches,
         },
-        directory::{lookup::Lookup, tls::TlsReader},
+        directory::{lookup::Lookup, tls::TlsReader, undisputed::Undisputed},
         operators::{
             facts::{CertificateName, Facts, Members},
             registry::Systems,
@@ -98,8 +98,6 @@ fn look_key(context: &Context, place: &Place, system: &SystemRef) -> LookKey {
 fn serves(view: &View, mode: Mode) -> bool {
     matches!(view.choose(view.mode(mode), Preference::default()), Choice::Pod(_))
 }
-/// The uids of servers that were asked who takes writes, the one that does first; and when.
-type Undisputed = (Vec<String>, Instant);
 
 /// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
 const MOMENT: Duration = Duration::from_secs(30);
@@ -118,8 +116,8 @@ pub struct Kubernetes {
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
     asked: Mutex<HashMap<(Caller, ClusterId), String>>,
-    /// Servers of such clusters that were asked whether they take writes, the one that does first.
-    undisputed: Mutex<HashMap<(Caller, ClusterId), Undisputed>>,
+    /// Servers of such clusters that were asked whether they take writes, too.
+    undisputed: Undisputed,
     warmed: Mutex<Option<Instant>>,
 }
 
@@ -138,7 +136,7 @@ impl Kubernetes {
             looks: Looks::default(),
             turn: AtomicUsize::new(0),
             asked: Mutex::default(),
-            undisputed: Mutex::default(),
+            undisputed: Undisputed::default(),
             warmed: Mutex::default(),
         }
     }
@@ -221,7 +219,7 @@ impl Kubernetes {
                     let rivals =
                         if mode == Mode::Rw { view.rivals(&pod).into_iter().map(pod_id).collect() } else { Vec::new() };
                     let upstream = self.upstream((ask, context), view, (Server::Pod(pod_id(&pod)), port), (tls, lost));
-                    return Ok(self.with_rivals(ask, upstream, rivals));
+                    return Ok(self.undisputed.with_rivals(ask, upstream, rivals));
                 }
                 Choice::Never(report) => return Err(with_hint(report, ask).into()),
                 Choice::Wait(report) => with_hint(report, ask),
@@ -264,17 +262,6 @@ impl Kubernetes {
         ask.progress.waiting_for(format!("{what} of {id}"));
         self.recent.keep(context, id.clone(), self.params.clusters.with_configured_secret(ask, context, view));
         ask.progress.found(Found { cluster: id.clone(), meaning: context.meaning() });
-    }
-
-    /// With those that were not asked a moment ago whether they are the primary, too.
-    fn with_rivals(&self, ask: &Ask, mut upstream: Upstream, rivals: Vec<PodId>) -> Upstream {
-        upstream.rivals = rivals.into_iter().map(Server::Pod).collect();
-        let all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all.get(&asked_for(&upstream, &ask.identity)).filter(|(_, at)| at.elapsed() < MOMENT);
-        if known.is_some_and(|(servers, _)| *servers == with_their_rivals(&upstream)) {
-            upstream.rivals.clear();
-        }
-        upstream
     }
 
     /// A server that was chosen; what is known of its cluster is kept for the login.
@@ -357,6 +344,11 @@ impl Kubernetes {
     }
 }
 
+fn pod_id(pod: &Pod) -> PodId {
+    let Meta { namespace, name, uid, .. } = &pod.metadata;
+    PodId { namespace: namespace.to_string(), name: name.to_string(), uid: uid.clone() }
+}
+
 /// Where only a replica is missing, the same connection to any server would do.
 fn with_hint(report: Report, ask: &Ask) -> Report {
     if ask.target.mode != Mode::Ro || report.hint.is_some() {
@@ -364,23 +356,6 @@ fn with_hint(report: Report, ask: &Ask) -> Report {
     }
     let any = Target { mode: Mode::Any, ..ask.target.clone() };
     report.hint(format!("Its primary takes reads too. Type: {}", ask.conninfo.to(&any.to_string())))
-}
-
-fn pod_id(pod: &Pod) -> PodId {
-    let Meta { namespace, name, uid, .. } = &pod.metadata;
-    PodId { namespace: namespace.to_string(), name: name.to_string(), uid: uid.clone() }
-}
-
-fn asked_for(upstream: &Upstream, identity: &Identity) -> (Caller, ClusterId) {
-    let Upstream { meaning, credential, cluster, .. } = upstream;
-    let caller = Caller { identity: identity.clone(), meaning: *meaning, credential: *credential };
-    (caller, cluster.clone())
-}
-
-/// Exactly these servers: one that is made anew is another.
-fn with_their_rivals(upstream: &Upstream) -> Vec<String> {
-    let all = std::iter::once(&upstream.server).chain(&upstream.rivals);
-    all.filter_map(|server| if let Server::Pod(pod) = server { Some(pod.uid.clone()) } else { None }).collect()
 }
 
 fn vanished(id: &ClusterId) -> Report {
@@ -433,9 +408,7 @@ impl Directory for Kubernetes {
     }
 
     fn undisputed(&self, ask: &Ask, upstream: &Upstream) {
-        let mut all = self.undisputed.lock().unwrap_or_else(PoisonError::into_inner);
-        tidy(&mut all);
-        all.insert(asked_for(upstream, &ask.identity), (with_their_rivals(upstream), Instant::now()));
+        self.undisputed.note(ask, upstream);
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {

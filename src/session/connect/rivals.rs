@@ -10,7 +10,7 @@ use super::{Connector, Wanted};
 use crate::{
     error::{Report, SqlState},
     session::refusal::Refusal,
-    upstream::{Login, Server, Upstream},
+    upstream::{Ask, Login, Server, Upstream},
 };
 
 /// How long a rival may take to answer: one that does not, or lets nobody in, proves nothing.
@@ -37,11 +37,11 @@ impl Connector {
             self.directory.undisputed(&wanted.ask, upstream);
             return Ok(());
         }
-        Err(Refusal::Report(disputed(upstream, &rivals, login)))
+        Err(Refusal::Report(disputed(&wanted.ask, upstream, (&rivals, login))))
     }
 }
 
-fn disputed(upstream: &Upstream, rivals: &[&Server], login: &Login) -> Report {
+fn disputed(ask: &Ask, upstream: &Upstream, (rivals, login): (&[&Server], &Login)) -> Report {
     let mut names: Vec<String> = rivals.iter().map(ToString::to_string).collect();
     names.push(upstream.server.to_string());
     names.sort_unstable();
@@ -53,8 +53,8 @@ fn disputed(upstream: &Upstream, rivals: &[&Server], login: &Login) -> Report {
         .hint(format!(
             "Say which by a Service of its own and a Secret with its login: kubectl expose pod {pod} -n {namespace} --port \
              {port} && kubectl create secret generic {pod}-login -n {namespace} --from-literal=host={pod} \
-             --from-literal=port={port} --from-literal=username={user} --from-literal=password=... ; then type: psql -h \
-             localhost {pod}-login.{namespace}",
+             --from-literal=port={port} --from-literal=username={user} --from-literal=password=... ; then type: {then}",
+            then = ask.conninfo.to(&format!("{pod}-login.{namespace}")),
             port = upstream.port,
             user = login.user,
         ))
