@@ -36,6 +36,7 @@ async fn list_shows_what_can_be_reached() {
         json!({
             "name": "shop", "namespace": "prod", "context": "fake", "system": "cloudnative-pg", "primary": "shop-1",
             "ready": true, "status": "ready", "replicas": {"ready": 0, "total": 0}, "databases": ["app"], "roles": ["app"],
+            "logins": [],
         })
     );
     assert_eq!(list(&world, &["-o", "name"]).await.1, "shop.prod\nasleep.staging\n");

@@ -12,6 +12,7 @@ use crate::{
         cluster::snapshot::View,
         operators::{
             facts::Facts,
+            login::LoginSource,
             system::{Rank, SystemRef},
         },
     },
@@ -96,6 +97,13 @@ pub(in crate::k8s) fn once(all: Vec<Listed>) -> Vec<Listed> {
 fn login(listed: &Listed, row: &Listed) -> Option<NamedLogin> {
     let (facts, there) = (&listed.view.facts, &row.view.facts.namespace);
     if !matches!(listed.view.system.rank(), Rank::AccessSecret | Rank::ConnectionSecret) {
+        return None;
+    }
+    let named = |login: &LoginSource| {
+        login.secret.as_ref().is_some_and(|secret| secret.name().is_ok_and(|name| *name == facts.object))
+    };
+    if facts.namespace == *there && row.view.facts.logins.iter().any(named) {
+        // The system names it itself: its role is the row's.
         return None;
     }
     let role = facts.logins.first()?.role.clone()?;
