@@ -107,8 +107,11 @@ async fn answered(call: Call, fresh: bool) {
             // It keeps to that: what is asked no more cannot show that it works.
             stage.world.api.heal();
             stage.world.api.forget_requests();
-            assert!(stage.pgferry.connect("pgferry", "shop.prod").await.is_err(), "{what}");
-            assert_eq!(stage.world.api.asked(call.verb, call.resource), 0, "{what}");
+            // What is asked once may have been on its way already, for somebody else.
+            if !fresh {
+                assert!(stage.pgferry.connect("pgferry", "shop.prod").await.is_err(), "{what}");
+                assert_eq!(stage.world.api.asked(call.verb, call.resource), 0, "{what}");
+            }
             stage.pgferry = stage.again().await;
         }
         stage.works(&what).await;
