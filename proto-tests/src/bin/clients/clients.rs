@@ -53,6 +53,8 @@ pub(crate) struct Client {
     pub(crate) source: Source,
     /// The program, and its arguments.
     pub(crate) program: &'static [&'static str],
+    /// It takes TLS wherever that is offered.
+    pub(crate) prefers_tls: bool,
     /// Cells that it does not have, and why.
     pub(crate) lacks: &'static [(&'static str, &'static str)],
 }
@@ -81,6 +83,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Postgres17,
         program: &["psql.py"],
+        prefers_tls: false,
         lacks: &[("pipeline", "psql has it from version 18")],
     },
     Client {
@@ -89,6 +92,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::PostgresHere(15),
         program: &["psql.py"],
+        prefers_tls: false,
         lacks: &[(DIRECT, "libpq has it from version 17"), ("pipeline", "psql has it from version 18")],
     },
     Client {
@@ -97,6 +101,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Python("core.txt"),
         program: &["psycopg_3.py"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -105,6 +110,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Python("more.txt"),
         program: &["psycopg_2.py"],
+        prefers_tls: false,
         lacks: &[NO_PIPELINE],
     },
     Client {
@@ -113,6 +119,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Python("more.txt"),
         program: &["asyncpg_loop.py"],
+        prefers_tls: false,
         lacks: &[NO_PIPELINE],
     },
     Client {
@@ -121,6 +128,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Python("more.txt"),
         program: &["pg8000_native.py"],
+        prefers_tls: false,
         lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", NO_CANCEL)],
     },
     Client {
@@ -129,6 +137,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Node,
         program: &["pg.mjs"],
+        prefers_tls: false,
         lacks: &[NO_PIPELINE],
     },
     Client {
@@ -137,6 +146,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Node,
         program: &["postgres.mjs"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -145,6 +155,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Java,
         program: &["42.7.14", "Cells"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -153,15 +164,25 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Java,
         program: &["42.2.29", "Cells"],
+        prefers_tls: false,
         lacks: &[NO_DIRECT],
     },
-    Client { name: "pgx", core: true, kind: Kind::Driver, source: Source::Go("pgx"), program: &["pgx"], lacks: &[] },
+    Client {
+        name: "pgx",
+        core: true,
+        kind: Kind::Driver,
+        source: Source::Go("pgx"),
+        program: &["pgx"],
+        prefers_tls: false,
+        lacks: &[],
+    },
     Client {
         name: "lib/pq",
         core: false,
         kind: Kind::Driver,
         source: Source::Go("pq"),
         program: &["pq"],
+        prefers_tls: false,
         lacks: &[
             (DIRECT, "its direct TLS comes without ALPN, which PostgreSQL refuses as well"),
             ("COPY out", "it has COPY in only"),
@@ -174,6 +195,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Rust("with-tokio-postgres"),
         program: &["with-tokio-postgres"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -182,6 +204,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Rust("with-sqlx"),
         program: &["with-sqlx"],
+        prefers_tls: false,
         lacks: &[NO_DIRECT, NO_PIPELINE, ("cancel", NO_CANCEL), ("notice", "it writes notices to its log")],
     },
     Client {
@@ -190,6 +213,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Debian("ruby3.3"),
         program: &["/clients/cells.rb"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -198,6 +222,7 @@ pub(crate) const ALL: &[Client] = &[
         kind: Kind::Driver,
         source: Source::Debian("php8.4"),
         program: &["-d", "extension=pdo", "-d", "extension=pdo_pgsql", "/clients/cells.php"],
+        prefers_tls: false,
         lacks: &[NO_PIPELINE, ("cancel", NO_CANCEL)],
     },
     Client {
@@ -218,6 +243,7 @@ pub(crate) const ALL: &[Client] = &[
         ]),
         source: Source::Postgres17,
         program: &["postgresql_programs.py"],
+        prefers_tls: false,
         lacks: &[],
     },
     Client {
@@ -230,6 +256,27 @@ pub(crate) const ALL: &[Client] = &[
         ]),
         source: Source::Python("more.txt"),
         program: &["frameworks.py"],
+        prefers_tls: false,
+        lacks: &[],
+    },
+    Client {
+        name: "pgAdmin 4",
+        core: false,
+        kind: Kind::Programs(&[
+            cell(
+                "register a server",
+                "in Chromium, by pointer and keyboard, as all of these: `app@shop.prod`, no password",
+            ),
+            cell("databases", "the tree, down to the databases"),
+            cell("another database", "open a second one"),
+            cell("schemas", "open the first one down to a schema"),
+            cell("query tool", "a query and its rows"),
+            cell("stop", "stop a query that sleeps"),
+            cell("after a restart", "it asks for a password, and takes an empty one"),
+        ]),
+        source: Source::PythonInBrowser("pgadmin.txt"),
+        program: &["pgadmin.py"],
+        prefers_tls: true,
         lacks: &[],
     },
     Client {
@@ -243,6 +290,7 @@ pub(crate) const ALL: &[Client] = &[
         ]),
         source: Source::Java,
         program: &["42.7.14", "Programs"],
+        prefers_tls: false,
         lacks: &[],
     },
 ];

@@ -21,6 +21,8 @@ use tokio::{
 pub(crate) enum Source {
     /// `PyPI`: a file of `proto-tests/clients/python` with pinned versions.
     Python(&'static str),
+    /// The same, for what is used in a browser: Debian's Chromium and its driver.
+    PythonInBrowser(&'static str),
     /// The npm registry.
     Node,
     /// Maven Central.
@@ -96,6 +98,10 @@ impl Installer {
     async fn install(&self, source: Source) -> anyhow::Result<Tool> {
         match source {
             Source::Python(pins) => self.python(pins).await,
+            Source::PythonInBrowser(pins) => {
+                browser().await?;
+                self.python(pins).await
+            }
             Source::Node => self.node().await,
             Source::Java => self.java().await,
             Source::Go(name) => self.go(name).await,
@@ -283,6 +289,15 @@ fn wrap(root: &Path, wrappers: &Path, program: &Path) -> anyhow::Result<()> {
     let file = wrappers.join(program.file_name().context("a name")?);
     fs::write(&file, text)?;
     Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Chromium and its driver where the programs look for them.
+async fn browser() -> anyhow::Result<()> {
+    if Path::new("/usr/bin/chromedriver").exists() {
+        return Ok(());
+    }
+    ensure!(rustix::process::geteuid().is_root(), "install chromium and chromium-driver");
+    done("apt-get", ["install", "-yq", "--no-install-recommends", "chromium", "chromium-driver"]).await
 }
 
 /// The programs that are on PATH, if they are of that version.

@@ -143,7 +143,11 @@ impl Ran<'_> {
         let mut command = self.tool.command(self.client.program);
         command.env("HOME", folder).env("LC_ALL", "C.UTF-8").current_dir(folder);
         command.env("CLIENT_HOST", "127.0.0.1").env("CLIENT_TLS", mode.sslmode());
-        command.env("CLIENT_PORT", self.world.pgferry.address().port().to_string());
+        let pgferry = match (mode, self.client.prefers_tls) {
+            (Mode::Plaintext, true) => &self.world.without_tls,
+            _ => &self.world.pgferry,
+        };
+        command.env("CLIENT_PORT", pgferry.address().port().to_string());
         command.env("CLIENT_SUBSCRIBER", self.world.subscriber.address().port().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command

@@ -21,6 +21,8 @@ const HBA: &str = "local all all trust\nhost replication all all scram-sha-256\n
 
 pub(crate) struct World {
     pub(crate) pgferry: Subject,
+    /// One without TLS, for who takes it wherever it is offered.
+    pub(crate) without_tls: Subject,
     /// What runs `CREATE SUBSCRIPTION`, without a password.
     pub(crate) subscriber: PostgresServer,
     _api: FakeKubernetes,
@@ -53,9 +55,10 @@ impl World {
         api.put("secrets", secret("prod", "reporting-login", &[("username", "reporting"), ("password", &reporting)]));
         let binary = binary.to_str().context("a path of text")?;
         let configuration = api.write("config.toml", &admitting(&subscriber).await?);
-        let start = Start::new(binary).env("PGFERRY_CONFIG", configuration);
-        let pgferry = start.serve(&api.kubeconfig()).await;
-        Ok(Self { pgferry, subscriber, _api: api, _server: server })
+        let start = || Start::new(binary).env("PGFERRY_CONFIG", &configuration);
+        let pgferry = start().serve(&api.kubeconfig()).await;
+        let without_tls = start().env("PGFERRY__LISTEN__TLS", "off").serve(&api.kubeconfig()).await;
+        Ok(Self { pgferry, without_tls, subscriber, _api: api, _server: server })
     }
 }
 
