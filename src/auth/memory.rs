@@ -13,7 +13,7 @@ use super::upstream_error::LoginError;
 use crate::upstream::{ClusterId, Login, Upstream};
 
 /// More accounts than anybody uses in one process; the oldest goes first.
-const MOST: usize = 4096;
+const MOST_ACCOUNTS: usize = 4096;
 /// PostgreSQL's salts have 16 bytes; longer ones are not worth keeping.
 const LONGEST_SALT: usize = 64;
 
@@ -126,7 +126,7 @@ impl Memory {
         if known.accounts.insert(account.clone(), hashed).is_none() {
             known.order.push_back(account);
         }
-        if known.order.len() > MOST
+        if known.order.len() > MOST_ACCOUNTS
             && let Some(oldest) = known.order.pop_front()
         {
             known.accounts.remove(&oldest);

@@ -98,14 +98,14 @@ async fn the_oldest_account_is_forgotten_first() {
     let memory = Memory::without_cores();
     let (upstream, asked) = (upstream(), challenge("c2FsdA==", 1));
     let known = |number: usize| memory.has_done_scram(&Account::of(&upstream, &login(&format!("role{number}"))));
-    for number in 0..=MOST {
+    for number in 0..=MOST_ACCOUNTS {
         prove(&memory, &upstream, &login(&format!("role{number}")), &asked).await;
         // Seen again, and no longer for it.
         prove(&memory, &upstream, &login(&format!("role{number}")), &asked).await;
     }
-    assert!(!known(0) && known(1) && known(MOST));
+    assert!(!known(0) && known(1) && known(MOST_ACCOUNTS));
     let held = memory.known();
-    assert_eq!((held.accounts.len(), held.order.len()), (MOST, MOST));
+    assert_eq!((held.accounts.len(), held.order.len()), (MOST_ACCOUNTS, MOST_ACCOUNTS));
 }
 
 /// By hand: `cargo test --profile fastrel --lib what_a_login_costs -- --ignored --nocapture`.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::auth::rounds::Hasher;
 
-const MOST: u32 = 100_000;
+const MOST_ROUNDS: u32 = 100_000;
 
 fn first(nonce: &str) -> First {
     First { binding: Binding::None, nonce: nonce.to_owned() }
@@ -13,7 +13,7 @@ async fn the_exchange_of_rfc_7677() {
     const SERVER: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
     let first = first("rOprNGfwEbeRWgbNEkqO");
     assert_eq!(first.message(), "n,,n=,r=rOprNGfwEbeRWgbNEkqO");
-    let challenge = first.challenge(SERVER.as_bytes(), 1..=MOST).expect("acceptable");
+    let challenge = first.challenge(SERVER.as_bytes(), 1..=MOST_ROUNDS).expect("acceptable");
     let keys = Hasher::default().keys(b"pencil", &challenge.salt, challenge.iterations).await.expect("keys");
     let bare = "n=user,r=rOprNGfwEbeRWgbNEkqO";
     let without_proof = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
@@ -37,15 +37,18 @@ async fn the_exchange_of_rfc_7677() {
 #[test]
 fn what_a_server_may_not_say() {
     let first = first("ours");
-    let refused = |message: &str| first.challenge(message.as_bytes(), 1..=MOST).err();
+    let refused = |message: &str| first.challenge(message.as_bytes(), 1..=MOST_ROUNDS).err();
     for (message, error) in [
         ("r=oursTheirs,s=AAAA,i=4096", None),
         ("r=oursTheirs,s=AAAA,i=100000", None),
         ("r=oursTheirs,s=AAAA,i=1", None),
-        ("r=oursTheirs,s=AAAA,i=0", Some(ScramError::Rounds { asked: 0, least: 1, most: MOST })),
-        ("r=oursTheirs,s=AAAA,i=100001", Some(ScramError::Rounds { asked: 100_001, least: 1, most: MOST })),
-        ("r=oursTheirs,s=AAAA,i=1000000", Some(ScramError::Rounds { asked: 1_000_000, least: 1, most: MOST })),
-        ("r=oursTheirs,s=AAAA,i=4294971392", Some(ScramError::Rounds { asked: 4_294_971_392, least: 1, most: MOST })),
+        ("r=oursTheirs,s=AAAA,i=0", Some(ScramError::Rounds { asked: 0, least: 1, most: MOST_ROUNDS })),
+        ("r=oursTheirs,s=AAAA,i=100001", Some(ScramError::Rounds { asked: 100_001, least: 1, most: MOST_ROUNDS })),
+        ("r=oursTheirs,s=AAAA,i=1000000", Some(ScramError::Rounds { asked: 1_000_000, least: 1, most: MOST_ROUNDS })),
+        (
+            "r=oursTheirs,s=AAAA,i=4294971392",
+            Some(ScramError::Rounds { asked: 4_294_971_392, least: 1, most: MOST_ROUNDS }),
+        ),
         ("r=oursTheirs,s=AAAA,i=99999999999999999999", Some(ScramError::Malformed)),
         ("r=oursTheirs,s=AAAA,i=+4096", Some(ScramError::Malformed)),
         ("r=oursTheirs,s=AAAA,i=-1", Some(ScramError::Malformed)),
@@ -65,7 +68,7 @@ fn what_a_server_may_not_say() {
     ] {
         assert_eq!(refused(message), error, "{message}");
     }
-    assert_eq!(first.challenge(b"r=ours\xff,s=AAAA,i=1", 1..=MOST).err(), Some(ScramError::Malformed));
+    assert_eq!(first.challenge(b"r=ours\xff,s=AAAA,i=1", 1..=MOST_ROUNDS).err(), Some(ScramError::Malformed));
 }
 
 #[test]
@@ -88,7 +91,7 @@ fn the_channel_is_bound() {
         let first = First::new(binding).expect("random bytes");
         assert!(first.message().starts_with(begins));
         let server = format!("r={}x,s=AAAA,i=1", first.nonce);
-        let challenge = first.challenge(server.as_bytes(), 1..=MOST).expect("acceptable");
+        let challenge = first.challenge(server.as_bytes(), 1..=MOST_ROUNDS).expect("acceptable");
         let (message, _) = first.prove(&challenge, &keys);
         assert!(message.starts_with(&format!("c={},r={}x,p=", STANDARD.encode(bound), first.nonce)), "{message}");
     }

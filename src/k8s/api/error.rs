@@ -265,9 +265,9 @@ impl K8sError {
             }
             Self::UnknownContext { known, .. } => {
                 /// As many as a person reads.
-                const MOST: usize = 10;
-                let some: Vec<&str> = known.iter().take(MOST).map(String::as_str).collect();
-                let more = if known.len() > MOST { " and more" } else { "" };
+                const MOST_CONTEXTS: usize = 10;
+                let some: Vec<&str> = known.iter().take(MOST_CONTEXTS).map(String::as_str).collect();
+                let more = if known.len() > MOST_CONTEXTS { " and more" } else { "" };
                 format!("There are {}{more}. All of them: kubectl config get-contexts", some.join(", "))
             }
             Self::NoContext => {

@@ -22,6 +22,7 @@ mod plugin;
 mod prewarm;
 pub(in crate::k8s) mod reader;
 pub(in crate::k8s) mod resource;
+pub(in crate::k8s) mod secret_data;
 mod status;
 pub(in crate::k8s) mod suggest;
 pub(in crate::k8s) mod suspend;

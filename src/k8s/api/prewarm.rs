@@ -13,7 +13,7 @@ use crate::k8s::api::client::Context;
 const LOGIN: Duration = Duration::from_millis(10);
 /// The most that are replaced at once, beside the one for a Secret: GUIs and `pg_dump -j` open about as many sessions
 /// together.
-const MOST: usize = 8;
+const MOST_AT_ONCE: usize = 8;
 
 impl Context {
     /// A port-forward has used up a connection. Clients come in groups, and each needs one for its upgrade: as many as
@@ -27,7 +27,7 @@ impl Context {
             sleep(LOGIN).await;
             let used_up = context.shared().used_up.swap(0, Ordering::Relaxed);
             // Requests at the same time reuse what is idle, and open what is missing.
-            join_all((0..=used_up.min(MOST)).map(|_| context.touch())).await;
+            join_all((0..=used_up.min(MOST_AT_ONCE)).map(|_| context.touch())).await;
         });
     }
 

@@ -58,12 +58,12 @@ impl Context {
 /// is a program's, and may hold whatever a gateway was asked with.
 fn line(text: &str) -> Option<String> {
     /// A client shows it in one line, behind ours; API Priority and Fairness needs 42.
-    const LONGEST: usize = 200;
+    const LONGEST_LINE: usize = 200;
     let line = text.trim_start().split(['\n', '\r']).next()?;
     if line.starts_with(['<', '{', '[', '"']) {
         return None;
     }
-    let line: String = line.chars().filter(|char| !char.is_control()).take(LONGEST).collect();
+    let line: String = line.chars().filter(|char| !char.is_control()).take(LONGEST_LINE).collect();
     let line = line.trim();
     (!line.is_empty()).then(|| line.to_owned())
 }

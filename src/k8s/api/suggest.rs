@@ -1,7 +1,7 @@
 //! Names that somebody who mistyped may have meant.
 
 /// How many are worth reading.
-const MOST: usize = 3;
+const MOST_SUGGESTIONS: usize = 3;
 
 /// The candidates nearest to a name, nearest first; none that differs in more than a third of its characters.
 pub(in crate::k8s) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
@@ -13,7 +13,7 @@ pub(in crate::k8s) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item
         .collect();
     near.sort_unstable();
     near.dedup();
-    near.into_iter().take(MOST).map(|(_, candidate)| candidate).collect()
+    near.into_iter().take(MOST_SUGGESTIONS).map(|(_, candidate)| candidate).collect()
 }
 
 /// One is the beginning or the end of the other: `shop` and `shop-prod`.

@@ -15,7 +15,7 @@ use crate::k8s::api::{access::Access, error::K8sError};
 /// What API Priority and Fairness asks for at the least; nobody is throttled for nothing.
 const USUAL: u32 = 1;
 /// A gateway that says a day means its own maintenance, and nobody is to restart pgferry when that has ended early.
-const LONGEST: Duration = Duration::from_mins(5);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// The longest wait that somebody is kept for before the API server is asked once more.
 pub(in crate::k8s) const BEARABLE: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ pub(in crate::k8s) fn asked_wait(status: &Status, header: Option<u32>) -> Option
         (429 | 503, seconds) => seconds,
         _ => return None,
     };
-    Some(Duration::from_secs(seconds.into()).min(LONGEST))
+    Some(Duration::from_secs(seconds.into()).min(LONGEST_WAIT))
 }
 
 #[cfg(test)]

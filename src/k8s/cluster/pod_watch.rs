@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Each is a connection; beyond this many, servers are left to the tunnel's own end.
-const MOST: usize = 64;
+const MOST_SERVERS: usize = 64;
 
 /// A server that sessions rely on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +95,7 @@ impl Guarding {
         }
         let mut guard = Guard::new(&server.uid);
         let receiver = guard.subscribe();
-        if all.len() >= MOST {
+        if all.len() >= MOST_SERVERS {
             return receiver;
         }
         all.insert(server.clone(), guard);

@@ -45,8 +45,8 @@ impl Recent {
 /// What is only remembered to save a look may be forgotten.
 pub(in crate::k8s) fn tidy<K, V>(remembered: &mut HashMap<K, V>) {
     /// More clusters than anybody uses at a time.
-    const MOST: usize = 4096;
-    if remembered.len() >= MOST {
+    const MOST_REMEMBERED: usize = 4096;
+    if remembered.len() >= MOST_REMEMBERED {
         remembered.clear();
     }
 }

@@ -25,7 +25,7 @@ use crate::k8s::api::{
 /// Before the first try to open a watch that failed.
 pub(super) const BACKOFF: Duration = Duration::from_secs(2);
 /// With its jitter a minute: a server that comes back is not to be missed for longer.
-const LONGEST: Duration = Duration::from_secs(40);
+const LONGEST_PAUSE: Duration = Duration::from_secs(40);
 
 /// Pauses that grow, and are not everybody's at once.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// 2 to 60 seconds.
     pub(super) fn pause(&mut self) -> Duration {
-        let pause = BACKOFF.saturating_mul(1 << self.failures.min(5)).min(LONGEST);
+        let pause = BACKOFF.saturating_mul(1 << self.failures.min(5)).min(LONGEST_PAUSE);
         self.failures += 1;
         jittered(pause)
     }

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// A watch is two or three connections. Beyond this many, clusters are read at each connect instead.
-const MOST: usize = 64;
+const MOST_WATCHES: usize = 64;
 
 /// All watches.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl Watches {
         if let Some(watched) = all.get(&key) {
             return Some(Arc::clone(watched));
         }
-        if all.len() >= MOST {
+        if all.len() >= MOST_WATCHES {
             debug!(namespace = %place.0, "too many watches; clusters here are read at each connect");
             return None;
         }

@@ -7,9 +7,10 @@ use crate::{
     k8s::{
         api::{
             names::{ObjectName, Reference},
-            objects::{ConfigMap, Data},
+            objects::ConfigMap,
             reader::Reader,
             resource::CONFIG_MAPS,
+            secret_data::Data,
         },
         cluster::snapshot::View,
         credentials::refusals::{named, namespace, without_consent},
@@ -27,7 +28,7 @@ use crate::{
 /// PostgreSQL's own limit on a role's name (`NAMEDATALEN`, less the zero byte): a longer one would be cut short to another.
 const LONGEST_NAME: usize = 63;
 /// PostgreSQL reads passwords of up to 64 KiB (`PG_MAX_AUTH_TOKEN_LENGTH`).
-const LONGEST: usize = 65_535;
+const LONGEST_PASSWORD: usize = 65_535;
 
 /// What to do about an object that says what cannot be.
 const WRITTEN: &str = "Whoever may write that object wrote this: correct it, and connect again";
@@ -242,8 +243,8 @@ impl About<'_> {
         if value.contains(&0) {
             return Err(self.broken(&format!("has a zero byte in its key \"{key}\"")));
         }
-        if value.len() > LONGEST {
-            return Err(self.broken(&format!("has more than {LONGEST} bytes in its key \"{key}\"")));
+        if value.len() > LONGEST_PASSWORD {
+            return Err(self.broken(&format!("has more than {LONGEST_PASSWORD} bytes in its key \"{key}\"")));
         }
         std::str::from_utf8(value)
             .map_err(|_| self.broken(&format!("has something that is no UTF-8 text in its key \"{key}\"")))

@@ -64,12 +64,13 @@ impl Lister<'_> {
     /// The pod of each Deployment that has one: its name is in no other object.
     pub(super) async fn single_pods(&self, parts: &mut [Result<Part, K8sError>]) {
         /// Each is a request, and its answer a name in a list.
-        const MOST: usize = 20;
+        const MOST_DEPLOYMENTS: usize = 20;
         let single = |listed: &&mut Listed| {
             let facts = &listed.view.facts;
             listed.view.system.resource() == DEPLOYMENTS && facts.instances == 1 && facts.ready == Some(1)
         };
-        let reads = parts.iter_mut().flatten().flat_map(|part| &mut part.clusters).filter(single).take(MOST);
+        let reads =
+            parts.iter_mut().flatten().flat_map(|part| &mut part.clusters).filter(single).take(MOST_DEPLOYMENTS);
         join_all(reads.map(|listed| async move {
             if let Members::Selected(selector) = &listed.view.facts.members {
                 let found = self.reader.list_pods(&listed.view.facts.namespace, selector.clone()).await;
@@ -83,7 +84,7 @@ impl Lister<'_> {
     /// Where Services lead, in one list of EndpointSlices: no pod needs to be read for it.
     pub(super) async fn reach(&self, parts: &mut [Result<Part, K8sError>]) -> Result<(), K8sError> {
         /// So many names make a selector of 8 KiB or so, which every server takes.
-        const MOST: usize = 100;
+        const MOST_SERVICES: usize = 100;
         let aliases = Aliases::of(parts);
         let clusters = || parts.iter().flatten().flat_map(|part| &part.clusters);
         let services: BTreeSet<ObjectName> =
@@ -91,7 +92,8 @@ impl Lister<'_> {
         if services.is_empty() {
             return Ok(());
         }
-        let query = if services.len() > MOST { ListQuery::default() } else { leader_objects::slices_of(&services) };
+        let query =
+            if services.len() > MOST_SERVICES { ListQuery::default() } else { leader_objects::slices_of(&services) };
         let keep = |slice: LeaderObject| {
             let service = ObjectName::parse(slice.service()?).ok()?;
             services

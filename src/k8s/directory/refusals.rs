@@ -79,9 +79,9 @@ fn suggestion(all: Vec<View>, ask: &Ask) -> String {
 
 /// As many names as a person reads.
 fn shown(names: &[String]) -> String {
-    const MOST: usize = 10;
-    let shown: Vec<&str> = names.iter().take(MOST).map(String::as_str).collect();
-    match names.len().saturating_sub(MOST) {
+    const MOST_NAMES: usize = 10;
+    let shown: Vec<&str> = names.iter().take(MOST_NAMES).map(String::as_str).collect();
+    match names.len().saturating_sub(MOST_NAMES) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }

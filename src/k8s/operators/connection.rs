@@ -13,12 +13,12 @@ use super::{
     connection_uri::{Attributes, Host, Uri, mode, paired},
 };
 use crate::{
-    k8s::api::{access::ListQuery, objects::Data},
+    k8s::api::{access::ListQuery, secret_data::Data},
     upstream::TlsMode,
 };
 
 /// The longest value of a key that is not a certificate or a password; hosts have 253 characters, names 63.
-const LONGEST: usize = 4096;
+const LONGEST_KEY: usize = 4096;
 
 /// Secrets that may hold logins: certificates, Helm's releases and the like do not, and some are a megabyte.
 pub(super) fn secrets_with_logins() -> ListQuery {
@@ -231,7 +231,7 @@ fn line(key: &str, value: &[u8]) -> Result<String, Broken> {
     if text.is_empty() {
         return Err(broken("is empty"));
     }
-    if text.len() > LONGEST {
+    if text.len() > LONGEST_KEY {
         return Err(broken("is longer than 4096 bytes"));
     }
     if text.contains(|c: char| c.is_control()) {

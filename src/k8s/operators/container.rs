@@ -21,7 +21,7 @@ pub(super) const SUPERUSER_PASSWORD: [&str; 3] =
     ["POSTGRES_POSTGRES_PASSWORD", "POSTGRESQL_POSTGRES_PASSWORD", "POSTGRESQL_ADMIN_PASSWORD"];
 pub(super) const DATABASE: [&str; 3] = ["POSTGRES_DB", "POSTGRES_DATABASE", "POSTGRESQL_DATABASE"];
 /// The longest text that variables make of each other: each may double the one before it. No password is longer.
-const LONGEST: usize = 65_535;
+const LONGEST_VALUE: usize = 65_535;
 /// The most parts of a value that are read from elsewhere; each is a request.
 const MOST_PARTS: usize = 8;
 
@@ -179,7 +179,7 @@ impl<'a> Container<'a> {
             };
         }
         literal.push_str(rest);
-        if literal.len() > LONGEST || parts.len() > MOST_PARTS {
+        if literal.len() > LONGEST_VALUE || parts.len() > MOST_PARTS {
             return None;
         }
         if parts.is_empty() {
@@ -212,7 +212,7 @@ impl<'a> Container<'a> {
                 Vec::new()
             }
         };
-        if literal.len() > LONGEST || parts.len() + more.len() > MOST_PARTS {
+        if literal.len() > LONGEST_VALUE || parts.len() + more.len() > MOST_PARTS {
             return None;
         }
         if !more.is_empty() {

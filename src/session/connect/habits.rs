@@ -58,7 +58,7 @@ impl Untold {
 
     pub(super) fn remember(&self, key: HabitKey) {
         let mut all = self.all();
-        if all.len() >= MOST {
+        if all.len() >= MOST_HABITS {
             all.clear();
         }
         all.insert(key);
@@ -70,7 +70,7 @@ impl Untold {
 }
 
 /// Whoever asks for databases that do not exist is not remembered for ever.
-const MOST: usize = 4096;
+const MOST_HABITS: usize = 4096;
 
 /// All that is known.
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Habits {
 
     pub(super) fn remember(&self, key: HabitKey, habit: Habit) {
         let mut habits = self.all();
-        if habits.len() >= MOST {
+        if habits.len() >= MOST_HABITS {
             habits.clear();
         }
         habits.insert(key, habit);
