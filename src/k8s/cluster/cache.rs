@@ -69,6 +69,8 @@ pub(in crate::k8s) struct State {
     pub(in crate::k8s) covers: BTreeSet<ObjectName>,
     /// Whether changes are heard of: who connects believes nothing else.
     pub(in crate::k8s) followed: bool,
+    /// Watching was refused the last time: a list is not believed before a watch runs.
+    pub(in crate::k8s) refused: bool,
     /// Of how many resources no changes are heard just now.
     pub(in crate::k8s) interrupted: usize,
     pub(in crate::k8s) mark: Option<Mark>,

@@ -58,8 +58,14 @@ impl Watched {
             return self.poll(&mut joined).await;
         }
         match self.open(context, query, versions).await {
-            Ok(streams) => self.hear(context, streams, &wanted, (joined, breaks)).await,
-            Err(K8sError::Forbidden { .. }) => self.poll(&mut joined).await,
+            Ok(streams) => {
+                self.state.send_modify(|state| (state.followed, state.refused) = (true, false));
+                self.hear(context, streams, &wanted, (joined, breaks)).await
+            }
+            Err(K8sError::Forbidden { .. }) => {
+                self.state.send_modify(|state| state.refused = true);
+                self.poll(&mut joined).await
+            }
             Err(error) => Err(error),
         }
     }

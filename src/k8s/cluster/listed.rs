@@ -85,7 +85,7 @@ impl Watched {
                 resources.map(|resources| resources.iter().filter_map(|found| self.facts(found)).collect());
             state.leaders = leaders;
             state.covers.clone_from(wanted);
-            state.followed = watchable;
+            state.followed = watchable && !state.refused;
             state.interrupted = 0;
             state.mark = Some(context.shared().clock.mark());
         });
