@@ -1,7 +1,7 @@
 //! How a client came in, in libpq's words: a hint is the client's own connection with another name in it.
 
 /// Where a client connected to, and where in its startup packet the target stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conninfo {
     /// A name, an address, or the directory of a Unix socket.
     pub host: String,
@@ -12,7 +12,7 @@ pub struct Conninfo {
 }
 
 /// Where a startup packet names its target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Nowhere: the listener is bound to it.
     Bound,

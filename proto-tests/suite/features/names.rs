@@ -1,13 +1,17 @@
 //! What a name means: the README's table, row by row, through the binary.
 
+use std::sync::Arc;
+
 use proto_tests::{
     cnpg::Cluster,
+    kubernetes::Fault,
     subject::{Start, Subject},
     wire::{Fields, Wire},
 };
 use serde_json::json;
+use tokio::sync::Notify;
 
-use crate::support::{BINARY, World, serve};
+use crate::support::{BINARY, World, serve, until};
 
 #[tokio::test]
 async fn a_database_names_a_cluster() {
@@ -71,6 +75,26 @@ async fn aliases_and_bound_listeners() {
     let mut wire = Wire::tcp(("127.0.0.1", free)).await.unwrap();
     wire.start(&[("user", "app"), ("database", "postgres")]).await.unwrap();
     assert_eq!(wire.value("select current_user || ' ' || current_database()").await.unwrap(), "app postgres");
+}
+
+/// Clients that looked for the same name at the same time shared the answer, hint and all: the second was told the
+/// connection of the first, with its database for a user.
+#[tokio::test]
+async fn who_looks_with_another_is_told_its_own_connection() {
+    let world = World::reading().await;
+    let pgferry = world.pgferry().await;
+    let held = Arc::new(Notify::new());
+    world.api.fault("get", "clusters", usize::MAX, Fault::Hold(Arc::clone(&held)));
+    let release = async {
+        until("both look", || world.api.asked("get", "clusters") > 1).await;
+        world.api.heal();
+        held.notify_waiters();
+    };
+    let port = pgferry.address().port();
+    let (database, user, ()) =
+        tokio::join!(pgferry.refusal("pgferry", "shpo"), pgferry.refusal("app@shpo", "books"), release);
+    assert!(database.hint.contains(&format!("psql -h localhost -p {port} shop.prod")), "{database:?}");
+    assert!(user.hint.contains(&format!("psql -h localhost -p {port} -U app@shop.prod books")), "{user:?}");
 }
 
 #[tokio::test]

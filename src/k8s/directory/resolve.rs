@@ -41,8 +41,8 @@ use crate::{
         },
     },
     upstream::{
-        Ask, ClusterId, Directory, Failure, Found, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry, Server,
-        Target, TlsFacts, TlsMode, Upstream,
+        Ask, ClusterId, Conninfo, Directory, Failure, Found, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry,
+        Server, Target, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -87,6 +87,13 @@ fn known_key(ask: &Ask, context: &Context) -> KnownKey {
     (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
 }
 
+/// Who looks for a name, and how it was typed: an answer that is an error says what that client is to type.
+type FindKey = (KnownKey, Mode, Conninfo);
+
+fn find_key(ask: &Ask, context: &Context) -> FindKey {
+    (known_key(ask, context), ask.target.mode, ask.conninfo.clone())
+}
+
 /// A cluster, and who looks at it: what one may see another may not.
 type LookKey = (Caller, String, Place, String);
 
@@ -111,7 +118,7 @@ pub struct Kubernetes {
     params: DirectoryParams,
     known: Mutex<HashMap<KnownKey, Led>>,
     recent: Arc<Recent>,
-    finds: Looks<KnownKey, View, Failure>,
+    finds: Looks<FindKey, View, Failure>,
     looks: Looks<LookKey, Option<View>, K8sError>,
     turn: AtomicUsize,
     /// Which pod was the primary the last time, of clusters where only the servers know.
@@ -380,7 +387,7 @@ impl Directory for Kubernetes {
         } else {
             let lookup = Lookup { reader, systems: &self.systems };
             let find = || lookup.find(ask);
-            let view = self.finds.first_look(&known_key(ask, &context), ask.deadline, serves, find).await?;
+            let view = self.finds.first_look(&find_key(ask, &context), ask.deadline, serves, find).await?;
             self.remember(ask, &context, &view);
             view
         };
