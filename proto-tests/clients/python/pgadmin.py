@@ -15,6 +15,11 @@ import time
 import traceback
 
 from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -24,6 +29,8 @@ import cells
 
 # Only a broken page needs as long.
 PATIENCE = 90
+# What a page says of what it is just drawing anew.
+MOVING = [ElementClickInterceptedException, ElementNotInteractableException, StaleElementReferenceException]
 NAMES = "return Array.from(document.querySelectorAll('span.file-name')).map(span => span.textContent)"
 SETTINGS = """
 import os
@@ -92,9 +99,7 @@ class Page:
         self.driver.get(url)
 
     def until(self, holds):
-        ignored = ["ElementClickInterceptedException", "StaleElementReferenceException", "ElementNotInteractableException"]
-        errors = [getattr(__import__("selenium.common.exceptions", fromlist=[name]), name) for name in ignored]
-        return WebDriverWait(self.driver, PATIENCE, 0.2, errors).until(lambda _: holds())
+        return WebDriverWait(self.driver, PATIENCE, 0.2, MOVING).until(lambda _: holds())
 
     def shown(self, path):
         return next((found for found in self.driver.find_elements(By.XPATH, path) if found.is_displayed()), None)
@@ -131,11 +136,14 @@ class Page:
             assert refused is None, refused.text
             return self.names().count(child) > before
 
-        ActionChains(self.driver).double_click(self.see(self.branch(name))).perform()
+        self.double_click(name)
         self.until(opened)
 
     def press(self, *keys):
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def double_click(self, name):
+        ActionChains(self.driver).double_click(self.see(self.branch(name))).perform()
 
     def type(self, sql):
         """Into the query tool, in the place of what is there."""
@@ -207,12 +215,12 @@ class Visit:
         page.see(page.branch("Servers"))
         # It unfolds by itself what was unfolded before, in its own time; so does a click.
         page.until(lambda: "shop" in page.names() or self.unfold_servers())
-        ActionChains(page.driver).double_click(page.see(page.branch("shop"))).perform()
+        page.double_click("shop")
         page.click("//*[@role='dialog']//button[.='OK']")
         page.until(lambda: "Databases" in page.names())
 
     def unfold_servers(self):
-        ActionChains(self.page.driver).double_click(self.page.see(self.page.branch("Servers"))).perform()
+        self.page.double_click("Servers")
         ended = time.monotonic() + 10
         while "shop" not in self.page.names() and time.monotonic() < ended:
             time.sleep(0.1)
