@@ -21,7 +21,10 @@ use crate::{
             dialer::{Dialer, Transport},
             tunnel::Liveness,
         },
-        directory::resolve::{DirectoryParams, External, Kubernetes},
+        directory::{
+            external::External,
+            resolve::{DirectoryParams, Kubernetes},
+        },
         operators::{
             configured::Layout,
             registry::{Systems, SystemsParams},

@@ -1,6 +1,7 @@
 //! Which server a name means.
 
 mod dedup;
+pub mod external;
 mod list;
 mod list_reach;
 mod list_rows;

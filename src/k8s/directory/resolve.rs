@@ -33,7 +33,7 @@ use crate::{
             snapshot::{Choice, Preference, View},
             watches::Watches,
         },
-        directory::{lookup::Lookup, tls::TlsReader, undisputed::Undisputed},
+        directory::{external::External, lookup::Lookup, tls::TlsReader, undisputed::Undisputed},
         operators::{
             facts::{CertificateName, Facts, Members},
             registry::Systems,
@@ -48,21 +48,6 @@ use crate::{
 
 /// Between two looks at a cluster without a primary, where no watch tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Which servers outside Kubernetes may be dialled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum External {
-    /// Any that a connection Secret names.
-    Any,
-    /// These hosts and ports.
-    Only(Vec<(String, u16)>),
-}
-
-impl Default for External {
-    fn default() -> Self {
-        Self::Only(Vec::new())
-    }
-}
 
 /// The settings of the directory.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +157,7 @@ impl Kubernetes {
         let Some((place, system, _)) = known else {
             return Ok(None);
         };
-        let read = || read::view(reader, &self.systems, &system, (&place.0, &place.1));
+        let read = || self.read(reader, (&place, &system));
         let is_good = |view: &Option<View>| view.as_ref().is_some_and(|view| serves(view, ask.target.mode));
         match self.looks.first_look(&look_key(context, &place, &system), ask.deadline, is_good, read).await {
             // Whatever has changed, the name is looked up anew.
@@ -198,8 +183,7 @@ impl Kubernetes {
         stale: Option<&Upstream>,
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
-        let (id, place) = (view.id(context.name()), view.place());
-        let system = view.system.clone();
+        let id = view.id(context.name());
         let asked_key = (Caller::of(context), id.clone());
         let mut view = view;
         loop {
@@ -235,20 +219,7 @@ impl Kubernetes {
                 return Err(report.into());
             }
             self.announce((ask, context), view.clone(), &id);
-            let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
-            self.watches.changed(&place, context, &system, longest).await;
-            view = match self.watches.view(&place, context, &system) {
-                Some(view) => view,
-                None => match self.look(reader, (&place, &system), Instant::now() - LOOK_AGAIN / 2).await {
-                    Ok(view) => view.ok_or_else(|| Failure::from(vanished(&id)))?,
-                    // What was known is still the best answer to who waits; it is looked at again.
-                    Err(error) if error.is_passing() => {
-                        debug!(cluster = %id, %error, "the cluster could not be looked at");
-                        view
-                    }
-                    Err(error) => return Err(error.into()),
-                },
-            };
+            view = self.awaited(ask, reader, (&id, view)).await?;
         }
     }
 
@@ -259,8 +230,31 @@ impl Kubernetes {
         (place, system): (&Place, &SystemRef),
         since: Instant,
     ) -> Result<Option<View>, K8sError> {
-        let read = || read::view(reader, &self.systems, system, (&place.0, &place.1));
+        let read = || self.read(reader, (place, system));
         self.looks.look(&look_key(reader.context, place, system), (since, reader.deadline), read).await
+    }
+
+    async fn read(&self, reader: Reader<'_>, (place, system): (&Place, &SystemRef)) -> Result<Option<View>, K8sError> {
+        read::view(reader, &self.systems, system, (&place.0, &place.1)).await
+    }
+
+    /// What the cluster has come to, for one who waits: as a watch tells, else as a look finds it.
+    async fn awaited(&self, ask: &Ask, reader: Reader<'_>, (id, view): (&ClusterId, View)) -> Result<View, Failure> {
+        let (context, place, system) = (reader.context, view.place(), view.system.clone());
+        let longest = LOOK_AGAIN.min(ask.wait_until.saturating_duration_since(Instant::now()));
+        self.watches.changed(&place, context, &system, longest).await;
+        if let Some(view) = self.watches.view(&place, context, &system) {
+            return Ok(view);
+        }
+        match self.look(reader, (&place, &system), Instant::now() - LOOK_AGAIN / 2).await {
+            Ok(view) => view.ok_or_else(|| vanished(id).into()),
+            // What was known is still the best answer to who waits; it is looked at again.
+            Err(error) if error.is_passing() => {
+                debug!(cluster = %id, %error, "the cluster could not be looked at");
+                Ok(view)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Says what is waited for, and of which cluster: whose logins those are is as fresh as the view.
@@ -323,21 +317,7 @@ impl Kubernetes {
             return Err(vanished(&id).into());
         };
         let (host, port) = (host.as_str(), *port);
-        let allowed = match &self.params.external {
-            External::Any => true,
-            External::Only(servers) => servers.iter().any(|(name, at)| name.eq_ignore_ascii_case(host) && *at == port),
-        };
-        if !allowed {
-            return Err(Report::fatal(
-                SqlState::INSUFFICIENT_PRIVILEGE,
-                format!("{id} is outside Kubernetes, at {host}:{port}, and pgferry is not to connect there"),
-            )
-            .hint(format!(
-                "To let it connect there directly: kubernetes.external = [\"{host}:{port}\"] \
-                 (PGFERRY__KUBERNETES__EXTERNAL={host}:{port}), or true for any server that a Secret names"
-            ))
-            .into());
-        }
+        self.params.external.permits(&id, host, port)?;
         // The way leads through the open: never plaintext unless the Secret says so, and verified where that can be.
         let mut facts = view.facts.clone();
         facts.tls.name = Some(CertificateName::Cluster(host.to_owned()));

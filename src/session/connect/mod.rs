@@ -123,9 +123,8 @@ impl Connector {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
                 Ok(connected) => {
                     // Rivals are there only where the primary is wanted, and only servers know which one it is.
-                    let (upstream, login) = (connected.upstream.clone(), connected.login.clone());
                     if connected.writable && !upstream.rivals.is_empty() {
-                        self.refuse_rivals(wanted, (&upstream, &login)).await?;
+                        self.refuse_rivals(wanted, (&upstream, &connected.login)).await?;
                     }
                     self.turns.served(&upstream);
                     self.credentials.accepted(ask, &upstream, &connected.login);
