@@ -104,10 +104,10 @@ fn split_user<'a>(user: &'a str, knows_context: &dyn Fn(&str) -> bool) -> Option
 }
 
 /// What is wrong behind the first `@` of a user that is no `role@target`.
-fn user_mistake(user: &str) -> Option<NoRoute> {
+fn user_mistake(user: &str, database: Option<&[u8]>) -> Option<NoRoute> {
     let (role, rest) = user.split_once('@')?;
     let mistake = parse_target(rest).err()?;
-    let form = Form::User { role: role.to_owned(), database: None };
+    let form = Form::User { role: role.to_owned(), database: database.map(lossy) };
     Some(NoRoute::new(RouteError::User { user: user.to_owned(), mistake }, form))
 }
 
@@ -159,7 +159,7 @@ pub fn route(
         let form = form(named(&role));
         return Ok(Route { target, database, role, form, otherwise: None });
     }
-    if let Some(mistake) = user_mistake(user) {
+    if let Some(mistake) = user_mistake(user, beside_user().as_deref()) {
         return Err(mistake);
     }
     // PostgreSQL's own default: no database means the one named like the user.

@@ -223,9 +223,9 @@ async fn a_mistake_behind_the_role_is_told() {
         (
             "app@shop.prod:xx",
             "unknown mode \"xx\" in \"shop.prod:xx\": it is rw, ro or any",
-            format!("psql -h localhost -p {port} -U app@shop.prod:ro"),
+            format!("psql -h localhost -p {port} -U app@shop.prod:ro app"),
         ),
-        ("APP@SHOP.PROD", "lower-case", format!("-p {port} -U APP@shop.prod")),
+        ("APP@SHOP.PROD", "lower-case", format!("-p {port} -U APP@shop.prod app")),
         (
             "app@shop_prod",
             "in user \"app@shop_prod\": \"shop_prod\" does not name a cluster",
