@@ -157,11 +157,15 @@ impl Shared {
         if let Some(built) = self.fresh() {
             return Ok(built);
         }
-        if let Some(progress) = progress.filter(|_| self.login.try_lock().is_err()) {
-            progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
-        }
         let asking = self.asking(wanted, progress);
-        let mut login = self.login.lock().await;
+        let mut login = if let Ok(login) = self.login.try_lock() {
+            login
+        } else {
+            if let Some(progress) = progress {
+                progress.waiting_for(format!("a login to Kubernetes (context {})", self.shown));
+            }
+            self.login.lock().await
+        };
         // Somebody else may have renewed it while we waited.
         if let Some(built) = self.fresh() {
             return Ok(built);
