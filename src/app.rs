@@ -167,7 +167,7 @@ fn keep_secrets_in(settings: &Settings) {
 
 /// Says where names lead, or that nothing answers: laptops come online later.
 async fn greet_kubernetes(contexts: &Contexts) {
-    let context = match contexts.get(None, &Identity::Local, None).await {
+    let context = match contexts.get(None, None).await {
         Ok(context) => context,
         Err(error) => {
             let hint = error.report().hint.unwrap_or_default();

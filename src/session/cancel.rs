@@ -57,7 +57,7 @@ pub(super) async fn forward(dial: &dyn Dial, live: &Live) -> Result<(), Failure>
     let mut cancelled = live.cancelled.subscribe();
     cancelled.mark_unchanged();
     let send = async {
-        let stream = dial.dial(&live.identity, &live.upstream, deadline).await?;
+        let stream = dial.dial(&live.upstream, deadline).await?;
         let mut stream = encrypted_alike(stream, live).await?;
         let sent = async {
             stream.write_all(&live.key.encode_request()).await?;

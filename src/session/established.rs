@@ -53,8 +53,7 @@ impl Sessions {
         let cancelled = Arc::new(watch::Sender::new(0));
         let lost = upstream.lost.clone();
         let registered = key.map(|key| {
-            let identity = about.wanted.ask.identity.clone();
-            let live = Live { key, upstream: upstream.clone(), identity, encrypted, cancelled: Arc::clone(&cancelled) };
+            let live = Live { key, upstream: upstream.clone(), encrypted, cancelled: Arc::clone(&cancelled) };
             self.registry.register(about.id, live)
         });
         let notices = notices(&about, &upstream, login.superuser);

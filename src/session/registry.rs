@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     error::{Report, SqlState},
     pg::cancel::CancelKey,
-    upstream::{ClusterId, Identity, Upstream},
+    upstream::{ClusterId, Upstream},
 };
 
 /// Numbers a session within this process; shown in logs and in reports of our own bugs.
@@ -34,8 +34,6 @@ pub struct Live {
     pub key: CancelKey,
     /// Where the server is.
     pub upstream: Upstream,
-    /// On whose behalf it was reached.
-    pub identity: Identity,
     /// Whether the session's own stream is TLS inside the tunnel; a cancel request goes the same way.
     pub encrypted: bool,
     /// Counts the 57014 errors that the session has shown.

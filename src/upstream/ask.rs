@@ -4,20 +4,16 @@ use std::{fmt, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{conninfo::Conninfo, server::ClusterId};
+use super::{conninfo::Conninfo, person::Person, server::ClusterId};
 
-/// On whose behalf Kubernetes is asked.
+/// Who asks. Kubernetes is always asked with pgferry's own credential: what a person may reach is decided by
+/// [`Review`](super::Review), not by what the person could do there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// The person who runs pgferry: the kubeconfig's own user.
+    /// Whoever runs pgferry: what the kubeconfig's user may do is what may be reached.
     Local,
-    /// A reviewed Kubernetes user, impersonated in every request (bastion mode).
-    Impersonated {
-        /// The user's name, as TokenReview gave it.
-        user: String,
-        /// The user's groups.
-        groups: Vec<String>,
-    },
+    /// Somebody who has proved who it is.
+    Person(Arc<Person>),
 }
 
 /// Which server of a cluster is wanted.

@@ -7,6 +7,7 @@
 use std::{io, sync::Arc};
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite},
     time::Instant,
@@ -17,11 +18,13 @@ use crate::error::Report;
 mod ask;
 mod conninfo;
 mod login;
+mod person;
 mod server;
 
 pub use ask::{Ask, Found, Identity, Mode, Progress, Role, Target};
 pub use conninfo::{Conninfo, Form};
 pub use login::{AuthFacts, AuthMethod, CaBy, ClientIdentity, Login, TlsFacts, TlsMode};
+pub use person::{Answer, How, Person, Question, Verb};
 pub use server::{ClusterId, Lost, PodId, Server, Upstream};
 
 /// The peer is gone. Whether a close is seen as a reset is the kernel's to say: it is one where bytes were not read.
@@ -94,7 +97,7 @@ pub trait Directory: Send + Sync {
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure>;
 
     /// The server's rivals were asked, and none takes writes: it need not be asked again for a while.
-    fn undisputed(&self, _ask: &Ask, _upstream: &Upstream) {}
+    fn undisputed(&self, _upstream: &Upstream) {}
 
     /// Called when a client has connected and before it has said what it wants: a chance to warm up.
     fn warm(&self) {}
@@ -124,7 +127,17 @@ pub trait Credentials: Send + Sync {
 #[async_trait]
 pub trait Dial: Send + Sync {
     /// A new byte stream to the server.
-    async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure>;
+    async fn dial(&self, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure>;
+}
+
+/// Knows people: who a token belongs to, and what somebody may.
+#[async_trait]
+pub trait Review: Send + Sync {
+    /// Whom the token belongs to; `None` where it is refused. An error where nobody can say.
+    async fn person(&self, token: &SecretString, deadline: Instant) -> Result<Option<Person>, Failure>;
+
+    /// Whether a person may do what is asked about.
+    async fn may(&self, question: &Question, deadline: Instant) -> Result<Answer, Failure>;
 }
 
 /// The question behind `pgferry list`.

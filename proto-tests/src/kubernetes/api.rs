@@ -134,19 +134,16 @@ pub(crate) async fn answer(
         (_, true, _) => "get",
         _ => "list",
     };
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut record = Request {
         verb,
         resource: target.resource(),
         namespace: target.namespace.clone(),
         name: target.name.clone(),
         user: user.clone(),
-        impersonated: header("impersonate-user"),
         status: 0,
         query: request.uri().query().unwrap_or_default().to_owned(),
         bytes: 0,
     };
-    let acting = record.impersonated.clone().unwrap_or(user);
     shared.store().arrived.push((verb, target.resource()));
     let fault = planted(&shared, verb, &target);
     let response = match fault {
@@ -159,9 +156,9 @@ pub(crate) async fn answer(
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
             notify.notified().await;
-            serve(&shared, &acting, verb, &target, &get, request)
+            serve(&shared, &user, verb, &target, &get, request)
         }
-        None => serve(&shared, &acting, verb, &target, &get, request),
+        None => serve(&shared, &user, verb, &target, &get, request),
     };
     record.status = response.status().as_u16();
     record.bytes = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();

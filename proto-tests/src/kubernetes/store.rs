@@ -20,7 +20,6 @@ pub struct Request {
     pub namespace: Option<String>,
     pub name: Option<String>,
     pub user: String,
-    pub impersonated: Option<String>,
     pub status: u16,
     /// What was asked for behind the `?`.
     pub query: String,

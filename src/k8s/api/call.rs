@@ -26,7 +26,7 @@ impl Context {
         deadline: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, K8sError> {
         let method = if body.is_some() { "POST" } else { "GET" };
-        let request = self.request(method, path, body.unwrap_or_default())?;
+        let request = Self::request(method, path, body.unwrap_or_default())?;
         self.retrying(access, deadline, &request, |client, request| async move { answer(&client, request).await }).await
     }
 

@@ -20,13 +20,12 @@ use crate::{
         connection::{Built, Shared},
         error::K8sError,
         hedge::Once,
-        http::impersonate,
         jitter::jittered,
         names::{Namespace, ObjectName},
         plugin::For,
         resource::PODS,
     },
-    upstream::{Identity, PodId},
+    upstream::PodId,
 };
 
 /// client-go's page size: small enough for an API server's memory, large enough for few round trips.
@@ -62,18 +61,17 @@ const VERSION: Access<'static> = Access::to("version");
 /// The raw stream of a port-forward.
 pub(in crate::k8s) type Raw = WebSocketStream<TokioIo<Upgraded>>;
 
-/// A context, on behalf of an identity.
+/// A context, for somebody who waits or for work in the background.
 #[derive(Clone, Debug)]
 pub struct Context {
     shared: Arc<Shared>,
     pub(super) built: Built,
-    identity: Identity,
     pub(super) wanted: For,
 }
 
 impl Context {
-    pub(in crate::k8s) fn new(shared: Arc<Shared>, built: Built, (identity, wanted): (Identity, For)) -> Self {
-        Self { shared, built, identity, wanted }
+    pub(in crate::k8s) fn new(shared: Arc<Shared>, built: Built, wanted: For) -> Self {
+        Self { shared, built, wanted }
     }
 
     pub(in crate::k8s) fn shared(&self) -> &Shared {
@@ -125,12 +123,6 @@ impl Context {
     #[must_use]
     pub fn server(&self) -> &str {
         &self.built.server
-    }
-
-    /// On whose behalf.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// One object; `None` where it does not exist.
@@ -223,7 +215,7 @@ impl Context {
         query.write(&mut parameters);
         let path = access.path(&parameters);
         let deadline = Instant::now() + self.shared.params.request_timeout;
-        let request = self.request("GET", &path, Vec::new())?;
+        let request = Self::request("GET", &path, Vec::new())?;
         let ask = |client: Client, request| async move { client.request_events::<K>(request).await };
         let events = self.retrying(access, deadline, &request, ask).await?;
         let (context, access) = (self.clone(), access.owned());
@@ -244,7 +236,7 @@ impl Context {
         let pod = self.access("create", &PODS, Some(&namespace), Some(&name));
         let access = Access { subresource: Some("portforward"), ..pod };
         let path = access.path(&[("ports", port.to_string())]);
-        let request = self.request("GET", &path, Vec::new())?;
+        let request = Self::request("GET", &path, Vec::new())?;
         let ask = |client: Client, request| async move { client.connect(request).await };
         let connection = self.retrying(&access, deadline, &request, ask).await?;
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
@@ -266,7 +258,7 @@ impl Context {
     /// Asks for the version once, whatever the answer: nobody waits for it, so that no login is renewed for it, which may
     /// open a browser, and it takes no room from what people wait for.
     pub(in crate::k8s) async fn greet(&self) -> Result<(), K8sError> {
-        let mut request = self.request("GET", &VERSION.path(&[]), Vec::new())?;
+        let mut request = Self::request("GET", &VERSION.path(&[]), Vec::new())?;
         request.extensions_mut().insert(Once);
         let client = self.fresh().client;
         let deadline = Instant::now() + self.shared.params.request_timeout;
@@ -282,17 +274,13 @@ impl Context {
         self.shared.fresh().filter(same).unwrap_or_else(|| self.built.clone())
     }
 
-    pub(super) fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
-        let mut request = Request::builder()
+    pub(super) fn request(method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, K8sError> {
+        Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
-            .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })?;
-        if let Identity::Impersonated { user, groups } = &self.identity {
-            impersonate(&mut request, user, groups)?;
-        }
-        Ok(request)
+            .map_err(|error| K8sError::Malformed { what: format!("the request {path}"), why: error.to_string() })
     }
 
     /// Parses an object. Nothing of it is quoted in an error: it may be a Secret.

@@ -21,7 +21,7 @@ use crate::{
         suggest::nearest,
         suspend::Clock,
     },
-    upstream::{Identity, Progress},
+    upstream::Progress,
 };
 
 /// The name of the one context inside a cluster.
@@ -121,13 +121,8 @@ impl Contexts {
     ///
     /// # Errors
     /// Where the context is unknown, its kubeconfig unusable, or the login fails.
-    pub async fn get(
-        &self,
-        context: Option<&str>,
-        identity: &Identity,
-        progress: Option<&Progress>,
-    ) -> Result<Context, K8sError> {
-        self.client(context, identity, (For::Client, progress)).await
+    pub async fn get(&self, context: Option<&str>, progress: Option<&Progress>) -> Result<Context, K8sError> {
+        self.client(context, (For::Client, progress)).await
     }
 
     /// The same for work in the background, such as watches: nobody is asked to log in by it again and again, neither
@@ -135,8 +130,8 @@ impl Contexts {
     ///
     /// # Errors
     /// As for [`Self::get`]; the last login's failure, until a client has logged in.
-    pub async fn get_quietly(&self, context: Option<&str>, identity: &Identity) -> Result<Context, K8sError> {
-        self.client(context, identity, (For::Background, None)).await
+    pub async fn get_quietly(&self, context: Option<&str>) -> Result<Context, K8sError> {
+        self.client(context, (For::Background, None)).await
     }
 
     /// What work in the background does after an error: it waits so long, but no longer than until a client has logged
@@ -151,7 +146,6 @@ impl Contexts {
     async fn client(
         &self,
         context: Option<&str>,
-        identity: &Identity,
         (wanted, progress): (For, Option<&Progress>),
     ) -> Result<Context, K8sError> {
         let shared = loop {
@@ -170,7 +164,7 @@ impl Contexts {
             }
         };
         let built = shared.ready(wanted, progress).await?;
-        Ok(Context::new(shared, built, (identity.clone(), wanted)))
+        Ok(Context::new(shared, built, wanted))
     }
 
     /// Whether a context still means this one of its clusters, and reaches it with this one of its credentials; no where

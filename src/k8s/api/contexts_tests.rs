@@ -84,7 +84,7 @@ fn clock() -> Arc<Clock> {
 }
 
 async fn now(contexts: &Contexts) -> (u64, u64) {
-    let context = contexts.get(None, &Identity::Local, None).await.expect("a client");
+    let context = contexts.get(None, None).await.expect("a client");
     (context.meaning(), context.credential())
 }
 
@@ -172,7 +172,7 @@ async fn background_work_starts_no_plugin_after_a_failure() {
     let (file, login) = (directory.path().join("config"), Login(directory.path()));
     write(&file, &login.user("one"), "https://127.0.0.1:1", "a");
     let contexts = Arc::new(Contexts::by_clock(params(file.clone()), clock()));
-    let quietly = || async { contexts.get_quietly(None, &Identity::Local).await };
+    let quietly = || async { contexts.get_quietly(None).await };
     login.does("exit 7");
     let error = quietly().await.expect_err("it fails");
     assert_eq!(login.runs(), 1, "nobody knew");
@@ -187,12 +187,12 @@ async fn background_work_starts_no_plugin_after_a_failure() {
     assert_eq!(login.runs(), 1);
     // Who comes later than a failure has not waited for it.
     advance(Duration::from_secs(1)).await;
-    contexts.get(None, &Identity::Local, None).await.expect_err("it fails for a client too");
+    contexts.get(None, None).await.expect_err("it fails for a client too");
     login.gives(None);
     assert!(quietly().await.is_err() && !rest.is_finished());
     assert_eq!(login.runs(), 2);
     advance(Duration::from_secs(1)).await;
-    contexts.get(None, &Identity::Local, None).await.expect("a client logs in");
+    contexts.get(None, None).await.expect("a client logs in");
     rest.await.expect("it has ended");
     let context = quietly().await.expect("a client's success is everybody's");
     assert_eq!((login.runs(), began.elapsed()), (3, Duration::from_secs(2)));
@@ -210,7 +210,7 @@ async fn background_work_starts_no_plugin_after_a_failure() {
 
     // Another question: nobody has failed to answer it.
     login.does("exit 7");
-    contexts.get(None, &Identity::Local, None).await.expect("it is not asked yet");
+    contexts.get(None, None).await.expect("it is not asked yet");
     write(&file, &login.user("another"), "https://127.0.0.1:1", "a");
     assert!(quietly().await.is_err());
     assert_eq!(login.runs(), 5);

@@ -3,7 +3,7 @@
 
 use std::{env, time::Duration};
 
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 use hyper_util::client::legacy::connect::{
     HttpConnector,
     proxy::{SocksV5, Tunnel},
@@ -136,23 +136,6 @@ fn proxy(config: &Config) -> Option<Uri> {
     let no_proxy = ["NO_PROXY", "no_proxy"].iter().find_map(|name| env::var(name).ok()).unwrap_or_default();
     let host = config.cluster_url.host().unwrap_or_default();
     (!no_proxy::exempts(&no_proxy, host)).then_some(proxy)
-}
-
-/// Marks a request as made on behalf of somebody else.
-pub(in crate::k8s) fn impersonate(
-    request: &mut Request<Vec<u8>>,
-    user: &str,
-    groups: &[String],
-) -> Result<(), K8sError> {
-    let value = |text: &str| {
-        HeaderValue::from_str(text)
-            .map_err(|_| K8sError::Kubeconfig("a user or group name that no header can hold".to_owned()))
-    };
-    request.headers_mut().insert("impersonate-user", value(user)?);
-    for group in groups {
-        request.headers_mut().append("impersonate-group", value(group)?);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Task {
                 return;
             }
             let server = &self.server;
-            let looked = match self.contexts.get_quietly(Some(&server.context), &server.caller.identity).await {
+            let looked = match self.contexts.get_quietly(Some(&server.context)).await {
                 // The server is not lost: it is where nobody can look any more.
                 Ok(context) if context.meaning() != server.caller.meaning => {
                     self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(server);

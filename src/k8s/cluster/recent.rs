@@ -7,21 +7,20 @@ use std::{
 
 use crate::{
     k8s::{api::client::Context, cluster::snapshot::View},
-    upstream::{ClusterId, Identity},
+    upstream::ClusterId,
 };
 
-/// On whose behalf something was read, of which of the clusters that a context's name has meant, and with which of its
+/// How something was read: from which of the clusters that a context's name has meant, and with which of its
 /// credentials: what one may see another may not, so that whatever is remembered is remembered for one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::k8s) struct Caller {
-    pub(in crate::k8s) identity: Identity,
     pub(in crate::k8s) meaning: u64,
     pub(in crate::k8s) credential: u64,
 }
 
 impl Caller {
     pub(in crate::k8s) fn of(context: &Context) -> Self {
-        Self { identity: context.identity().clone(), meaning: context.meaning(), credential: context.credential() }
+        Self { meaning: context.meaning(), credential: context.credential() }
     }
 }
 

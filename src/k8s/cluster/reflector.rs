@@ -153,7 +153,7 @@ impl Watched {
         while !self.retire() {
             self.leave_unused();
             let (began, wanted) = (Instant::now(), self.wanted.borrow().len());
-            let ended = match contexts.get_quietly(Some(&self.key.context), &self.key.caller.identity).await {
+            let ended = match contexts.get_quietly(Some(&self.key.context)).await {
                 // Its servers are not lost: they are where nobody can look any more.
                 Ok(context) if context.meaning() != self.key.caller.meaning => {
                     self.guards().ended = true;
@@ -195,10 +195,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        k8s::operators::registry::SystemsParams,
-        upstream::{Identity, Mode},
-    };
+    use crate::{k8s::operators::registry::SystemsParams, upstream::Mode};
 
     /// A watch that had once been asked for a cluster listed its pods for as long as anybody used another one.
     #[tokio::test(start_paused = true)]
@@ -208,7 +205,7 @@ mod tests {
         let namespace = Namespace::parse("prod").expect("a name");
         let key = Key {
             context: "c".to_owned(),
-            caller: Caller { identity: Identity::Local, meaning: 0, credential: 0 },
+            caller: Caller { meaning: 0, credential: 0 },
             namespace,
             system: system.name().to_owned(),
         };

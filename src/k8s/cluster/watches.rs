@@ -1,5 +1,5 @@
 //! Watches on the clusters in use: one on their pods, one on their resources and one on their leader objects where they
-//! have such, for each context, identity, namespace and operator; shared by all sessions, ended some minutes after the
+//! have such, for each context, credential, namespace and operator; shared by all sessions, ended some minutes after the
 //! last use. Clusters that no operator made are watched by `pod_watch`, pod by pod.
 //!
 //! They answer the next connection without a request, and tell sessions when their server is lost. What they say is

@@ -97,12 +97,12 @@ impl Credentials for SecretCredentials {
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure> {
         // Whoever names no role gets the owner of the database.
         let database = ask.database.clone().filter(|_| ask.role == Role::Default);
-        let key = (caller(ask, upstream), upstream.cluster.clone(), ask.role.clone(), database);
+        let key = (caller(upstream), upstream.cluster.clone(), ask.role.clone(), database);
         let login = self
             .readings
             .join(key, ask.deadline, Box::pin(self.find_login(ask, (&upstream.cluster, upstream.meaning))))
             .await?;
-        self.refusals.check(caller(ask, upstream), &upstream.cluster, &login)?;
+        self.refusals.check(caller(upstream), &upstream.cluster, &login)?;
         Ok(login)
     }
 
@@ -125,7 +125,7 @@ impl Credentials for SecretCredentials {
         if let Some(before) = before {
             return Ok(Some(before));
         }
-        self.refusals.note(caller(ask, upstream), &upstream.cluster, refused);
+        self.refusals.note(caller(upstream), &upstream.cluster, refused);
         Ok(None)
     }
 
@@ -148,12 +148,12 @@ impl Credentials for SecretCredentials {
 type WorkedKey = (Caller, ClusterId, String, Role);
 
 fn worked_key(ask: &Ask, upstream: &Upstream, login: &Login) -> WorkedKey {
-    (caller(ask, upstream), upstream.cluster.clone(), login.source.clone(), ask.role.clone())
+    (caller(upstream), upstream.cluster.clone(), login.source.clone(), ask.role.clone())
 }
 
 /// On whose behalf it was resolved.
-fn caller(ask: &Ask, upstream: &Upstream) -> Caller {
-    Caller { identity: ask.identity.clone(), meaning: upstream.meaning, credential: upstream.credential }
+fn caller(upstream: &Upstream) -> Caller {
+    Caller { meaning: upstream.meaning, credential: upstream.credential }
 }
 
 impl SecretCredentials {
@@ -176,7 +176,7 @@ impl SecretCredentials {
     }
 
     async fn find_login(&self, ask: &Ask, (cluster, meaning): (&ClusterId, u64)) -> Result<Login, Failure> {
-        let context = self.contexts.get(Some(&cluster.context), &ask.identity, Some(&ask.progress)).await?;
+        let context = self.contexts.get(Some(&cluster.context), Some(&ask.progress)).await?;
         if context.meaning() != meaning {
             // A Secret of one cluster is for no server of another.
             let report = K8sError::OtherCluster { context: context.name().to_owned() }.report();

@@ -23,7 +23,7 @@ use crate::{
         },
         dial::tunnel::{Liveness, Tunnel},
     },
-    upstream::{BoxedStream, Dial, Failure, Identity, PodId, Retry, Server, Upstream},
+    upstream::{BoxedStream, Dial, Failure, PodId, Retry, Server, Upstream},
 };
 
 /// What a plain TCP stream reads at a time: measured, this is where larger buffers stop saving CPU.
@@ -58,12 +58,12 @@ impl Dialer {
 
 #[async_trait]
 impl Dial for Dialer {
-    async fn dial(&self, identity: &Identity, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure> {
+    async fn dial(&self, upstream: &Upstream, deadline: Instant) -> Result<BoxedStream, Failure> {
         let pod = match &upstream.server {
             Server::External { host, .. } => return self.tcp(upstream, (host.as_str(), upstream.port), deadline).await,
             Server::Pod(pod) => pod,
         };
-        let context = self.contexts.get(Some(&upstream.cluster.context), identity, None).await?;
+        let context = self.contexts.get(Some(&upstream.cluster.context), None).await?;
         // A pod is addressed by its name, and one of another cluster may well be called so: no login or cancel key is
         // for that one.
         if context.meaning() != upstream.meaning {

@@ -41,8 +41,8 @@ use crate::{
         },
     },
     upstream::{
-        Ask, ClusterId, Conninfo, Directory, Failure, Found, Identity, ListAsk, Listing, Lost, Mode, PodId, Retry,
-        Server, Target, TlsFacts, TlsMode, Upstream,
+        Ask, ClusterId, Conninfo, Directory, Failure, Found, ListAsk, Listing, Lost, Mode, PodId, Retry, Server,
+        Target, TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -210,7 +210,7 @@ impl Kubernetes {
                     let rivals =
                         if mode == Mode::Rw { view.rivals(&pod).into_iter().map(pod_id).collect() } else { Vec::new() };
                     let upstream = self.upstream((ask, context), view, (Server::Pod(pod_id(&pod)), port), (tls, lost));
-                    return Ok(self.undisputed.with_rivals(ask, upstream, rivals));
+                    return Ok(self.undisputed.with_rivals(upstream, rivals));
                 }
                 Choice::Never(report) => return Err(with_hint(report, ask).into()),
                 Choice::Wait(report) => with_hint(report, ask),
@@ -356,7 +356,7 @@ impl Directory for Kubernetes {
     }
 
     async fn resolve(&self, ask: &Ask) -> Result<Upstream, Failure> {
-        let context = self.contexts.get(ask.target.context.as_deref(), &ask.identity, Some(&ask.progress)).await?;
+        let context = self.contexts.get(ask.target.context.as_deref(), Some(&ask.progress)).await?;
         let reader = Reader::new(&context, ask.deadline);
         // What a watch remembers is believed where it leads somewhere; nobody is sent away on old news.
         let serves = |view: &View| serves(view, ask.target.mode);
@@ -376,7 +376,7 @@ impl Directory for Kubernetes {
 
     async fn resolve_again(&self, ask: &Ask, stale: &Upstream, since: Instant) -> Result<Upstream, Failure> {
         let id = &stale.cluster;
-        let context = self.contexts.get(Some(&id.context), &ask.identity, Some(&ask.progress)).await?;
+        let context = self.contexts.get(Some(&id.context), Some(&ask.progress)).await?;
         let reader = Reader::new(&context, ask.deadline);
         let Some(system) = self.systems.named(&stale.system) else {
             return Err(vanished(id).into());
@@ -394,8 +394,8 @@ impl Directory for Kubernetes {
         self.settle(ask, reader, view, stale).await
     }
 
-    fn undisputed(&self, ask: &Ask, upstream: &Upstream) {
-        self.undisputed.note(ask, upstream);
+    fn undisputed(&self, upstream: &Upstream) {
+        self.undisputed.note(upstream);
     }
 
     fn is_current(&self, upstream: &Upstream) -> bool {
@@ -403,7 +403,7 @@ impl Directory for Kubernetes {
     }
 
     async fn list(&self, ask: &ListAsk) -> Result<Listing, Failure> {
-        let context = self.contexts.get(ask.context.as_deref(), &ask.identity, None).await?;
+        let context = self.contexts.get(ask.context.as_deref(), None).await?;
         let namespace = ask.namespace.as_deref().map(Namespace::parse).transpose().map_err(K8sError::from)?;
         let reader = Reader::new(&context, ask.deadline);
         Ok(crate::k8s::directory::list::list(reader, &self.systems, namespace.as_ref()).await?)
@@ -421,7 +421,7 @@ impl Directory for Kubernetes {
         let contexts = Arc::clone(&self.contexts);
         tokio::spawn(async move {
             // A failure is told to the client that needs the connection.
-            if let Ok(context) = contexts.get_quietly(None, &Identity::Local).await {
+            if let Ok(context) = contexts.get_quietly(None).await {
                 let known = context.discover_once(Instant::now() + ENOUGH);
                 let (_, ()) = tokio::join!(known, context.touch());
             }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::wanted::Wanted;
 use crate::{
     auth::upstream::{Channel, Method},
-    upstream::{ClusterId, Identity, Role, Upstream},
+    upstream::{ClusterId, Role, Upstream},
 };
 
 /// What is known about how a server takes a login, from the last time.
@@ -22,11 +22,10 @@ pub(super) enum Habit {
     NeedsTls,
 }
 
-/// Whose habit it is. What one person or one Kubernetes credential has seen serves no other, and a name may come to mean
+/// Whose habit it is. What one Kubernetes credential has seen serves no other, and a name may come to mean
 /// another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct HabitKey {
-    identity: Identity,
     cluster: ClusterId,
     meaning: u64,
     credential: u64,
@@ -37,7 +36,6 @@ pub(super) struct HabitKey {
 impl HabitKey {
     pub(super) fn of(wanted: &Wanted, upstream: &Upstream) -> Self {
         Self {
-            identity: wanted.ask.identity.clone(),
             cluster: upstream.cluster.clone(),
             meaning: upstream.meaning,
             credential: upstream.credential,

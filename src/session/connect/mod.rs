@@ -239,7 +239,7 @@ impl Connector {
 
     /// A stream to the server, inside TLS where it is known to be wanted.
     async fn open(&self, ask: &Ask, upstream: &Upstream, habit: Option<Habit>) -> Result<(BoxedStream, Channel), Miss> {
-        let stream = self.dial.dial(&ask.identity, upstream, ask.deadline).await?;
+        let stream = self.dial.dial(upstream, ask.deadline).await?;
         let facts = facts(upstream, habit);
         if matches!(facts.mode, TlsMode::Disable | TlsMode::Allow) {
             return Ok((stream, Channel::Plaintext));
@@ -251,7 +251,7 @@ impl Connector {
             }
             // The stream is spent on the question.
             Err(tls::TlsError::Refused) if facts.mode == TlsMode::Prefer => {
-                Ok((self.dial.dial(&ask.identity, upstream, ask.deadline).await?, Channel::Plaintext))
+                Ok((self.dial.dial(upstream, ask.deadline).await?, Channel::Plaintext))
             }
             Err(error) => Err(match failure_inside(&error) {
                 Some(failure) => failure.into(),

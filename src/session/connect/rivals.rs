@@ -34,7 +34,7 @@ impl Connector {
         let rivals = upstream.rivals.iter().zip(answers).filter_map(|(rival, writable)| writable.then_some(rival));
         let rivals: Vec<&Server> = rivals.collect();
         if rivals.is_empty() {
-            self.directory.undisputed(&wanted.ask, upstream);
+            self.directory.undisputed(upstream);
             return Ok(());
         }
         Err(Refusal::Report(disputed(&wanted.ask, upstream, (&rivals, login))))

@@ -98,10 +98,6 @@ async fn habits_are_nobody_elses() {
     assert_eq!(known(&wanted(), &Upstream { meaning: 2, ..upstream() }), None);
     assert_eq!(known(&wanted(), &Upstream { credential: 2, ..upstream() }), None);
     let mut other = wanted();
-    other.ask.identity = Identity::Impersonated { user: "kim".to_owned(), groups: Vec::new() };
-    assert_eq!(known(&other, &upstream()), None);
-    other.ask.identity = Identity::Local;
-    assert_eq!(known(&other, &upstream()), Some(Habit::PlaintextScram));
     other.ask.role = Role::Named("app".to_owned());
     assert_eq!(known(&other, &upstream()), None);
     other = Wanted { database: Some(Bytes::from_static(b"books")), ..wanted() };
