@@ -7,6 +7,7 @@ use crate::{
     upstream::Identity,
 };
 
+pub mod client;
 pub mod memory;
 #[cfg(target_os = "linux")]
 mod owner;

@@ -64,6 +64,13 @@ impl Hasher {
     }
 }
 
+/// The keys of a password, hashed while the caller waits: for a command, not for the server.
+pub(super) fn keys_at_once(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Keys {
+    let mut rounds = Rounds::new(password, salt, iterations);
+    rounds.run(u32::MAX);
+    rounds.keys()
+}
+
 /// Rounds under way. HMAC begins each of its two hashes with a block that depends on the key alone: that is done once,
 /// and half of the work with it.
 struct Rounds {

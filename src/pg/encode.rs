@@ -48,6 +48,36 @@ pub fn authentication_ok(out: &mut BytesMut) {
     message(b'R', &[0; 4], out);
 }
 
+/// AuthenticationCleartextPassword.
+pub fn authentication_cleartext_password(out: &mut BytesMut) {
+    message(b'R', &3_u32.to_be_bytes(), out);
+}
+
+/// AuthenticationSASL, which offers these mechanisms, the best first.
+pub fn authentication_sasl(mechanisms: &[&str], out: &mut BytesMut) {
+    let mut list = BytesMut::new();
+    for mechanism in mechanisms {
+        list.put_slice(mechanism.as_bytes());
+        list.put_u8(0);
+    }
+    list.put_u8(0);
+    authentication(10, &list, out);
+}
+
+/// AuthenticationSASLContinue.
+pub fn authentication_sasl_continue(data: &[u8], out: &mut BytesMut) {
+    authentication(11, data, out);
+}
+
+/// AuthenticationSASLFinal.
+pub fn authentication_sasl_final(data: &[u8], out: &mut BytesMut) {
+    authentication(12, data, out);
+}
+
+fn authentication(code: u32, data: &[u8], out: &mut BytesMut) {
+    message(b'R', &[code.to_be_bytes().as_slice(), data].concat(), out);
+}
+
 /// SASLInitialResponse.
 pub fn sasl_initial_response(mechanism: &str, data: &[u8], out: &mut BytesMut) {
     let mut body = BytesMut::new();

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod cancel;
 pub mod encode;
 pub mod frame;
+pub mod frontend;
 pub mod options;
 pub mod startup;
 pub mod walk;
