@@ -3,11 +3,15 @@
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    auth::peer::AllowedUids,
+    auth::{
+        client::{Account, Logins, Methods, Verifier},
+        peer::AllowedUids,
+    },
     error::ClientFacing as _,
     k8s::{
         api::{connection::ClientParams, contexts::Contexts},
@@ -30,18 +34,23 @@ use crate::{
             registry::{Systems, SystemsParams},
             zalando::ZalandoParams,
         },
+        review::Reviews,
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{
         Params, Parts, Sessions,
+        permit::{
+            self, PermitParams,
+            rules::{Bounds, Pattern, Rule, Rules},
+        },
         phase::Phase,
         registry::{Limits, Registry},
         route::{Alias, Names},
         target::parse_target,
     },
-    settings::{self, Auth, Authority, Settings, SettingsError, SslMode, Tls, host_and_port},
+    settings::{self, Authority, ClusterAuth, Settings, SettingsError, SslMode, Tls, host_and_port},
     tls::accept::{Acceptor, ClientTls},
-    upstream::{AuthMethod, Directory, Failure, Identity, ListAsk, Listing, TlsMode},
+    upstream::{AuthMethod, Directory, Failure, Identity, ListAsk, Listing, Mode, Review, TlsMode},
 };
 
 /// How long `pgferry list` may take: a large cluster's lists come in pages.
@@ -65,6 +74,7 @@ impl Server {
         let bound = listeners(settings)?;
         let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
         let (contexts, directory, credentials) = kubernetes(settings);
+        let review: Arc<dyn Review> = Arc::new(Reviews::new(Arc::clone(&contexts), settings.auth.audiences.clone()));
         let dialer = Dialer::new(
             Arc::clone(&contexts),
             transport(settings),
@@ -76,6 +86,8 @@ impl Server {
             directory: Arc::new(directory),
             credentials: Arc::new(credentials),
             dial: Arc::new(dialer),
+            methods: methods(settings, &review)?,
+            review,
             acceptor,
             allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
             params: session_params(settings),
@@ -141,7 +153,13 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     let aliases = aliases(settings)
         .into_iter()
         .filter_map(|(name, alias)| Some(format!("names.aliases.{name:?}: {}", alias.parse().err()?)));
-    let problems: Vec<String> = bindings.chain(aliases).collect();
+    let rules = settings.access.iter().flat_map(|rule| &rule.targets);
+    let patterns = rules.filter_map(|target| Some(format!("[[access]] targets: {}", Pattern::parse(target).err()?)));
+    let logins = settings.auth.logins.iter().filter_map(|(name, login)| {
+        let error = login.verifier.expose_secret().parse::<Verifier>().err()?;
+        Some(format!("auth.logins.{name}.verifier: {error}"))
+    });
+    let problems: Vec<String> = bindings.chain(aliases).chain(patterns).chain(logins).collect();
     if problems.is_empty() { Ok(()) } else { Err(SettingsError::Invalid(problems)) }
 }
 
@@ -319,12 +337,12 @@ fn systems_params(settings: &Settings) -> SystemsParams {
     }
 }
 
-fn auth_method(auth: Auth) -> AuthMethod {
+fn auth_method(auth: ClusterAuth) -> AuthMethod {
     match auth {
-        Auth::ScramSha256 => AuthMethod::ScramSha256,
-        Auth::Md5 => AuthMethod::Md5,
-        Auth::Password => AuthMethod::Password,
-        Auth::Trust => AuthMethod::Trust,
+        ClusterAuth::ScramSha256 => AuthMethod::ScramSha256,
+        ClusterAuth::Md5 => AuthMethod::Md5,
+        ClusterAuth::Password => AuthMethod::Password,
+        ClusterAuth::Trust => AuthMethod::Trust,
     }
 }
 
@@ -363,7 +381,61 @@ fn session_params(settings: &Settings) -> Params {
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,
         spare: settings.sessions.spare,
+        permits: permit_params(settings),
         names: Names { aliases: aliases(settings), os_user: os_user(), single: settings.names.single },
+    }
+}
+
+/// How clients prove who they are, where they must.
+fn methods(settings: &Settings, review: &Arc<dyn Review>) -> anyhow::Result<Option<Methods>> {
+    let auth = &settings.auth;
+    if auth.methods.is_empty() {
+        return Ok(None);
+    }
+    let has = |method| auth.methods.contains(&method);
+    let mut accounts = BTreeMap::new();
+    for (name, login) in &auth.logins {
+        let verifier =
+            login.verifier.expose_secret().parse().with_context(|| format!("auth.logins.{name}.verifier"))?;
+        accounts.insert(name.clone(), Account { verifier, role: login.role.clone(), groups: login.groups.clone() });
+    }
+    let logins = has(settings::Method::Login).then(|| Logins::new(auth.login_prefix.clone(), accounts));
+    Ok(Some(Methods {
+        certificate: has(settings::Method::Certificate),
+        logins: logins.transpose().context("random bytes")?,
+        tokens: has(settings::Method::Kubernetes).then(|| Arc::clone(review)),
+    }))
+}
+
+/// `check` has looked at the patterns.
+fn permit_params(settings: &Settings) -> PermitParams {
+    let rule = |rule: &settings::Access| Rule {
+        people: rule.people.clone(),
+        groups: rule.groups.clone(),
+        targets: rule.targets.iter().filter_map(|target| Pattern::parse(target).ok()).collect(),
+        roles: rule.roles.clone(),
+        modes: rule.modes.iter().copied().map(mode).collect(),
+        until: rule.until,
+        reason_required: rule.reason == settings::Reason::Required,
+        bounds: Bounds { session: rule.limits.session, idle: rule.limits.idle, connections: rule.limits.connections },
+    };
+    PermitParams {
+        authority: match settings.auth.authority {
+            settings::Policy::Rbac => permit::Authority::Review,
+            settings::Policy::Rules => permit::Authority::Rules,
+        },
+        rules: Rules(settings.access.iter().map(rule).collect()),
+        recheck: settings.auth.recheck,
+        recheck_grace: settings.auth.recheck_grace,
+        session_max: settings.auth.session_max,
+    }
+}
+
+fn mode(mode: settings::Mode) -> Mode {
+    match mode {
+        settings::Mode::Rw => Mode::Rw,
+        settings::Mode::Ro => Mode::Ro,
+        settings::Mode::Any => Mode::Any,
     }
 }
 

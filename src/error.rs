@@ -37,6 +37,8 @@ impl SqlState {
     pub const QUERY_CANCELED: Self = Self("57014");
     /// `57P01`: this session is ended (failover, drain).
     pub const ADMIN_SHUTDOWN: Self = Self("57P01");
+    /// `57P05`: a session was idle for longer than it may be.
+    pub const IDLE_SESSION_TIMEOUT: Self = Self("57P05");
     /// `57P03`: no ready primary, or draining: try again.
     pub const CANNOT_CONNECT_NOW: Self = Self("57P03");
     /// `F0000`: the configuration names something that cannot be used (a CA that does not match).

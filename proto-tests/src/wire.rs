@@ -10,9 +10,12 @@ use std::{
 
 use bytes::{Buf, BufMut, BytesMut};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme,
+    client::{
+        WantsClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -104,12 +107,24 @@ impl Wire {
         let mut socket = connect(address).await?;
         socket.write_all(&SSL_REQUEST).await?;
         assert_eq!(socket.read_u8().await?, b'S', "the server has no TLS");
-        Ok(Self::new(handshake(socket, true).await?))
+        Ok(Self::new(handshake(socket, any_certificate().with_no_client_auth(), true).await?))
+    }
+
+    /// The same with a client certificate: PEM, and its key.
+    pub async fn tls_as(address: impl ToSocketAddrs, certificate: &str, key: &str) -> io::Result<Self> {
+        let mut socket = connect(address).await?;
+        socket.write_all(&SSL_REQUEST).await?;
+        assert_eq!(socket.read_u8().await?, b'S', "the server has no TLS");
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let config = any_certificate().with_client_auth_cert(chain, key).unwrap();
+        Ok(Self::new(handshake(socket, config, true).await?))
     }
 
     /// TLS from the first byte, with or without ALPN.
     pub async fn direct_tls(address: impl ToSocketAddrs, alpn: bool) -> io::Result<Self> {
-        Ok(Self::new(handshake(connect(address).await?, alpn).await?))
+        let config = any_certificate().with_no_client_auth();
+        Ok(Self::new(handshake(connect(address).await?, config, alpn).await?))
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -310,14 +325,20 @@ async fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-async fn handshake(socket: TcpStream, alpn: bool) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+fn any_certificate() -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
+}
+
+async fn handshake(
+    socket: TcpStream,
+    mut config: ClientConfig,
+    alpn: bool,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     if alpn {
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }

@@ -26,10 +26,11 @@ const ALLOWED: [(&str, &[&str]); 12] = [
 ];
 
 /// The rooms of `k8s`, and which others each may use.
-const ROOMS: [(&str, &[&str]); 6] = [
+const ROOMS: [(&str, &[&str]); 7] = [
     ("directory", &["cluster", "operators", "api"]),
     ("credentials", &["cluster", "operators", "api"]),
     ("dial", &["cluster", "operators", "api"]),
+    ("review", &["api"]),
     ("cluster", &["operators", "api"]),
     ("operators", &["api"]),
     ("api", &[]),

@@ -24,6 +24,14 @@ mod features {
     mod whereabouts;
 }
 
+/// A team's bastion: who is it, may they, and for how long.
+mod bastion {
+    mod permits;
+    mod rules;
+    pub(crate) mod stage;
+    mod who;
+}
+
 /// What breaks, and what a client reads then.
 mod faults {
     mod api;

@@ -1,10 +1,10 @@
 //! Who the client is, and logging in upstream.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     error::{ClientFacing, Report, SqlState},
-    upstream::Identity,
+    upstream::{Identity, Person},
 };
 
 pub mod client;
@@ -31,7 +31,12 @@ impl Authenticated {
         &self.identity
     }
 
-    /// For a log line: `uid 1000`.
+    fn person(person: Person) -> Self {
+        let who = person.name.clone();
+        Self { identity: Identity::Person(Arc::new(person)), who }
+    }
+
+    /// For a log line: `uid 1000`, or a person's name.
     #[must_use]
     pub fn who(&self) -> &str {
         &self.who

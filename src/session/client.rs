@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     task::{Context, Poll},
@@ -52,6 +52,23 @@ impl Peer {
                 let port = local.extension().and_then(|port| port.to_str()?.parse().ok()).unwrap_or_default();
                 Conninfo { host: directory, port, form }
             }
+        }
+    }
+}
+
+impl Peer {
+    /// Whose guesses are counted together: an address, or the network that one subscriber has.
+    #[must_use]
+    pub(super) fn counted(&self) -> String {
+        match self {
+            Self::Tcp { peer, .. } => match peer.ip().to_canonical() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => {
+                    let [a, b, c, d, ..] = ip.segments();
+                    format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+                }
+            },
+            Self::Unix { .. } => self.to_string(),
         }
     }
 }

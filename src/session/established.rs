@@ -12,9 +12,9 @@ use tracing::warn;
 use super::{
     Sessions, cancel,
     connect::{Connected, failure_inside},
+    ending::{Ending, Endings, Idle},
     goodbye::{Goodbye, goodbye, last_words},
     log::{About, LoggedIn},
-    phase::{drained, lost_server},
     pipe::{Pipe, Stopped, Until},
     registry::{Live, Registered},
     reply::Reply,
@@ -23,15 +23,8 @@ use super::{
 use crate::{
     error::{Report, SqlState},
     pg::encode,
-    upstream::{Lost, Mode, Role, Upstream},
+    upstream::{Mode, Role, Upstream},
 };
-
-/// A reason to end that is ours.
-struct Ending {
-    report: Report,
-    why: &'static str,
-    deadline: Instant,
-}
 
 /// How the conversation stopped.
 enum Over {
@@ -49,9 +42,9 @@ impl Sessions {
         connected: Box<Connected>,
         early: BytesMut,
     ) {
-        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place, .. } = *connected;
+        let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place, grant, .. } =
+            *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
-        let lost = upstream.lost.clone();
         let registered = key.map(|key| {
             let live = Live { key, upstream: upstream.clone(), encrypted, cancelled: Arc::clone(&cancelled) };
             self.registry.register(about.id, live)
@@ -66,8 +59,14 @@ impl Sessions {
         }
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
         drop((greeting, early));
-        let follows = follows_the_primary(&about, &upstream).then_some(lost);
-        let (over, ending) = self.pipe(&mut pipe, &upstream, follows).await;
+        let endings = Endings {
+            lost: follows_the_primary(&about, &upstream).then(|| upstream.lost.clone()),
+            revoked: self.connector.permits.follow(&grant),
+            ends: self.connector.permits.ends(&grant, about.started),
+            idle: Idle::of(&grant),
+            ..Endings::new(self.phase.clone(), self.params.failover_grace)
+        };
+        let (over, ending) = self.pipe(&mut pipe, &upstream, endings, registered.as_ref()).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
         let why = self.end(pipe, over, ending, registered, &upstream).await;
         logged_in.ended(bytes, why);
@@ -78,40 +77,42 @@ impl Sessions {
         &self,
         pipe: &mut Pipe,
         upstream: &Upstream,
-        mut lost: Option<watch::Receiver<Option<Lost>>>,
+        mut endings: Endings,
+        registered: Option<&Registered>,
     ) -> (Over, Option<Ending>) {
-        let mut phase = self.phase.clone();
         let mut ending: Option<Ending> = None;
-        let mut drains = None;
         loop {
             let until = if ending.is_some() { Until::Idle } else { Until::Ended };
             let overdue = ending.as_ref().map(|ending| ending.deadline);
+            let look = endings.idle.as_ref().map(Idle::next).filter(|_| ending.is_none());
             tokio::select! {
                 biased;
                 stopped = pipe.transfer(until) => return (Over::Stopped(stopped), ending),
-                until = drained(&mut phase, drains) => {
-                    drains = Some(until);
-                    ending = Some(Ending {
-                        report: Report::fatal(
-                            SqlState::ADMIN_SHUTDOWN,
-                            "terminating connection because pgferry is shutting down",
-                        ),
-                        why: "drained",
-                        deadline: until,
-                    });
+                next = endings.next(ending.is_some(), upstream) => {
+                    if next.cancels && pipe.running() {
+                        self.cancel_meanwhile(registered);
+                    }
+                    ending = Some(next);
                 }
-                reason = lost_server(&mut lost), if ending.is_none() => {
-                    ending = Some(Ending {
-                        report: lost_report(upstream, reason),
-                        why: "failover",
-                        deadline: Instant::now() + self.params.failover_grace,
-                    });
+                () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                    ending = endings.idle.as_mut().and_then(|idle| idle.look(pipe));
                 }
                 () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
                     return (Over::Overdue, ending);
                 }
             }
         }
+    }
+
+    /// Cancels what a session is at that goes on being piped, so that its client hears of it.
+    fn cancel_meanwhile(&self, registered: Option<&Registered>) {
+        let Some(live) = registered.map(|registered| Arc::clone(registered.live())) else { return };
+        let connector = Arc::clone(&self.connector);
+        tokio::spawn(async move {
+            if let Err(failure) = cancel::forward(connector.dial.as_ref(), &live).await {
+                warn!(%failure, "the query of a session that is ended could not be cancelled");
+            }
+        });
     }
 
     /// Ends both sides. Gives the word for the log.
@@ -179,14 +180,6 @@ enum Farewell {
 /// A failover ends the session: not one that streams WAL, nor one that did not care which server it got.
 fn follows_the_primary(about: &About, upstream: &Upstream) -> bool {
     upstream.mode != Mode::Any && !is_replication(&about.startup)
-}
-
-fn lost_report(upstream: &Upstream, reason: Lost) -> Report {
-    Report::fatal(
-        SqlState::ADMIN_SHUTDOWN,
-        format!("terminating connection because {} {}", upstream.server, reason.as_str()),
-    )
-    .hint("Connect again to reach the server that takes over")
 }
 
 fn server_closed(upstream: &Upstream) -> Report {

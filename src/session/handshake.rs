@@ -67,16 +67,9 @@ enum GreetError {
 }
 
 impl Sessions {
-    /// What the client wants, where it says so in time and properly. Then `place` is dropped.
-    pub(super) async fn greeted<P: Send>(
-        &self,
-        id: SessionId,
-        socket: Socket,
-        peer: &Peer,
-        place: P,
-    ) -> Option<Greeting> {
+    /// What the client wants, where it says so in time and properly.
+    pub(super) async fn greeted(&self, id: SessionId, socket: Socket, peer: &Peer) -> Option<Greeting> {
         let greeted = timeout(self.params.startup_deadline, greet(socket, peer, self.acceptor.as_ref())).await;
-        drop(place);
         match greeted {
             Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
             Ok(Err(GreetError::Refused(mut client, report))) => {

@@ -24,11 +24,12 @@ pub enum Met {
     Unwelcome(Unwelcome),
 }
 
-/// A connection of somebody who may connect. Only [`Sessions::meet`] makes one.
+/// A connection of somebody who may connect, or prove it. Only [`Sessions::meet`] makes one.
 #[derive(Debug)]
 pub struct Welcome {
     pub(super) accepted: Accepted,
-    pub(super) who: Authenticated,
+    /// Whose it is, where the system has said; `None` where the client is to prove it.
+    pub(super) who: Option<Authenticated>,
 }
 
 /// A connection of somebody who may not, and what is to be said.
@@ -41,6 +42,13 @@ pub struct Unwelcome {
 impl Sessions {
     /// Looks whose a connection is, while the client's end of the socket surely still exists.
     pub async fn meet(&self, accepted: Accepted) -> Met {
+        if self.methods.is_some() {
+            // Whose a socket is says nothing where everybody must prove it.
+            return match &accepted.socket {
+                Socket::Tcp(_) => Met::Welcome(Welcome { accepted, who: None }),
+                Socket::Unix(_) => Met::Unwelcome(Unwelcome { accepted, why: AuthError::Unknown }),
+            };
+        }
         let who = match (&accepted.socket, &accepted.peer) {
             (Socket::Unix(unix), _) => unix
                 .peer_cred()
@@ -50,7 +58,7 @@ impl Sessions {
             (Socket::Tcp(_), Peer::Unix { .. }) => Err(AuthError::Unknown),
         };
         match who {
-            Ok(who) => Met::Welcome(Welcome { accepted, who }),
+            Ok(who) => Met::Welcome(Welcome { accepted, who: Some(who) }),
             Err(error) => Met::Unwelcome(Unwelcome { accepted, why: error }),
         }
     }
@@ -58,7 +66,7 @@ impl Sessions {
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.
     pub async fn refuse<P: Send>(&self, id: SessionId, unwelcome: Unwelcome, place: P) {
         let Unwelcome { accepted: Accepted { socket, peer, .. }, why } = unwelcome;
-        match self.greeted(id, socket, &peer, ()).await {
+        match self.greeted(id, socket, &peer).await {
             Some(Greeting::Startup(mut greeted)) => {
                 let report = why.report();
                 info!(session = %id, %peer, %report, "connection refused");

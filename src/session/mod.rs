@@ -6,9 +6,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    auth::peer::AllowedUids,
+    auth::{client::Methods, peer::AllowedUids},
     tls::accept::Acceptor,
-    upstream::{Credentials, Dial, Directory},
+    upstream::{Credentials, Dial, Directory, Review},
 };
 
 mod activity;
@@ -18,13 +18,17 @@ mod backoff;
 mod cancel;
 pub mod client;
 mod connect;
+mod ending;
 mod established;
 mod goodbye;
 mod handshake;
 mod log;
 pub mod meet;
+mod misses;
+pub mod permit;
 pub mod phase;
 mod pipe;
+mod prove;
 mod refusal;
 pub mod registry;
 mod reply;
@@ -34,8 +38,9 @@ mod serve;
 mod spare;
 pub mod target;
 
-use cancel::Misses;
 use connect::Connector;
+use misses::Misses;
+use permit::{PermitParams, Permits};
 use phase::Phase;
 use registry::{Registry, SessionId};
 use route::Names;
@@ -56,6 +61,8 @@ pub struct Params {
     pub spare: Duration,
     /// The configured part of naming.
     pub names: Names,
+    /// Who may connect where.
+    pub permits: PermitParams,
 }
 
 /// What sessions are made of.
@@ -66,10 +73,14 @@ pub struct Parts {
     pub credentials: Arc<dyn Credentials>,
     /// Opens streams.
     pub dial: Arc<dyn Dial>,
+    /// Knows what people may.
+    pub review: Arc<dyn Review>,
     /// Accepts TLS from clients, where it is on.
     pub acceptor: Option<Acceptor>,
-    /// Who may connect over loopback and Unix sockets.
+    /// Who may connect over loopback and Unix sockets, where nobody has to prove anything.
     pub allowed: AllowedUids,
+    /// How clients prove who they are; `None`: the system says it.
+    pub methods: Option<Methods>,
     /// The settings.
     pub params: Params,
     /// The open sessions.
@@ -83,6 +94,9 @@ pub struct Sessions {
     connector: Arc<Connector>,
     spares: Option<Arc<Spares>>,
     misses: Misses,
+    /// Proofs that did not hold.
+    failures: Misses,
+    methods: Option<Methods>,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
     params: Params,
@@ -105,10 +119,12 @@ impl Sessions {
                 parts.directory,
                 parts.credentials,
                 parts.dial,
-                Arc::clone(&parts.registry),
+                (Arc::clone(&parts.registry), Permits::new(parts.review, parts.params.permits.clone())),
             )),
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
-            misses: Misses::default(),
+            misses: Misses::new(cancel::FREE, cancel::COSTS),
+            failures: Misses::new(prove::FREE, prove::COSTS),
+            methods: parts.methods,
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,

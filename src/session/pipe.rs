@@ -159,7 +159,8 @@ impl Pipe {
         self.to_server.at_boundary() && self.outgoing.unsent().is_empty()
     }
 
-    fn idle(&self) -> bool {
+    /// The server waits for the client, outside of a transaction, and nothing is on its way.
+    pub(super) fn idle(&self) -> bool {
         self.activity.idle() && self.at_client_boundary() && self.prefix.is_empty() && self.at_boundary()
     }
 

@@ -20,6 +20,9 @@ const NEVER_TARGETS: [&str; 3] = ["postgres", "template0", "template1"];
 /// Our own option in the startup packet's `options`, without the prefix `pgferry.`.
 pub(super) const TARGET_OPTION: &str = "target";
 
+/// Why the client connects, likewise.
+pub(super) const REASON_OPTION: &str = "reason";
+
 /// The configured part of naming.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -137,7 +140,7 @@ pub fn route(
     let database = given.map(Bytes::copy_from_slice);
     let beside_user = || database.clone().filter(|database| database != user.as_bytes());
 
-    if let Some(name) = own.unknown([TARGET_OPTION]) {
+    if let Some(name) = own.unknown([TARGET_OPTION, REASON_OPTION]) {
         return Err(NoRoute::new(RouteError::Option(name), Form::Nowhere));
     }
     if let Some(target) = bound {

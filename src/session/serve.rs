@@ -23,7 +23,7 @@ use super::{
     refusal::Refusal,
     registry::SessionId,
     reply::Reply,
-    route::{NoRoute, Route, is_replication, only, route},
+    route::{NoRoute, REASON_OPTION, Route, is_replication, only, route},
     spare::Likeness,
     target::parse_target,
 };
@@ -31,21 +31,36 @@ use crate::{
     auth::Authenticated,
     error::Report,
     pg::{cancel::CancelKey, options::Own, startup::Startup},
-    upstream::{Ask, ListAsk, Progress, Target},
+    upstream::{Ask, Identity, ListAsk, Progress, Target},
 };
 
 impl Sessions {
-    /// Serves one connection to its end. `place` is dropped when the client has said what it wants: it is one among the
-    /// connections that have not.
+    /// Serves one connection to its end. `place` is dropped when the client has said what it wants, and who it is: it is one
+    /// among the connections that have not.
     pub async fn serve<P: Send>(&self, id: SessionId, welcome: Welcome, place: P) {
         let Welcome { accepted: Accepted { socket, peer, bound }, who } = welcome;
-        self.connector.directory.warm();
-        match self.greeted(id, socket, &peer, place).await {
+        if who.is_some() {
+            // For nobody who may be anybody.
+            self.connector.directory.warm();
+        }
+        match self.greeted(id, socket, &peer).await {
             // Whoever holds the key may cancel, of those who may connect at all.
-            Some(Greeting::Cancel(client, key)) => self.cancel(id, client, &key, who.who()).await,
+            Some(Greeting::Cancel(client, key)) => {
+                drop(place);
+                let who = who.map_or_else(|| peer.counted(), |who| who.who().to_owned());
+                self.cancel(id, client, &key, &who).await;
+            }
             Some(Greeting::Startup(greeted)) => {
-                let greeted = Box::new(greeted);
-                Box::pin(self.session(id, greeted, peer, bound, who)).await;
+                let mut greeted = Box::new(greeted);
+                let who = match (who, &self.methods) {
+                    (Some(who), _) => Some(who),
+                    (None, Some(methods)) => Box::pin(self.proved(id, methods, &mut greeted, &peer)).await,
+                    (None, None) => None,
+                };
+                drop(place);
+                if let Some(who) = who {
+                    Box::pin(self.session(id, greeted, peer, bound, who)).await;
+                }
             }
             None => {}
         }
@@ -77,14 +92,16 @@ impl Sessions {
         who: Authenticated,
     ) {
         let Greeted { client, mut startup, mut early } = *greeted;
-        let mut reply = Reply { client, negotiation: startup.negotiation(), opened: false };
+        // Who had to prove something has it already.
+        let negotiation = if matches!(who.identity(), Identity::Local) { startup.negotiation() } else { None };
+        let mut reply = Reply { client, negotiation, opened: false };
         let own = startup.take_own();
         let route = match self.route((&startup, &own), bound.as_ref(), (&peer, &who)).await {
             Ok(route) => route,
             Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
         };
         let started = Instant::now();
-        let (wanted, progress) = self.wanted((&peer, &who), &startup, route);
+        let (wanted, progress) = self.wanted((&peer, &who), (&startup, &own), route);
         // A replication connection is one of a kind.
         let likeness = (!is_replication(&startup)).then(|| Likeness::of(&wanted));
         let (permit, spare) = match self.admit(likeness.as_ref()).await {
@@ -126,7 +143,11 @@ impl Sessions {
             Ok(route) => return Ok(route),
             Err(no) => no,
         };
-        let clusters = if error.wants_clusters() { self.clusters(who).await } else { Vec::new() };
+        // What there is, a person hears of what that person may have alone.
+        let clusters = match who.identity() {
+            Identity::Local if error.wants_clusters() => self.clusters(who).await,
+            _ => Vec::new(),
+        };
         if let [cluster] = clusters.as_slice()
             && names.single
             && let Ok(target) = parse_target(cluster)
@@ -150,7 +171,7 @@ impl Sessions {
     fn wanted(
         &self,
         (peer, who): (&Peer, &Authenticated),
-        startup: &Startup,
+        (startup, own): (&Startup, &Own),
         route: Route,
     ) -> (Wanted, watch::Receiver<String>) {
         let (progress, waiting) = Progress::new();
@@ -166,6 +187,8 @@ impl Sessions {
             conninfo: peer.conninfo(route.form),
         };
         let startup = startup.clone();
-        (Wanted { ask, startup, database: route.database, otherwise: route.otherwise }, waiting)
+        let reason = own.get(REASON_OPTION).map(|reason| String::from_utf8_lossy(reason).into_owned());
+        let reason = reason.filter(|reason| !reason.trim().is_empty());
+        (Wanted { ask, startup, database: route.database, otherwise: route.otherwise, reason }, waiting)
     }
 }

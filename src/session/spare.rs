@@ -41,6 +41,7 @@ pub(super) struct Likeness {
     role: Role,
     database: Option<Bytes>,
     startup: Bytes,
+    reason: Option<String>,
 }
 
 impl Likeness {
@@ -53,6 +54,7 @@ impl Likeness {
             role: wanted.ask.role.clone(),
             database: wanted.database.clone(),
             startup: startup.freeze(),
+            reason: wanted.reason.clone(),
         }
     }
 }
@@ -210,8 +212,13 @@ impl Spares {
         ask.deadline = now + self.life;
         // Nobody waits for it: a server that is not there now is not waited for either.
         ask.wait_until = now;
-        let wanted =
-            Wanted { ask, startup: wanted.startup.clone(), database: wanted.database.clone(), otherwise: None };
+        let wanted = Wanted {
+            ask,
+            startup: wanted.startup.clone(),
+            database: wanted.database.clone(),
+            otherwise: None,
+            reason: wanted.reason.clone(),
+        };
         let keeper = Keeper {
             spares: Arc::clone(self),
             connector: Arc::clone(connector),

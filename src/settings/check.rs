@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use super::keys::{External, Kubernetes, Listen, Sessions, Settings, Tls};
+use super::keys::{Access, Auth, External, Kubernetes, Listen, Method, Policy, Sessions, Settings, Tls};
 
 /// All problems at once.
 pub(super) fn check(settings: &Settings) -> Vec<String> {
-    let mut problems = listen(&settings.listen);
+    let mut problems = listen(&settings.listen, &settings.auth);
+    problems.extend(auth(&settings.auth, &settings.access));
+    if !may_do_without_files(settings) {
+        problems.push(
+            "auth.methods needs listen.tls = \"files\": clients must know to whom they send their proof".to_owned(),
+        );
+    }
     problems.extend(kubernetes(&settings.kubernetes));
     problems.extend(sessions(&settings.sessions));
     for (cluster, about) in &settings.clusters {
@@ -27,15 +33,23 @@ pub(super) fn check(settings: &Settings) -> Vec<String> {
     problems
 }
 
-fn listen(listen: &Listen) -> Vec<String> {
-    let far = listen.addresses.iter().filter(|address| !address.is_loopback());
+/// On loopback a password of `[auth.logins]` is proved without being shown; all else needs a certificate that clients know.
+fn may_do_without_files(settings: &Settings) -> bool {
+    let (listen, methods) = (&settings.listen, &settings.auth.methods);
+    let near = listen.addresses.iter().all(std::net::IpAddr::is_loopback);
+    listen.tls == Tls::Files || (near && methods.iter().all(|method| *method == Method::Login))
+}
+
+fn listen(listen: &Listen, auth: &Auth) -> Vec<String> {
+    let far = listen.addresses.iter().filter(|address| !address.is_loopback() && auth.methods.is_empty());
     let mut problems: Vec<String> = far
         .map(|address| {
-            format!(
-                "listen.addresses: {address} is no loopback address; a listener there would need client authentication"
-            )
+            format!("listen.addresses: {address} is no loopback address; a listener there needs auth.methods")
         })
         .collect();
+    if !auth.methods.is_empty() && listen.socket_dir.is_some() {
+        problems.push("listen.socket_dir: with auth.methods no client is served over a Unix socket".to_owned());
+    }
     let has_both = listen.tls_cert.is_some() && listen.tls_key.is_some();
     if listen.tls == Tls::Files && !has_both {
         problems.push("listen.tls = \"files\" needs listen.tls_cert and listen.tls_key".to_owned());
@@ -49,6 +63,42 @@ fn listen(listen: &Listen) -> Vec<String> {
     if listen.port != 0 && listen.bindings.contains_key(&listen.port) {
         problems.push(format!("listen.bindings: port {} is listen.port already", listen.port));
     }
+    problems
+}
+
+fn auth(auth: &Auth, access: &[Access]) -> Vec<String> {
+    let has = |method| auth.methods.contains(&method);
+    let mut problems = Vec::new();
+    let mut demand = |holds: bool, what: &str| {
+        if !holds {
+            problems.push(what.to_owned());
+        }
+    };
+    demand(
+        has(Method::Certificate) == auth.client_ca.is_some(),
+        "auth.client_ca and the method \"certificate\" need each other",
+    );
+    demand(has(Method::Login) != auth.logins.is_empty(), "[auth.logins] and the method \"login\" need each other");
+    demand(!has(Method::Login) || !auth.login_prefix.is_empty(), "auth.login_prefix must not be empty");
+    demand(!auth.login_prefix.contains('@'), "auth.login_prefix must not hold @");
+    demand(
+        auth.authority == Policy::Rbac || !access.is_empty(),
+        "auth.authority = \"rules\" needs [[access]]: without a rule nobody may connect",
+    );
+    demand(
+        auth.authority == Policy::Rbac || !auth.methods.is_empty(),
+        "auth.authority = \"rules\" needs auth.methods: without them nobody is asked about",
+    );
+    let named = access.iter().any(|rule| !rule.people.is_empty() || !rule.groups.is_empty());
+    demand(
+        !named || !auth.methods.is_empty(),
+        "[[access]]: people and groups are known only where auth.methods is set, so that these rules can never fit",
+    );
+    demand(access.iter().all(|rule| !rule.targets.is_empty()), "[[access]]: each rule needs targets");
+    for name in auth.logins.keys().filter(|name| name.is_empty() || name.contains(['@', '\0'])) {
+        problems.push(format!("auth.logins: no client can have the name {name:?}"));
+    }
+    problems.extend(nothing(&[("auth.recheck", auth.recheck), ("auth.session_max", auth.session_max)]));
     problems
 }
 

@@ -1,10 +1,16 @@
 //! Everything that can be set.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::parse::{labels, path, ports, text};
+use super::parse::{labels, path, ports, text, time};
 
 /// Everything that can be set. Each key is described in `config/default.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +24,10 @@ pub struct Settings {
     pub names: Names,
     /// Limits and deadlines of sessions.
     pub sessions: Sessions,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// Who may connect where; empty: nothing is narrowed.
+    pub access: Vec<Access>,
     /// By cluster.
     pub clusters: BTreeMap<String, Cluster>,
     /// How Zalando's operator is configured.
@@ -126,6 +136,17 @@ pub struct Names {
     pub aliases: BTreeMap<String, Alias>,
 }
 
+/// Behind the colon of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "config/default.toml describes every value")]
+pub enum Mode {
+    #[default]
+    Rw,
+    Ro,
+    Any,
+}
+
 /// What an alias means.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "an alias is \"target\", \"target/dbname\", or { target = \"...\", system = \"...\" }")]
@@ -167,6 +188,100 @@ pub struct Sessions {
     pub max_startups: usize,
 }
 
+/// `[auth]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Auth {
+    pub methods: Vec<Method>,
+    #[serde(deserialize_with = "path")]
+    pub client_ca: Option<PathBuf>,
+    pub login_prefix: String,
+    pub audiences: Vec<String>,
+    pub authority: Policy,
+    #[serde(with = "humantime_serde")]
+    pub recheck: Duration,
+    #[serde(with = "humantime_serde")]
+    pub recheck_grace: Duration,
+    #[serde(with = "humantime_serde")]
+    pub session_max: Duration,
+    pub logins: BTreeMap<String, Login>,
+}
+
+/// One of `auth.methods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// A client certificate.
+    Certificate,
+    /// A login of `[auth.logins]`.
+    Login,
+    /// A bearer token that the API server knows.
+    Kubernetes,
+}
+
+/// `auth.authority`: whose word opens a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// RBAC, narrowed by `[[access]]`.
+    #[default]
+    Rbac,
+    /// `[[access]]` alone.
+    Rules,
+}
+
+/// One entry of `[auth.logins]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Login {
+    pub verifier: SecretString,
+    #[serde(default, deserialize_with = "text")]
+    pub role: Option<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+/// One entry of `[[access]]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Access {
+    pub people: Vec<String>,
+    pub groups: Vec<String>,
+    pub targets: Vec<String>,
+    pub roles: Vec<String>,
+    pub modes: Vec<Mode>,
+    #[serde(deserialize_with = "time")]
+    pub until: Option<SystemTime>,
+    pub reason: Reason,
+    pub limits: AccessLimits,
+}
+
+/// Whether a client must say why it connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// It may.
+    #[default]
+    Optional,
+    /// It must.
+    Required,
+}
+
+/// `limits` of an entry of `[[access]]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct AccessLimits {
+    #[serde(with = "humantime_serde::option")]
+    pub session: Option<Duration>,
+    #[serde(with = "humantime_serde::option")]
+    pub idle: Option<Duration>,
+    pub connections: Option<usize>,
+}
+
 /// One entry of `[clusters]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -177,7 +292,7 @@ pub struct Cluster {
     pub sslrootcert: Option<String>,
     #[serde(deserialize_with = "text")]
     pub sslservername: Option<String>,
-    pub auth: Option<Auth>,
+    pub auth: Option<ClusterAuth>,
     #[serde(deserialize_with = "text")]
     pub secret: Option<String>,
     pub scram_iterations: Option<u32>,
@@ -186,7 +301,7 @@ pub struct Cluster {
 /// `clusters."X".auth`, in the words of `pg_hba.conf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Auth {
+pub enum ClusterAuth {
     /// SCRAM alone.
     #[serde(rename = "scram-sha-256")]
     ScramSha256,

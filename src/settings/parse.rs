@@ -1,6 +1,6 @@
 //! Values as TOML and variables write them.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -13,6 +13,23 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(text(deserializer)?.map(PathBuf::from))
+}
+
+/// A moment as RFC 3339 writes it. In a file it may stand without quotes, as TOML's own type.
+pub(super) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Moment {
+        Text(String),
+        Toml(toml::value::Datetime),
+    }
+    let Some(moment) = Option::<Moment>::deserialize(deserializer)? else { return Ok(None) };
+    let text = match moment {
+        Moment::Text(text) => text,
+        Moment::Toml(moment) => moment.to_string(),
+    };
+    let wrong = || de::Error::custom(format!("\"{text}\" is no moment such as 2026-12-01T00:00:00Z"));
+    humantime::parse_rfc3339(&text).map(Some).map_err(|_| wrong())
 }
 
 /// `name:value,name:value`, as Zalando's operator writes labels.

@@ -184,7 +184,7 @@ fn what_a_cluster_may_ask_for() {
     let old = loaded.settings.clusters.get("old.prod").expect("the cluster");
     assert_eq!(
         (old.auth, old.secret.as_deref(), old.scram_iterations),
-        (Some(Auth::Md5), Some("login"), Some(200_000))
+        (Some(ClusterAuth::Md5), Some("login"), Some(200_000))
     );
     for (text, part) in [("auth = \"peer\"", "auth"), ("scram_iterations = 0", "scram_iterations")] {
         let error = from(&format!("[clusters.x]\n{text}\n"), &[], vec![]).expect_err(text).to_string();

@@ -8,8 +8,14 @@ use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 pub(super) const PREFIX: &str = "PGFERRY__";
 
 /// Settings that are lists. A variable has no lists: its items stand with commas between them, or as TOML writes them.
-pub(super) const LISTS: [&str; 4] =
-    ["listen.addresses", "listen.allowed_uids", "kubernetes.external", "kubernetes.external_names"];
+pub(super) const LISTS: [&str; 6] = [
+    "listen.addresses",
+    "listen.allowed_uids",
+    "kubernetes.external",
+    "kubernetes.external_names",
+    "auth.methods",
+    "auth.audiences",
+];
 
 /// The variables that are settings; empty ones are unset.
 #[derive(Clone, Debug)]

@@ -109,8 +109,9 @@ pub trait Credentials: Send + Sync {
     /// The login that the ask means at this server.
     async fn login(&self, ask: &Ask, upstream: &Upstream) -> Result<Login, Failure>;
 
-    /// Fails where the role that the ask names has no login in this cluster, whose servers are not ready.
-    async fn check(&self, ask: &Ask, found: &Found) -> Result<(), Failure>;
+    /// As whom one would log in to this cluster, whose servers are not ready; `None` where that may come with them. Fails
+    /// where the role that the ask names has no login.
+    async fn check(&self, ask: &Ask, found: &Found) -> Result<Option<String>, Failure>;
 
     /// After the server refused `refused`: the login as it is now; where it has not changed, the one that worked
     /// before, for a new Secret reaches the server a moment later; else `None`.

@@ -119,6 +119,9 @@ impl Lost {
 pub struct Upstream {
     /// The cluster.
     pub cluster: ClusterId,
+    /// What owns the server besides, where the name means an object that leads into another's pods: who may use that
+    /// object may not therefore use the server.
+    pub owners: Vec<ClusterId>,
     /// Which of the clusters that the context's name has meant it is in: a kubeconfig may be replaced.
     pub meaning: u64,
     /// Which of the Kubernetes credentials that the context has had it was found with: what one may see another may not.
@@ -158,6 +161,7 @@ impl Upstream {
         Self {
             system: Arc::clone(&cluster.system),
             cluster,
+            owners: Vec::new(),
             meaning: 1,
             credential: 1,
             server,

@@ -16,12 +16,12 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Fault, Request,
     answer::{Body, BoxedUnsync as _, respond, short, status, throttled},
-    forward, selectors,
+    forward, reviews, selectors,
     store::{Denied, END, ERROR, Shared, Store},
 };
 
 /// Core and built-in resources: plural to group.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("pods", ""),
     ("secrets", ""),
     ("services", ""),
@@ -31,7 +31,12 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("endpointslices", "discovery.k8s.io"),
     ("statefulsets", "apps"),
     ("deployments", "apps"),
+    ("tokenreviews", "authentication.k8s.io"),
+    ("subjectaccessreviews", "authorization.k8s.io"),
 ];
+
+/// What is asked and not kept.
+const REVIEWS: [&str; 2] = ["tokenreviews", "subjectaccessreviews"];
 
 /// A path taken apart.
 #[derive(Clone, Debug, Default)]
@@ -156,9 +161,9 @@ pub(crate) async fn answer(
         Some(Fault::Cut) => return Err(std::io::Error::other("a planted fault")),
         Some(Fault::Hold(notify)) => {
             notify.notified().await;
-            serve(&shared, &user, verb, &target, &get, request)
+            serve(&shared, &user, verb, &target, &get, request).await
         }
-        None => serve(&shared, &user, verb, &target, &get, request),
+        None => serve(&shared, &user, verb, &target, &get, request).await,
     };
     record.status = response.status().as_u16();
     record.bytes = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
@@ -197,7 +202,7 @@ fn user(store: &Store, certificate: Option<String>, request: &HyperRequest<Incom
     }
 }
 
-fn serve(
+async fn serve(
     shared: &Arc<Shared>,
     user: &str,
     verb: &'static str,
@@ -218,6 +223,9 @@ fn serve(
     }
     if !exists(&shared.store(), target) {
         return respond(404, "404 page not found\n".to_owned());
+    }
+    if REVIEWS.contains(&resource.as_str()) {
+        return reviews::answer(shared, &resource, request).await;
     }
     if resource == "pods/portforward" {
         return forward::upgrade(shared, target, get("ports"), request);

@@ -22,6 +22,7 @@ mod asked;
 mod forward;
 mod kubeconfig;
 mod objects;
+mod reviews;
 mod script;
 mod selectors;
 mod store;

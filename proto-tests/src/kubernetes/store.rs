@@ -10,7 +10,11 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::{forward, script::Script};
+use super::{
+    forward,
+    reviews::{Bearer, Bound},
+    script::Script,
+};
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +93,10 @@ pub(crate) struct Store {
     pub(super) tokens: HashMap<String, String>,
     /// Tokens that were shown, good and bad.
     pub(super) shown: HashSet<String>,
+    /// What reviews say of tokens.
+    pub(super) bearers: HashMap<String, Bearer>,
+    /// What reviews allow.
+    pub(super) bound: Vec<Bound>,
     pub(super) denied: Vec<Denied>,
     pub(super) faults: Vec<Planted>,
     pub(super) backends: HashMap<(String, String, u16), Backend>,
@@ -128,6 +136,8 @@ impl Store {
             resources: BTreeMap::new(),
             tokens: HashMap::from([(token.to_owned(), "admin".to_owned())]),
             shown: HashSet::new(),
+            bearers: HashMap::new(),
+            bound: Vec::new(),
             denied: Vec::new(),
             faults: Vec::new(),
             backends: HashMap::new(),

@@ -15,6 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod bastion;
 mod endurance;
 mod failover;
 mod lasting;

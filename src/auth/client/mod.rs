@@ -12,11 +12,13 @@ use crate::{
 };
 
 mod password;
+mod prove;
 mod sasl;
 pub mod scram;
 mod verifier;
 
 pub use password::password;
+pub use prove::{Account, Claim, Logins, Methods, Proof, ProveError};
 pub use sasl::scram;
 pub use verifier::{LEAST_ITERATIONS, MOST_ITERATIONS, MakeError, Mock, Verifier, VerifierError};
 

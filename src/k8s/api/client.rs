@@ -7,7 +7,7 @@ use http::Request;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kube::{Client, core::WatchEvent};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -139,6 +139,25 @@ impl Context {
             Err(K8sError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Asks for something to be made that is no object but a question, such as a review, and gives the answer.
+    ///
+    /// # Errors
+    /// As for [`Self::get_object`].
+    pub(in crate::k8s) async fn ask<T: Serialize, K: DeserializeOwned>(
+        &self,
+        access: &Access<'_>,
+        question: &T,
+        deadline: Instant,
+    ) -> Result<K, K8sError> {
+        let malformed = |error: serde_json::Error| K8sError::Malformed {
+            what: access.to_string(),
+            why: format!("it cannot be asked: {:?}", error.classify()),
+        };
+        let body = serde_json::to_vec(question).map_err(malformed)?;
+        let answer = self.text(access, &access.path(&[]), Some(body), deadline).await?;
+        self.parse(access, &answer)
     }
 
     /// All objects of a list, page by page, and the version to watch from.

@@ -41,3 +41,6 @@ pub(in crate::k8s) static CONFIG_MAPS: Resource = Resource::new("", "v1", "confi
 pub(in crate::k8s) static ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
 pub(in crate::k8s) static STATEFUL_SETS: Resource = Resource::new("apps", "v1", "statefulsets");
 pub(in crate::k8s) static DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments");
+pub(in crate::k8s) static TOKEN_REVIEWS: Resource = Resource::new("authentication.k8s.io", "v1", "tokenreviews");
+pub(in crate::k8s) static SUBJECT_ACCESS_REVIEWS: Resource =
+    Resource::new("authorization.k8s.io", "v1", "subjectaccessreviews");

@@ -106,11 +106,12 @@ impl Credentials for SecretCredentials {
         Ok(login)
     }
 
-    async fn check(&self, ask: &Ask, found: &Found) -> Result<(), Failure> {
+    async fn check(&self, ask: &Ask, found: &Found) -> Result<Option<String>, Failure> {
+        let login = self.find_login(ask, (&found.cluster, found.meaning)).await;
         match ask.role {
-            Role::Named(_) => self.find_login(ask, (&found.cluster, found.meaning)).await.map(drop),
+            Role::Named(_) => login.map(|login| Some(login.user)),
             // An operator makes the default login's Secret with the cluster: it may be as late as the servers.
-            Role::Default => Ok(()),
+            Role::Default => Ok(login.ok().map(|login| login.user)),
         }
     }
 

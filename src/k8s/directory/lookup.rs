@@ -24,7 +24,7 @@ use crate::{
             system::{Rank, System, SystemRef},
         },
     },
-    upstream::{Ask, Failure},
+    upstream::{Ask, Failure, Identity},
 };
 
 /// What is older is looked at again before a name is called unknown: the operator may be new.
@@ -52,7 +52,8 @@ pub(in crate::k8s) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Finds the cluster that a name means: `cluster.namespace`, else the whole as a cluster's name.
+    /// Finds the cluster that a name means: `cluster.namespace`, else the whole as a cluster's name. Other people's names
+    /// lead no further than that: whoever may write in some namespace would take a bare name, or an application's.
     pub(in crate::k8s) async fn find(&self, ask: &Ask) -> Result<View, Failure> {
         if let Some(system) = &ask.target.system
             && !self.systems.all().any(|known| is_meant(system, known))
@@ -68,6 +69,10 @@ impl Lookup<'_> {
             && let Some(view) = self.find_known(ask).await?
         {
             return Ok(view);
+        }
+        if matches!(ask.identity, Identity::Person(_)) {
+            // It hears nothing of what is called alike.
+            return Err(Report::fatal(SqlState::UNKNOWN_TARGET, format!("there is no cluster {}", ask.target)).into());
         }
         Err(self.unknown(ask).await.into())
     }
@@ -102,6 +107,9 @@ impl Lookup<'_> {
             Here::Hidden(error) => Some(error),
             Here::Nothing => None,
         };
+        if matches!(ask.identity, Identity::Person(_)) {
+            return nothing(hidden);
+        }
         let meant = |system: &&SystemRef| ask.target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let plain = || self.systems.plain.iter().filter(meant);
         // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
@@ -181,6 +189,9 @@ impl Lookup<'_> {
             }
         }
         match (single(dedup::by_pods(views))?, broken) {
+            (Some(view), _) if view.facts.name != *place.1 && matches!(ask.identity, Identity::Person(_)) => {
+                Ok(Here::Nothing)
+            }
             (Some(view), _) => Ok(Here::Cluster(Box::new(view))),
             // What exists and leads nowhere is told: nothing else is meant instead.
             (None, broken) => broken.map_or(Ok(Here::Nothing), |error| Err(leads_nowhere(place.1, error))),

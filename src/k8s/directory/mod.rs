@@ -6,6 +6,7 @@ mod list;
 mod list_reach;
 mod list_rows;
 mod lookup;
+mod owners;
 mod refusals;
 pub mod resolve;
 mod tls;

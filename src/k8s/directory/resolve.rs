@@ -33,7 +33,7 @@ use crate::{
             snapshot::{Choice, Preference, View},
             watches::Watches,
         },
-        directory::{external::External, lookup::Lookup, tls::TlsReader, undisputed::Undisputed},
+        directory::{external::External, lookup::Lookup, owners::owners, tls::TlsReader, undisputed::Undisputed},
         operators::{
             facts::{CertificateName, Facts, Members},
             registry::Systems,
@@ -209,7 +209,9 @@ impl Kubernetes {
                     let port = view.port(&pod);
                     let rivals =
                         if mode == Mode::Rw { view.rivals(&pod).into_iter().map(pod_id).collect() } else { Vec::new() };
+                    let owners = owners(&self.systems, &view, &pod, context);
                     let upstream = self.upstream((ask, context), view, (Server::Pod(pod_id(&pod)), port), (tls, lost));
+                    let upstream = Upstream { owners, ..upstream };
                     return Ok(self.undisputed.with_rivals(upstream, rivals));
                 }
                 Choice::Never(report) => return Err(with_hint(report, ask).into()),
@@ -276,6 +278,7 @@ impl Kubernetes {
         let id = view.id(context.name());
         let upstream = Upstream {
             cluster: id.clone(),
+            owners: Vec::new(),
             meaning: context.meaning(),
             credential: context.credential(),
             system: view.system.name().into(),

@@ -11,7 +11,7 @@ use crate::{
     auth::upstream::{Channel, LoginError},
     error::{ClientFacing, Report, SqlState},
     pg::{PacketError, TransactionStatus, backend, cancel::CancelKey, frame::next_frame},
-    session::{refusal::Refusal, registry::Place},
+    session::{permit::Grant, refusal::Refusal, registry::Place},
     upstream::{Ask, BoxedStream, Login, Mode, Server, Target, Upstream},
 };
 
@@ -33,8 +33,12 @@ pub(in crate::session) struct Connected {
     pub(in crate::session) key: Option<CancelKey>,
     /// Bytes behind ReadyForQuery.
     pub(in crate::session) rest: Bytes,
+    /// It has said that the role is a superuser.
+    pub(super) superuser: bool,
     /// Its place among the cluster's sessions.
     pub(in crate::session) place: Option<Place>,
+    /// By what right it is there.
+    pub(in crate::session) grant: Grant,
 }
 
 /// PostgreSQL 14 and later say at login whether they are a standby. A write must never reach one; and who asks for a
@@ -68,12 +72,12 @@ pub(super) async fn until_ready(
     mut stream: BoxedStream,
     mut buf: BytesMut,
     channel: &Channel,
-    (upstream, login): (Upstream, Login),
+    (upstream, login, grant): (Upstream, Login, Grant),
 ) -> Result<Greeted, Miss> {
     let mut greeting = BytesMut::new();
     let broken = |error| protocol(&upstream, error);
     let mut key = None;
-    let mut in_hot_standby = None;
+    let (mut in_hot_standby, mut superuser) = (None, false);
     loop {
         while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
             match frame.tag {
@@ -86,8 +90,10 @@ pub(super) async fn until_ready(
                 b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
                 b'S' => {
                     let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
-                    if name == b"in_hot_standby" {
-                        in_hot_standby = Some(value == b"on");
+                    match name {
+                        b"in_hot_standby" => in_hot_standby = Some(value == b"on"),
+                        b"is_superuser" => superuser = value == b"on",
+                        _ => {}
                     }
                 }
                 b'N' | b'Z' => {}
@@ -100,8 +106,20 @@ pub(super) async fn until_ready(
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
                 let writable = in_hot_standby == Some(false);
-                let connected =
-                    Connected { stream, upstream, login, encrypted, writable, greeting, key, rest, place: None };
+                let (place, superuser) = (None, superuser || (upstream.pooled && login.superuser));
+                let connected = Connected {
+                    stream,
+                    upstream,
+                    login,
+                    encrypted,
+                    writable,
+                    greeting,
+                    key,
+                    rest,
+                    superuser,
+                    place,
+                    grant,
+                };
                 return Ok(Greeted { connected, in_hot_standby });
             }
             if greeting.len() > MAX_GREETING {
@@ -141,7 +159,13 @@ mod tests {
     /// What is made of a server that says this behind AuthenticationOk, and ends.
     async fn after_ok(said: &[Vec<u8>]) -> Result<Greeted, Miss> {
         let stream: BoxedStream = Box::new(join(&b""[..], sink()));
-        until_ready(stream, said.concat().as_slice().into(), &Channel::Plaintext, (upstream(), login())).await
+        until_ready(
+            stream,
+            said.concat().as_slice().into(),
+            &Channel::Plaintext,
+            (upstream(), login(), Grant::example()),
+        )
+        .await
     }
 
     /// An authentication request behind AuthenticationOk was passed on behind ours: a client that answers one at any time

@@ -1,12 +1,27 @@
 //! From a route to a server that has said ReadyForQuery: resolve, dial and fetch the login at once, log in, and try
 //! again where a second try can help.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::BytesMut;
-use tokio::time::timeout_at;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout_at,
+};
+use tracing::info;
 
-use super::{backoff::Backoff, refusal::Refusal, registry::Registry};
+use super::{
+    backoff::Backoff,
+    permit::{Denied, Grant, Permits, refused},
+    refusal::Refusal,
+    registry::{Place, Registry},
+};
 use crate::{
     auth::{
         memory::Memory,
@@ -16,8 +31,8 @@ use crate::{
     pg::{backend::ErrorFields, startup::ProtocolVersion},
     tls,
     upstream::{
-        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Login, Retry, Server, TlsFacts, TlsMode,
-        Upstream,
+        Ask, BoxedStream, CaBy, Credentials, Dial, Directory, Failure, Identity, Login, Retry, Role, Server, TlsFacts,
+        TlsMode, Upstream,
     },
 };
 
@@ -45,6 +60,7 @@ pub(super) struct Connector {
     pub(super) credentials: Arc<dyn Credentials>,
     pub(super) dial: Arc<dyn Dial>,
     registry: Arc<Registry>,
+    pub(super) permits: Arc<Permits>,
     habits: Habits,
     untold: Untold,
     memory: Memory,
@@ -56,13 +72,14 @@ impl Connector {
         directory: Arc<dyn Directory>,
         credentials: Arc<dyn Credentials>,
         dial: Arc<dyn Dial>,
-        registry: Arc<Registry>,
+        (registry, permits): (Arc<Registry>, Arc<Permits>),
     ) -> Self {
         Self {
             directory,
             credentials,
             dial,
             registry,
+            permits,
             habits: Habits::default(),
             untold: Untold::default(),
             memory: Memory::default(),
@@ -84,8 +101,44 @@ impl Connector {
         }
     }
 
+    /// The server. A person who may not hear of the cluster hears the same as where there is none.
+    async fn resolve(&self, wanted: &Wanted) -> Result<Upstream, Refusal> {
+        if wanted.ask.identity == Identity::Local {
+            return Ok(self.resolve_for_all(wanted).await?);
+        }
+        let may_know = AtomicBool::new(false);
+        tokio::select! {
+            resolved = self.directory.resolve(&wanted.ask) => resolved.map_err(|failure| {
+                if may_know.load(Ordering::Relaxed) || failure.report.sqlstate == SqlState::UNABLE_TO_CONNECT {
+                    return failure.into();
+                }
+                info!(target = %wanted.ask.target, "refused, because {failure}");
+                Refusal::Report(refused(wanted))
+            }),
+            refusal = self.may_not_know(wanted, &may_know) => Err(refusal),
+        }
+    }
+
+    /// Why a person is not to wait for a server of the cluster.
+    async fn may_not_know(&self, wanted: &Wanted, may_know: &AtomicBool) -> Refusal {
+        let found = wanted.ask.progress.until_found().await;
+        let checked = self.credentials.check(&wanted.ask, &found).await;
+        let role = match (&checked, &wanted.ask.role) {
+            (Ok(Some(role)), _) | (_, Role::Named(role)) => role.as_str(),
+            _ => return pending().await,
+        };
+        match (self.permits.may_know(wanted, &found.cluster, role).await, checked) {
+            (Err(denied), _) => denied.refusal(wanted),
+            (Ok(()), Err(failure)) if failure.report.sqlstate == SqlState::INVALID_AUTHORIZATION => failure.into(),
+            (Ok(()), _) => {
+                may_know.store(true, Ordering::Relaxed);
+                pending().await
+            }
+        }
+    }
+
     /// The server; where there is no such cluster, and the user string has another reading, that one's error.
-    async fn resolve(&self, wanted: &Wanted) -> Result<Upstream, Failure> {
+    async fn resolve_for_all(&self, wanted: &Wanted) -> Result<Upstream, Failure> {
         let resolved = tokio::select! {
             resolved = self.directory.resolve(&wanted.ask) => resolved,
             unknown = self.unknown_role(&wanted.ask) => return Err(unknown),
@@ -112,7 +165,12 @@ impl Connector {
     async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
         let ask = &wanted.ask;
         let mut upstream = self.resolve(wanted).await?;
-        let place = self.registry.place(&upstream.cluster).map_err(Refusal::Report)?;
+        // That a cluster has reached its limit is heard by who may connect to it.
+        let place = |upstream: &Upstream| self.registry.place(&upstream.cluster).map_err(Refusal::Report);
+        let mut held: Option<Place> = match ask.identity {
+            Identity::Local => Some(place(&upstream)?),
+            Identity::Person(_) => None,
+        };
         let mut known: Option<Login> = None;
         let mut refreshed = false;
         let (mut backoff, client) = (Backoff::until(ask.wait_until), self.turns.client());
@@ -121,7 +179,12 @@ impl Connector {
         let mut other_ways = 3;
         loop {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
-                Ok(connected) => {
+                Ok(mut connected) => {
+                    self.settle(wanted, &mut connected).await.map_err(|denied| denied.refusal(wanted))?;
+                    let place = match held.take() {
+                        Some(place) => place,
+                        None => place(&upstream)?,
+                    };
                     // Rivals are there only where the primary is wanted, and only servers know which one it is.
                     if connected.writable && !upstream.rivals.is_empty() {
                         self.refuse_rivals(wanted, (&upstream, &connected.login)).await?;
@@ -191,14 +254,14 @@ impl Connector {
         let ask = &wanted.ask;
         let key = HabitKey::of(wanted, upstream);
         let habit = self.habits.get(&key);
-        let login = async {
-            match known {
-                Some(login) => Ok(login.clone()),
-                None => self.credentials.login(ask, upstream).await.map_err(Miss::from),
-            }
+        let (allow, allowed) = watch::channel(ask.identity == Identity::Local);
+        let entitled = async {
+            let entitled = self.entitled(wanted, upstream, known).await?;
+            allow.send_replace(true);
+            Ok(entitled)
         };
-        let (login, stream) = tokio::try_join!(login, self.open(ask, upstream, habit))?;
-        let (mut stream, channel) = stream;
+        let ((login, grant), (mut stream, channel)) =
+            tokio::try_join!(entitled, self.open(ask, upstream, habit, allowed))?;
         let told = self.tells(&key, upstream);
         let startup = wanted
             .startup_for(&login, told.then_some(upstream))
@@ -219,7 +282,7 @@ impl Connector {
             }
             Err(error) => return Err(self.missed(&key, upstream, login, &channel, error)),
         }
-        let greeted = until_ready(stream, buf, &channel, (upstream.clone(), login.clone())).await;
+        let greeted = until_ready(stream, buf, &channel, (upstream.clone(), login.clone(), grant)).await;
         let greeted = greeted.map_err(|miss| match miss {
             Miss::Final(Refusal::Server { fields, .. }) if told && refuses_options(&fields) => {
                 self.untold.remember(key);
@@ -237,9 +300,68 @@ impl Connector {
         !upstream.pooled && matches!(upstream.server, Server::Pod(_)) && !self.untold.knows(key)
     }
 
-    /// A stream to the server, inside TLS where it is known to be wanted.
-    async fn open(&self, ask: &Ask, upstream: &Upstream, habit: Option<Habit>) -> Result<(BoxedStream, Channel), Miss> {
-        let stream = self.dial.dial(upstream, ask.deadline).await?;
+    /// The rest of what is asked about a session: what only the server knew, and how many there are.
+    async fn settle(&self, wanted: &Wanted, connected: &mut Connected) -> Result<(), Denied> {
+        if connected.superuser {
+            self.permits.permit_superuser(wanted, &mut connected.grant).await?;
+        }
+        self.permits.hold(&mut connected.grant)
+    }
+
+    /// The login, and the right to use it. What is known of a login is told to who has that right alone.
+    async fn entitled(
+        &self,
+        wanted: &Wanted,
+        upstream: &Upstream,
+        known: Option<&Login>,
+    ) -> Result<(Login, Grant), Miss> {
+        let ask = &wanted.ask;
+        let (tell, told) = oneshot::channel();
+        let login = async {
+            let login = match known {
+                Some(login) => Ok(login.clone()),
+                None => self.credentials.login(ask, upstream).await,
+            };
+            // Nobody listens where the role is known before.
+            let _ = login.as_ref().map(|login| tell.send(login.user.clone()));
+            login
+        };
+        let permitted = async {
+            let role = match &ask.role {
+                Role::Named(role) => role.clone(),
+                Role::Default => told.await.map_err(|_| Denied::Refused)?,
+            };
+            self.permits.permit(wanted, upstream, &role).await
+        };
+        let (login, permitted) = tokio::join!(login, permitted);
+        let login = match (login, &ask.identity) {
+            (Err(failure), Identity::Local) => return Err(failure.into()),
+            (login, _) => login,
+        };
+        let grant = permitted.map_err(|denied| Miss::Final(denied.refusal(wanted)))?;
+        let login = login?;
+        if grant.subject.role != login.user {
+            // Nobody becomes another role than the one that was asked about.
+            return Err(Miss::Final(Refusal::Report(refused(wanted))));
+        }
+        Ok((login, grant))
+    }
+
+    /// A stream to the server, inside TLS where it is known to be wanted. The server hears nothing, and the client nothing
+    /// of it, before that is allowed.
+    async fn open(
+        &self,
+        ask: &Ask,
+        upstream: &Upstream,
+        habit: Option<Habit>,
+        mut allowed: watch::Receiver<bool>,
+    ) -> Result<(BoxedStream, Channel), Miss> {
+        let stream = self.dial.dial(upstream, ask.deadline).await;
+        if allowed.wait_for(|allowed| *allowed).await.is_err() {
+            // The other half has failed, and says why.
+            return pending().await;
+        }
+        let stream = stream?;
         let facts = facts(upstream, habit);
         if matches!(facts.mode, TlsMode::Disable | TlsMode::Allow) {
             return Ok((stream, Channel::Plaintext));

@@ -43,7 +43,7 @@ fn wanted() -> Wanted {
     let mut startup = Startup::new(ProtocolVersion::V3_0);
     startup.set("user", "somebody");
     startup.set("application_name", "psql");
-    Wanted { ask, startup, database: None, otherwise: None }
+    Wanted { ask, startup, database: None, otherwise: None, reason: None }
 }
 
 /// A role's name with a zero in it went into the startup message as it was, and what stood behind the zero became

@@ -21,6 +21,8 @@ pub(in crate::session) struct Wanted {
     pub(in crate::session) database: Option<Bytes>,
     /// What the same user string means if a context that is not known were.
     pub(in crate::session) otherwise: Option<Target>,
+    /// Why the client connects, where it says so.
+    pub(in crate::session) reason: Option<String>,
 }
 
 /// The longest name that PostgreSQL has (`NAMEDATALEN`, with its terminating zero): it would cut a longer one short and

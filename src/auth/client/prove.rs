@@ -1,0 +1,189 @@
+//! Which proof a client is asked for, and whom it shows: a certificate, else a login of the configuration, else a token.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::BytesMut;
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use super::{ClientError, LEAST_ITERATIONS, Mock, Verifier, password, scram};
+use crate::{
+    auth::Authenticated,
+    error::{ClientFacing, Report, SqlState},
+    upstream::{Failure, How, Person, Review},
+};
+
+/// What names and groups of logins carry, so that nobody is taken for a user of Kubernetes.
+const LOGIN: &str = "login:";
+
+/// How clients may prove who they are.
+pub struct Methods {
+    /// By a certificate that the handshake has verified.
+    pub certificate: bool,
+    /// By a login of the configuration.
+    pub logins: Option<Logins>,
+    /// By a token.
+    pub tokens: Option<Arc<dyn Review>>,
+}
+
+impl fmt::Debug for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Methods").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// The logins of the configuration.
+pub struct Logins {
+    prefix: String,
+    accounts: BTreeMap<String, Account>,
+    mock: Mock,
+}
+
+/// One login.
+#[derive(Debug)]
+pub struct Account {
+    /// What its password is verified with.
+    pub verifier: Verifier,
+    /// The PostgreSQL role that it means; `None` is a cluster's default login.
+    pub role: Option<String>,
+    /// Groups, for rules.
+    pub groups: Vec<String>,
+}
+
+impl Logins {
+    /// Names begin with the prefix in a startup packet, and stand without it here.
+    ///
+    /// # Errors
+    /// Where the system gives no random bytes.
+    pub fn new(prefix: String, accounts: BTreeMap<String, Account>) -> Result<Self, getrandom::Error> {
+        // Whoever asks for as many rounds as the others is no stranger.
+        let iterations = accounts.values().next().map_or(LEAST_ITERATIONS, |account| account.verifier.iterations());
+        Ok(Self { prefix, accounts, mock: Mock::new(iterations)? })
+    }
+
+    /// The login's name in a user, and what stands behind it: `@target`, or nothing.
+    fn divide<'a>(&self, user: &'a str) -> Option<(&'a str, &'a str)> {
+        let rest = user.strip_prefix(&self.prefix)?;
+        Some(rest.split_at(rest.find('@').unwrap_or(rest.len())))
+    }
+}
+
+/// What is known of a client before it has proved anything.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    /// The startup packet's user.
+    pub user: &'a str,
+    /// Whether what it sends is encrypted.
+    pub encrypted: bool,
+    /// The certificate that the handshake has verified, where it showed one.
+    pub certificate: Option<CertificateDer<'a>>,
+    /// The hash of our certificate, as the client saw it.
+    pub end_point: Option<Vec<u8>>,
+    /// When somebody who is asked about it must have answered.
+    pub deadline: Instant,
+}
+
+/// A proof that was given.
+#[derive(Debug)]
+pub struct Proof {
+    /// Who it is.
+    pub who: Authenticated,
+    /// The user that the startup packet means now, where it named a login.
+    pub user: Option<String>,
+}
+
+/// A proof that was not.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// It is wrong, or breaks off.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A token would go through the open.
+    #[error("a token is taken only over TLS")]
+    NoTls,
+    /// Nothing that is asked for here fits this client.
+    #[error("this pgferry asks for {0}, and the client has shown none")]
+    NoMethod(&'static str),
+    /// Nobody can say now whose a token is.
+    #[error("whose the token is cannot be found out now")]
+    NoAnswer(Failure),
+}
+
+impl ProveError {
+    /// The method that failed, for logs.
+    #[must_use]
+    pub fn is_guess(&self) -> bool {
+        matches!(self, Self::Client(error) if !error.is_end())
+    }
+}
+
+impl ClientFacing for ProveError {
+    fn report(&self) -> Report {
+        let fatal = |code| Report::fatal(code, self.to_string());
+        match self {
+            Self::Client(error) => error.report(),
+            Self::NoTls => fatal(SqlState::INVALID_AUTHORIZATION)
+                .hint("Connect with sslmode=verify-full, and sslrootcert with the CA of this pgferry"),
+            Self::NoMethod(_) => fatal(SqlState::INVALID_AUTHORIZATION)
+                .hint("Connect with what its administrator gave you: sslcert and sslkey, or the user name of a login"),
+            // What is wrong with pgferry itself is nothing for somebody who may be anybody.
+            Self::NoAnswer(_) => fatal(SqlState::CANNOT_CONNECT_NOW).hint("Try again in a moment"),
+        }
+    }
+}
+
+impl Methods {
+    /// Has the client prove who it is. AuthenticationOk is not sent.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub async fn prove<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &self,
+        io: &mut S,
+        early: &mut BytesMut,
+        claim: Claim<'_>,
+    ) -> Result<Proof, ProveError> {
+        // CERTIFICATE
+        if let Some(logins) = &self.logins
+            && let Some((name, target)) = logins.divide(claim.user)
+        {
+            let account = logins.accounts.get(name);
+            let verifier = account.map(|account| &account.verifier);
+            scram(io, early, verifier, &logins.mock, claim.user, claim.end_point.as_deref()).await?;
+            let account = account.ok_or_else(|| ClientError::Refused(claim.user.to_owned()))?;
+            let user = format!("{}{target}", account.role.as_deref().unwrap_or_default());
+            return Ok(Proof { who: Authenticated::person(account.person(name)), user: Some(user) });
+        }
+        let Some(review) = &self.tokens else {
+            return Err(ProveError::NoMethod(match (self.certificate, self.logins.is_some()) {
+                (true, true) => "a client certificate or a login",
+                (true, false) => "a client certificate",
+                _ => "a login",
+            }));
+        };
+        if !claim.encrypted {
+            return Err(ProveError::NoTls);
+        }
+        let token = password(io, early).await?;
+        let person = review.person(&token, claim.deadline).await.map_err(ProveError::NoAnswer)?;
+        let person = person.ok_or_else(|| ClientError::Refused(claim.user.to_owned()))?;
+        Ok(Proof { who: Authenticated::person(person), user: None })
+    }
+}
+
+impl Account {
+    fn person(&self, name: &str) -> Person {
+        Person {
+            name: format!("{LOGIN}{name}"),
+            groups: self.groups.iter().map(|group| format!("{LOGIN}{group}")).collect(),
+            uid: String::new(),
+            extra: BTreeMap::new(),
+            how: How::Login,
+            until: None,
+            context: None,
+        }
+    }
+}

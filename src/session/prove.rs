@@ -1,0 +1,85 @@
+//! A client that nobody else vouches for proves who it is, before anything is done for it.
+
+use std::time::Duration;
+
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{debug, info};
+
+use super::{Sessions, client::Peer, handshake::Greeted, registry::SessionId, reply::tell};
+use crate::{
+    auth::{
+        Authenticated,
+        client::{Claim, Methods, ProveError},
+    },
+    error::ClientFacing as _,
+};
+
+/// Whoever guesses gets so many tries a minute for nothing...
+pub(super) const FREE: usize = 5;
+/// ...and then hears each answer so much later. A proof that holds is never late.
+pub(super) const COSTS: Duration = Duration::from_secs(1);
+
+impl Sessions {
+    /// Who the client is. Where it does not prove it in time, it hears so, and `None` is left.
+    pub(super) async fn proved(
+        &self,
+        id: SessionId,
+        methods: &Methods,
+        greeted: &mut Greeted,
+        peer: &Peer,
+    ) -> Option<Authenticated> {
+        let deadline = Instant::now() + self.params.startup_deadline;
+        let outcome = timeout_at(deadline, prove(methods, greeted, deadline)).await;
+        let error = match outcome {
+            Ok(Ok(who)) => return Some(who),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                debug!(session = %id, %peer, "no proof within the deadline");
+                return None;
+            }
+        };
+        if let ProveError::Client(error) = &error
+            && error.is_end()
+        {
+            debug!(session = %id, %peer, "{error}");
+            return None;
+        }
+        let user = String::from_utf8_lossy(greeted.startup.get("user").unwrap_or_default()).escape_debug().to_string();
+        let cause = match &error {
+            ProveError::NoAnswer(failure) => failure.to_string(),
+            _ => String::new(),
+        };
+        let report = error.report();
+        info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
+        if error.is_guess() {
+            let by_address = self.failures.note(&peer.counted());
+            let by_name = self.failures.note(&format!("user {user}"));
+            sleep(by_address.max(by_name)).await;
+        }
+        tell(&mut greeted.client, &report).await;
+        None
+    }
+}
+
+async fn prove(methods: &Methods, greeted: &mut Greeted, deadline: Instant) -> Result<Authenticated, ProveError> {
+    let Greeted { client, startup, early } = greeted;
+    // It stands before the first question.
+    if let Some(negotiation) = startup.negotiation() {
+        client.write_all(&negotiation).await.map_err(crate::auth::client::ClientError::from)?;
+    }
+    let user = String::from_utf8_lossy(startup.get("user").unwrap_or_default()).into_owned();
+    let (certificate, end_point) = (None, None); // CERTIFICATE
+    let claim = Claim { user: &user, encrypted: client.is_encrypted(), certificate, end_point, deadline };
+    let proof = methods.prove(client, early, claim).await?;
+    if let Some(meant) = proof.user {
+        // What libpq sends where nobody named a database.
+        if startup.get("database") == Some(user.as_bytes()) {
+            startup.remove("database");
+        }
+        startup.set("user", meant);
+    }
+    Ok(proof.who)
+}
