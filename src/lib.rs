@@ -4,12 +4,13 @@
 //! `proto-tests/suite/layers.rs` enforces it.
 //!
 //! ```text
-//! main, cli -> app -+-> server -> session -> { auth, tls } -> { upstream, pg } -+-> { error, telemetry }
-//!                   +-> k8s -------------------------------->   upstream       -+
+//! main, cli -> app -+-> server -> session -> { auth, tls, audit } -> { upstream, pg } -+-> { error, telemetry }
+//!                   +-> k8s --------------------------------------->   upstream       -+
 //!                   +-> settings      (imported by app, cli and main alone)
 //! ```
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod error;
