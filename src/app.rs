@@ -4,10 +4,16 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
-use tokio::{runtime::Handle, sync::watch, time::Instant};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use crate::{
+    audit::{self, Audit, Sink},
     auth::{
         client::{Account, Logins, Methods, Verifier},
         peer::AllowedUids,
@@ -38,7 +44,7 @@ use crate::{
     },
     server::{self, Stop, descriptors, dumps, listen},
     session::{
-        Params, Parts, Sessions,
+        OnFailure, Params, Parts, Sessions,
         permit::{
             self, PermitParams,
             rules::{Bounds, Pattern, Rule, Rules},
@@ -61,6 +67,7 @@ pub struct Server {
     bound: Vec<listen::Bound>,
     sessions: Arc<Sessions>,
     contexts: Arc<Contexts>,
+    audit: Audit,
     phase: watch::Sender<Phase>,
     params: server::Params,
 }
@@ -81,11 +88,13 @@ impl Server {
             liveness(settings),
             settings.kubernetes.connect_timeout,
         );
+        let audit = audit(settings)?;
         let (phase, watched) = watch::channel(Phase::Serving);
         let sessions = Sessions::new(Parts {
             directory: Arc::new(directory),
             credentials: Arc::new(credentials),
             dial: Arc::new(dialer),
+            audit: audit.clone(),
             methods: methods(settings, &review)?,
             review,
             acceptor,
@@ -98,7 +107,7 @@ impl Server {
             phase: watched,
         });
         let params = server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
-        Ok(Self { bound, sessions, contexts, phase, params })
+        Ok(Self { bound, sessions, contexts, audit, phase, params })
     }
 
     /// The port of the listener that takes any target.
@@ -120,6 +129,7 @@ impl Server {
         let greeting = tokio::spawn(async move { greet_kubernetes(&contexts).await });
         server::run(self.bound, self.sessions, self.phase, stop, self.params).await;
         greeting.abort();
+        self.audit.drain().await;
         // What is left besides watches and idle connections to API servers was left behind.
         info!(tasks = Handle::current().metrics().num_alive_tasks(), "stopped");
     }
@@ -135,9 +145,20 @@ pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let server = Server::bind(settings)?;
     let (stop, signals) = server::signals().context("signals")?;
     let signals = tokio::spawn(signals);
+    let hangups = tokio::spawn(reopened(server.audit.clone()));
     server.run(stop).await;
     signals.abort();
+    hangups.abort();
     Ok(())
+}
+
+/// Opens the audit log again on SIGHUP: who rotates it has moved the old one away.
+async fn reopened(audit: Audit) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        audit.reopen();
+        info!("the audit log is opened again");
+    }
 }
 
 /// Looks at the names of clusters in the settings, which only a session can read.
@@ -382,8 +403,19 @@ fn session_params(settings: &Settings) -> Params {
         failover_grace: sessions.failover_grace,
         spare: settings.sessions.spare,
         permits: permit_params(settings),
+        audit_failure: match settings.audit.on_failure {
+            settings::OnFailure::Refuse => OnFailure::Refuse,
+            settings::OnFailure::Allow => OnFailure::Allow,
+        },
         names: Names { aliases: aliases(settings), os_user: os_user(), single: settings.names.single },
     }
+}
+
+/// Where events are kept.
+fn audit(settings: &Settings) -> anyhow::Result<Audit> {
+    let stdout = settings.audit.stdout.then_some(Sink::Stdout);
+    let sinks: Vec<Sink> = stdout.into_iter().chain(settings.audit.file.clone().map(Sink::File)).collect();
+    if sinks.is_empty() { Ok(Audit::off()) } else { Ok(Audit::new(audit::Params::default(), sinks)?) }
 }
 
 /// How clients prove who they are, where they must.

@@ -42,11 +42,14 @@ impl Sessions {
         connected: Box<Connected>,
         early: BytesMut,
     ) {
+        let database = about.wanted.database.as_deref().unwrap_or(connected.login.database.as_bytes());
+        let record = about.record.ready(&connected, database);
         let Connected { stream, upstream, login, encrypted, greeting, key, rest, place: _place, grant, .. } =
             *connected;
         let cancelled = Arc::new(watch::Sender::new(0));
         let registered = key.map(|key| {
-            let live = Live { key, upstream: upstream.clone(), encrypted, cancelled: Arc::clone(&cancelled) };
+            let record = record.clone();
+            let live = Live { key, upstream: upstream.clone(), record, encrypted, cancelled: Arc::clone(&cancelled) };
             self.registry.register(about.id, live)
         });
         let notices = notices(&about, &upstream, login.superuser);
@@ -55,6 +58,7 @@ impl Sessions {
         drop(login);
         if reply.hand_over(&notices, &greeting).await.is_err() {
             goodbye(stream, Goodbye::Terminate).await;
+            record.ended((0, 0), "client gone");
             return logged_in.ended((0, 0), "client gone");
         }
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
@@ -69,6 +73,7 @@ impl Sessions {
         let (over, ending) = self.pipe(&mut pipe, &upstream, endings, registered.as_ref()).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
         let why = self.end(pipe, over, ending, registered, &upstream).await;
+        record.ended(bytes, why);
         logged_in.ended(bytes, why);
     }
 

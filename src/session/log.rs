@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{client::Peer, connect::Wanted, refusal::Refusal, registry::SessionId};
+use super::{client::Peer, connect::Wanted, record::Record, refusal::Refusal, registry::SessionId};
 use crate::{
     auth::Authenticated,
     error::printable,
@@ -22,6 +22,7 @@ pub(super) struct About {
     pub(super) startup: Startup,
     pub(super) wanted: Wanted,
     pub(super) started: Instant,
+    pub(super) record: Record,
 }
 
 impl About {

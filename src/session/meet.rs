@@ -75,7 +75,7 @@ impl Sessions {
             // Many close when the request is sent, and are gone before anybody can look. The key is a secret of its own;
             // PostgreSQL asks for no more.
             Some(Greeting::Cancel(client, key)) if matches!(why, AuthError::Unknown) => {
-                self.cancel(id, client, &key, "nobody that could be seen").await;
+                self.cancel((id, &peer), client, &key, "nobody that could be seen").await;
             }
             Some(Greeting::Cancel(..)) => debug!(session = %id, %peer, "a cancel request of somebody else"),
             None => {}

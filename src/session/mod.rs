@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
+    audit::Audit,
     auth::{client::Methods, peer::AllowedUids},
     tls::accept::Acceptor,
     upstream::{Credentials, Dial, Directory, Review},
@@ -29,6 +30,7 @@ pub mod permit;
 pub mod phase;
 mod pipe;
 mod prove;
+mod record;
 mod refusal;
 pub mod registry;
 mod reply;
@@ -42,6 +44,7 @@ use connect::Connector;
 use misses::Misses;
 use permit::{PermitParams, Permits};
 use phase::Phase;
+pub use record::OnFailure;
 use registry::{Registry, SessionId};
 use route::Names;
 use spare::Spares;
@@ -63,6 +66,8 @@ pub struct Params {
     pub names: Names,
     /// Who may connect where.
     pub permits: PermitParams,
+    /// Whether somebody is let in of whom nothing can be kept.
+    pub audit_failure: OnFailure,
 }
 
 /// What sessions are made of.
@@ -79,6 +84,8 @@ pub struct Parts {
     pub acceptor: Option<Acceptor>,
     /// Who may connect over loopback and Unix sockets, where nobody has to prove anything.
     pub allowed: AllowedUids,
+    /// What is kept of sessions.
+    pub audit: Audit,
     /// How clients prove who they are; `None`: the system says it.
     pub methods: Option<Methods>,
     /// The settings.
@@ -97,6 +104,7 @@ pub struct Sessions {
     /// Proofs that did not hold.
     failures: Misses,
     methods: Option<Methods>,
+    audit: Audit,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
     params: Params,
@@ -125,6 +133,7 @@ impl Sessions {
             misses: Misses::new(cancel::FREE, cancel::COSTS),
             failures: Misses::new(prove::FREE, prove::COSTS),
             methods: parts.methods,
+            audit: parts.audit,
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,

@@ -15,6 +15,7 @@ use crate::{
         client::{Claim, Methods, ProveError},
     },
     error::ClientFacing as _,
+    upstream::How,
 };
 
 /// Whoever guesses gets so many tries a minute for nothing...
@@ -55,6 +56,9 @@ impl Sessions {
         let report = error.report();
         info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
         if error.is_guess() {
+            if let Peer::Tcp { peer, .. } = peer {
+                self.audit.login_failed(peer.ip(), methods.asks(&user, false).map_or("none", How::as_str), Some(&user));
+            }
             let by_address = self.failures.note(&peer.counted());
             let by_name = self.failures.note(&format!("user {user}"));
             sleep(by_address.max(by_name)).await;

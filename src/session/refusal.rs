@@ -39,6 +39,15 @@ impl Refusal {
         self.sqlstate() == SqlState::TOO_MANY_CONNECTIONS.as_str()
     }
 
+    /// The code and the message that the client is sent.
+    pub(super) fn words(&self) -> (&str, &str) {
+        let message = match self {
+            Self::Server { fields, .. } => &fields.message,
+            Self::Report(report) => &report.message,
+        };
+        (self.sqlstate(), message)
+    }
+
     fn sqlstate(&self) -> &str {
         match self {
             Self::Server { fields, .. } => &fields.sqlstate,

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::record::Opened;
 use crate::{
     error::{Report, SqlState},
     pg::cancel::CancelKey,
@@ -20,6 +21,14 @@ use crate::{
 /// Numbers a session within this process; shown in logs and in reports of our own bugs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
+
+impl SessionId {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,6 +43,8 @@ pub struct Live {
     pub key: CancelKey,
     /// Where the server is.
     pub upstream: Upstream,
+    /// What is kept of it.
+    pub(super) record: Opened,
     /// Whether the session's own stream is TLS inside the tunnel; a cancel request goes the same way.
     pub encrypted: bool,
     /// Counts the 57014 errors that the session has shown.

@@ -20,6 +20,7 @@ use super::{
     log::About,
     meet::Welcome,
     phase::{Phase, draining},
+    record::Record,
     refusal::Refusal,
     registry::SessionId,
     reply::Reply,
@@ -48,7 +49,7 @@ impl Sessions {
             Some(Greeting::Cancel(client, key)) => {
                 drop(place);
                 let who = who.map_or_else(|| peer.counted(), |who| who.who().to_owned());
-                self.cancel(id, client, &key, &who).await;
+                self.cancel((id, &peer), client, &key, &who).await;
             }
             Some(Greeting::Startup(greeted)) => {
                 let mut greeted = Box::new(greeted);
@@ -67,13 +68,20 @@ impl Sessions {
     }
 
     /// `who` is whose guesses are counted.
-    pub(super) async fn cancel(&self, id: SessionId, mut client: ClientStream, key: &CancelKey, who: &str) {
+    pub(super) async fn cancel(
+        &self,
+        (id, peer): (SessionId, &Peer),
+        mut client: ClientStream,
+        key: &CancelKey,
+        who: &str,
+    ) {
         match self.registry.find(key) {
             None => {
                 debug!(session = %id, who, "a cancel request for no session of ours");
                 sleep(self.misses.note(who)).await;
             }
             Some(live) => {
+                live.record.cancelled_by(&client, peer);
                 if let Err(failure) = cancel::forward(self.connector.dial.as_ref(), &live).await {
                     warn!(session = %id, pod = live.upstream.server.name(), %failure, "a cancel request did not get through");
                 }
@@ -94,19 +102,24 @@ impl Sessions {
         let Greeted { client, mut startup, mut early } = *greeted;
         // Who had to prove something has it already.
         let negotiation = if matches!(who.identity(), Identity::Local) { startup.negotiation() } else { None };
+        let mut record = Record::new(&self.audit, id, (&client, &peer), &who, &startup);
         let mut reply = Reply { client, negotiation, opened: false };
         let own = startup.take_own();
         let route = match self.route((&startup, &own), bound.as_ref(), (&peer, &who)).await {
             Ok(route) => route,
-            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
+            Err(report) => return refuse(reply, (id, &peer), &record, &Refusal::Report(report)).await,
         };
         let started = Instant::now();
         let (wanted, progress) = self.wanted((&peer, &who), (&startup, &own), route);
+        record.wants(&wanted.ask.target.to_string(), wanted.reason.as_deref());
+        if let Err(report) = record.start(self.params.audit_failure).await {
+            return reply.refuse(id, &peer, &Refusal::Report(report)).await;
+        }
         // A replication connection is one of a kind.
         let likeness = (!is_replication(&startup)).then(|| Likeness::of(&wanted));
         let (permit, spare) = match self.admit(likeness.as_ref()).await {
             Ok(admitted) => admitted,
-            Err(report) => return reply.refuse(id, &peer, &Refusal::Report(report)).await,
+            Err(report) => return refuse(reply, (id, &peer), &record, &Refusal::Report(report)).await,
         };
         let outcome = match spare {
             Some(connected) => {
@@ -117,13 +130,13 @@ impl Sessions {
         };
         let connected = match outcome {
             Waited::Connected(connected) => connected,
-            Waited::Refused(refusal) => return reply.refuse(id, &peer, &refusal).await,
+            Waited::Refused(refusal) => return refuse(reply, (id, &peer), &record, &refusal).await,
             Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
         };
         if let (Some(spares), Some(likeness)) = (&self.spares, likeness) {
             spares.prepare(likeness, &wanted, &self.connector, &self.registry);
         }
-        let about = About { id, peer, who, startup, wanted, started };
+        let about = About { id, peer, who, startup, wanted, started, record };
         self.run_established(about, reply, connected, early).await;
         drop(permit);
     }
@@ -191,4 +204,10 @@ impl Sessions {
         let reason = reason.filter(|reason| !reason.trim().is_empty());
         (Wanted { ask, startup, database: route.database, otherwise: route.otherwise, reason }, waiting)
     }
+}
+
+/// Ends a connection that never got its server, for the client and for the audit log.
+async fn refuse(reply: Reply, (id, peer): (SessionId, &Peer), record: &Record, refusal: &Refusal) {
+    record.denied(refusal);
+    reply.refuse(id, peer, refusal).await;
 }

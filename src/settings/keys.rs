@@ -34,6 +34,8 @@ pub struct Settings {
     pub zalando: Zalando,
     /// Operators that only this configuration knows.
     pub systems: Vec<System>,
+    /// What is kept of sessions.
+    pub audit: Audit,
     /// The process itself.
     pub process: Process,
     /// The log.
@@ -429,6 +431,28 @@ pub enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Audit {
+    pub stdout: bool,
+    #[serde(deserialize_with = "path")]
+    pub file: Option<PathBuf>,
+    pub on_failure: OnFailure,
+}
+
+/// `audit.on_failure`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// New sessions are refused.
+    #[default]
+    Refuse,
+    /// They are let in.
+    Allow,
 }
 
 /// `[process]`.

@@ -113,7 +113,7 @@ pub enum ProveError {
 }
 
 impl ProveError {
-    /// The method that failed, for logs.
+    /// A wrong proof, and not an outage or a client that goes away.
     #[must_use]
     pub fn is_guess(&self) -> bool {
         matches!(self, Self::Client(error) if !error.is_end())
@@ -136,6 +136,20 @@ impl ClientFacing for ProveError {
 }
 
 impl Methods {
+    /// What a client is asked for that names this user: a certificate where it has shown one, the password of a login, else
+    /// a token; `None` where nothing of that is taken here.
+    #[must_use]
+    pub fn asks(&self, user: &str, has_certificate: bool) -> Option<How> {
+        if self.certificate && has_certificate {
+            return Some(How::Certificate);
+        }
+        let is_login = self.logins.as_ref().is_some_and(|logins| logins.divide(user).is_some());
+        if is_login {
+            return Some(How::Login);
+        }
+        self.tokens.is_some().then_some(How::Kubernetes)
+    }
+
     /// Has the client prove who it is. AuthenticationOk is not sent.
     ///
     /// # Errors
@@ -146,31 +160,48 @@ impl Methods {
         early: &mut BytesMut,
         claim: Claim<'_>,
     ) -> Result<Proof, ProveError> {
-        // CERTIFICATE
-        if let Some(logins) = &self.logins
-            && let Some((name, target)) = logins.divide(claim.user)
-        {
-            let account = logins.accounts.get(name);
-            let verifier = account.map(|account| &account.verifier);
-            scram(io, early, verifier, &logins.mock, claim.user, claim.end_point.as_deref()).await?;
-            let account = account.ok_or_else(|| ClientError::Refused(claim.user.to_owned()))?;
-            let user = format!("{}{target}", account.role.as_deref().unwrap_or_default());
-            return Ok(Proof { who: Authenticated::person(account.person(name)), user: Some(user) });
-        }
-        let Some(review) = &self.tokens else {
-            return Err(ProveError::NoMethod(match (self.certificate, self.logins.is_some()) {
-                (true, true) => "a client certificate or a login",
-                (true, false) => "a client certificate",
-                _ => "a login",
-            }));
+        let user = claim.user;
+        let (person, user) = match (self.asks(user, claim.certificate.is_some()), &claim, &self.logins, &self.tokens) {
+            // CERTIFICATE
+            (Some(How::Login), _, Some(logins), _) => {
+                let (person, user) = logins.prove(io, early, user, claim.end_point.as_deref()).await?;
+                (person, Some(user))
+            }
+            (Some(How::Kubernetes), _, _, Some(review)) => {
+                if !claim.encrypted {
+                    return Err(ProveError::NoTls);
+                }
+                let token = password(io, early).await?;
+                let person = review.person(&token, claim.deadline).await.map_err(ProveError::NoAnswer)?;
+                (person.ok_or_else(|| ClientError::Refused(user.to_owned()))?, None)
+            }
+            _ => {
+                return Err(ProveError::NoMethod(match (self.certificate, self.logins.is_some()) {
+                    (true, true) => "a client certificate or a login",
+                    (true, false) => "a client certificate",
+                    _ => "a login",
+                }));
+            }
         };
-        if !claim.encrypted {
-            return Err(ProveError::NoTls);
-        }
-        let token = password(io, early).await?;
-        let person = review.person(&token, claim.deadline).await.map_err(ProveError::NoAnswer)?;
-        let person = person.ok_or_else(|| ClientError::Refused(claim.user.to_owned()))?;
-        Ok(Proof { who: Authenticated::person(person), user: None })
+        Ok(Proof { who: Authenticated::person(person), user })
+    }
+}
+
+impl Logins {
+    /// The person, and the user that the startup packet means now.
+    async fn prove<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &self,
+        io: &mut S,
+        early: &mut BytesMut,
+        user: &str,
+        end_point: Option<&[u8]>,
+    ) -> Result<(Person, String), ClientError> {
+        let refused = || ClientError::Refused(user.to_owned());
+        let (name, target) = self.divide(user).ok_or_else(refused)?;
+        let account = self.accounts.get(name);
+        scram(io, early, account.map(|account| &account.verifier), &self.mock, user, end_point).await?;
+        let account = account.ok_or_else(refused)?;
+        Ok((account.person(name), format!("{}{target}", account.role.as_deref().unwrap_or_default())))
     }
 }
 

@@ -1,0 +1,139 @@
+//! What the audit log says of a session: that it is to begin before the client hears so, that its server is there or why
+//! not, and that it has ended.
+
+use std::sync::Arc;
+
+use super::{
+    client::{ClientStream, Peer},
+    connect::Connected,
+    refusal::Refusal,
+    registry::SessionId,
+};
+use crate::{
+    audit::{Audit, Client, Event, Identity as Who, Session, Target, Text},
+    auth::Authenticated,
+    error::{ClientFacing as _, Report},
+    pg::startup::Startup,
+    upstream::Identity,
+};
+
+/// Whether somebody is let in of whom nothing can be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nobody.
+    #[default]
+    Refuse,
+    /// Anybody who may.
+    Allow,
+}
+
+/// A session that has no server yet.
+pub(super) struct Record {
+    audit: Audit,
+    session: Session,
+}
+
+impl Record {
+    pub(super) fn new(
+        audit: &Audit,
+        id: SessionId,
+        (client, peer): (&ClientStream, &Peer),
+        who: &Authenticated,
+        startup: &Startup,
+    ) -> Self {
+        let mut session = Session::new(id.number(), place(peer, client));
+        session.identity = Some(match who.identity() {
+            Identity::Local => Who::local(who.who()),
+            Identity::Person(person) => Who::from(person.as_ref()),
+        });
+        session.database = startup.get("database").map(Text::from_bytes);
+        session.application_name = startup.get("application_name").map(Text::from_bytes);
+        Self { audit: audit.clone(), session }
+    }
+
+    /// What the client wants, as it said it.
+    pub(super) fn wants(&mut self, target: &str, reason: Option<&str>) {
+        self.session.asked = Some(Text::from_bytes(target.as_bytes()));
+        self.session.reason = reason.map(|reason| Text::from_bytes(reason.as_bytes()));
+    }
+
+    /// Before the client hears AuthenticationOk.
+    ///
+    /// # Errors
+    /// Where it cannot be written, and then nobody is let in.
+    pub(super) async fn start(&self, on_failure: OnFailure) -> Result<(), Report> {
+        if !self.audit.is_on() {
+            return Ok(());
+        }
+        match self.audit.record(Event::Start(Arc::new(self.session.clone()))).await {
+            Err(blocked) if on_failure == OnFailure::Refuse => Err(blocked.report()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn denied(&self, refusal: &Refusal) {
+        if self.audit.is_on() {
+            let (sqlstate, message) = refusal.words();
+            self.audit.note(Event::Denied {
+                session: Arc::new(self.session.clone()),
+                sqlstate: sqlstate.to_owned(),
+                message: Some(Text::from_bytes(message.as_bytes())),
+            });
+        }
+    }
+
+    /// The server is there.
+    pub(super) fn ready(&self, connected: &Connected, database: &[u8]) -> Opened {
+        let mut session = self.session.clone();
+        session.target = Some(Target::from(&connected.upstream));
+        session.role = Some(Text::from_bytes(connected.login.user.as_bytes()));
+        session.database = Some(Text::from_bytes(database));
+        session.rule = connected.grant.rule.map(|rule| Text::from_bytes(rule.to_string().as_bytes()));
+        let backend_pid = connected.key.as_ref().map(|key| key.pid);
+        let opened = Opened { audit: self.audit.clone(), session: Arc::new(session), backend_pid };
+        opened
+            .audit
+            .note(Event::Ready { session: Arc::clone(&opened.session), backend_pid: backend_pid.unwrap_or_default() });
+        opened
+    }
+}
+
+/// A session that has its server.
+#[derive(Clone)]
+pub(super) struct Opened {
+    audit: Audit,
+    session: Arc<Session>,
+    backend_pid: Option<i32>,
+}
+
+impl Opened {
+    /// Somebody who has its key wants its query cancelled.
+    pub(super) fn cancelled_by(&self, client: &ClientStream, peer: &Peer) {
+        self.audit.note(Event::Cancel {
+            session: Arc::clone(&self.session),
+            backend_pid: self.backend_pid.unwrap_or_default(),
+            client: place(peer, client),
+        });
+    }
+
+    pub(super) fn ended(&self, bytes: (u64, u64), end: &'static str) {
+        let (session, backend_pid) = (Arc::clone(&self.session), self.backend_pid);
+        self.audit.note(Event::End { session, backend_pid, bytes, end, sqlstate: None });
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("session", &self.session.id).finish_non_exhaustive()
+    }
+}
+
+/// Where a client is.
+fn place(peer: &Peer, client: &ClientStream) -> Client {
+    let mut place = match peer {
+        Peer::Tcp { peer, .. } => Client::tcp(*peer),
+        Peer::Unix { .. } => Client::unix(),
+    };
+    place.tls = client.tls_version();
+    place
+}
