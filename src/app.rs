@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::{
     audit::{self, Audit, Sink},
     auth::{
-        client::{Account, Logins, Methods, Verifier},
+        client::{Account, LEAST_ITERATIONS, Logins, MakeError, Methods, Verifier},
         peer::AllowedUids,
     },
     error::ClientFacing as _,
@@ -487,4 +487,12 @@ fn os_user() -> Option<String> {
     let name = line.and_then(|line| line.split(':').next()).map(str::to_owned);
     // Directory services are not in the file; the login shell's variable is.
     name.or_else(|| std::env::var("USER").ok()).filter(|name| !name.is_empty())
+}
+
+/// What the configuration holds of a password.
+///
+/// # Errors
+/// Where it cannot be a password, or the system gives no random bytes.
+pub fn verifier(password: &SecretString) -> Result<String, MakeError> {
+    Verifier::make(password, LEAST_ITERATIONS)
 }

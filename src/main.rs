@@ -9,7 +9,7 @@ use clap::Parser;
 use pgferry::{
     app,
     cli::{
-        self, Cli, Command, EX_CONFIG, EX_UNAVAILABLE,
+        self, Cli, Command, EX_CONFIG, EX_DATAERR, EX_UNAVAILABLE,
         print::{self, printed},
     },
     error::{ClientFacing, printable},
@@ -22,6 +22,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Completions { shell } = cli.command {
         return printed(cli::completions(shell));
+    }
+    if matches!(cli.command, Command::HashPassword) {
+        return hash_password();
     }
     tls::install_crypto_provider();
     let loaded = settings::load(&cli.command.sources());
@@ -58,7 +61,19 @@ async fn run(command: &Command, loaded: &Loaded) -> ExitCode {
             }
         },
         Command::Config(show) => printed(print::config(&loaded.origins, show.output)),
-        Command::Completions { shell } => printed(cli::completions(*shell)),
+        // Neither needs settings, and both are done.
+        Command::Completions { .. } | Command::HashPassword => ExitCode::SUCCESS,
+    }
+}
+
+fn hash_password() -> ExitCode {
+    let password = match cli::ask::password() {
+        Ok(password) => password,
+        Err(error) => return failed(EX_DATAERR, &error),
+    };
+    match app::verifier(&password) {
+        Ok(verifier) => printed(print::verifier(&verifier)),
+        Err(error) => failed(EX_DATAERR, &error),
     }
 }
 

@@ -91,6 +91,19 @@ impl Start {
         self
     }
 
+    /// What it reads as its standard input.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.command.stdin(stdin);
+        self
+    }
+
+    /// Starts a command that ends by itself, for who talks with it meanwhile.
+    #[must_use]
+    pub fn spawn(mut self) -> Child {
+        self.command.spawn().expect("it starts")
+    }
+
     /// Runs a command that ends by itself: exit code, standard output, standard error.
     pub async fn run(mut self) -> (i32, String, String) {
         let output = timeout(PATIENCE, self.command.output()).await.expect("it ends").expect("it starts");

@@ -12,10 +12,13 @@ use config::Value;
 
 use crate::settings::{Flag, LogFormat, Sources, Tls};
 
+pub mod ask;
 pub mod print;
 
 /// `sysexits.h`: the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
+/// `sysexits.h`: what was typed in cannot be used.
+pub const EX_DATAERR: u8 = 65;
 /// `sysexits.h`: what is needed (a port, Kubernetes) is not to be had.
 pub const EX_UNAVAILABLE: u8 = 69;
 
@@ -56,6 +59,14 @@ pub enum Command {
     List(List),
     /// Show the settings in force, and where each comes from
     Config(Show),
+    /// Print the verifier of a password, for a login of pgferry's own
+    #[command(
+        name = "hash-password",
+        after_help = "Asks for the password twice, or reads one line where standard input is no terminal:\n  pgferry \
+                      hash-password < FILE\nWrite what it prints into the configuration: [auth.logins.NAME] verifier \
+                      = \"...\". The password cannot be read from it, but guessed if it is short."
+    )]
+    HashPassword,
     /// Print a completion script for a shell
     #[command(
         after_help = "For example: pgferry completions bash > ~/.local/share/bash-completion/completions/pgferry"
@@ -160,7 +171,7 @@ impl Command {
                 serve.common.flags(&mut flags)
             }
             Self::List(List { common, .. }) | Self::Config(Show { common, .. }) => common.flags(&mut flags),
-            Self::Completions { .. } => None,
+            Self::HashPassword | Self::Completions { .. } => None,
         };
         let text = |text: OsString| text.into_string().ok();
         let environment = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();

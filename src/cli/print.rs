@@ -49,6 +49,17 @@ pub fn list(listing: &Listing, port: u16, output: Output) -> io::Result<()> {
     Ok(())
 }
 
+/// Prints a verifier, and nothing else to standard output; where it belongs goes to standard error.
+///
+/// # Errors
+/// Where standard output is closed.
+pub fn verifier(verifier: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{verifier}")?;
+    out.flush()?;
+    writeln!(io::stderr().lock(), "Write it into the configuration: [auth.logins.NAME] verifier = \"...\"")
+}
+
 /// What others wrote is shown without the characters that a terminal obeys.
 fn full_name(cluster: &ClusterInfo) -> String {
     printable(&format!("{}.{}", cluster.id.name, cluster.id.namespace))

@@ -1,7 +1,20 @@
-//! `pgferry list`, `pgferry config`, completions and help.
+//! `pgferry list`, `pgferry config`, `pgferry hash-password`, completions and help.
 
-use proto_tests::{cnpg::Cluster, subject::Start};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Seek as _, Write as _},
+};
+
+use pgferry::auth::client::Verifier;
+use proto_tests::{
+    cnpg::Cluster,
+    postgres::{PostgresServer, Setup},
+    subject::Start,
+};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio_postgres::error::SqlState;
 
 use crate::support::{BINARY, World};
 
@@ -166,5 +179,79 @@ async fn help_and_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, out, _) = Start::new(BINARY).args(["completions", shell]).run().await;
         assert!(code == 0 && out.contains("socket-dir"), "{shell}");
+    }
+}
+
+/// Exit code, standard output, standard error.
+async fn hash_password(line: &[u8]) -> (i32, String, String) {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(line).unwrap();
+    file.rewind().unwrap();
+    Start::new(BINARY).arg("hash-password").stdin(file).run().await
+}
+
+/// PostgreSQL itself takes it as a password, and lets in by it.
+#[tokio::test]
+async fn a_verifier_is_one_for_postgresql_too() {
+    let (code, out, err) = hash_password("Gr\u{fc}\u{df}e, 'secret'\nand more\n".as_bytes()).await;
+    assert_eq!((code, out.lines().count()), (0, 1), "{err}");
+    assert!(err.contains("[auth.logins.NAME] verifier = "), "{err}");
+    let verifier = out.trim_end();
+    assert!(verifier.parse::<Verifier>().is_ok(), "{verifier}");
+    let server = PostgresServer::start(Setup::new(17).application("hashed", verifier, "app")).await.unwrap();
+    let log_in = async |password: &str| {
+        let mut config = tokio_postgres::Config::new();
+        config.host(server.address().ip().to_string()).port(server.address().port()).user("hashed").dbname("app");
+        config.password(password).connect(tokio_postgres::NoTls).await.map(|_| ())
+    };
+    log_in("Gr\u{fc}\u{df}e, 'secret'").await.expect("let in");
+    assert_eq!(log_in("Gr\u{fc}\u{df}e").await.unwrap_err().code().map(SqlState::code), Some("28P01"));
+}
+
+#[tokio::test]
+async fn passwords_that_cannot_be_hashed() {
+    for (line, why) in [
+        (&b"\n"[..], "the password is empty"),
+        (b"", "the password is empty"),
+        (b"\xff\n", "not valid UTF-8"),
+        (b"a\0b\n", "a zero byte"),
+        (&[b'x'; 5000], "longer than 1024 bytes"),
+    ] {
+        let (code, out, err) = hash_password(line).await;
+        assert!(code == 65 && out.is_empty() && err.contains(why), "{why}: {code} {err}");
+    }
+    // Whoever looks at the processes would see it.
+    let (code, _, err) = Start::new(BINARY).args(["hash-password", "secret"]).run().await;
+    assert_eq!(code, 2, "{err}");
+}
+
+/// A person at a terminal types it twice, and sees nothing of it.
+#[tokio::test]
+async fn a_password_is_typed_unseen() {
+    for (second, code) in [("secret\r", 0), ("other\r", 65), ("\u{3}", 65)] {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&keyboard).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let terminal = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = OpenOptions::new().read(true).write(true).open(terminal).unwrap();
+        let mut keyboard = File::from(keyboard);
+        let mut child = Start::new(BINARY).arg("hash-password").stdin(terminal.try_clone().unwrap()).spawn();
+        let mut prompts = child.stderr.take().unwrap();
+        for (prompt, keys) in [("Password: ", "secrt\u{7f}et\r"), ("The same again: ", second)] {
+            let mut said = String::new();
+            while !said.ends_with(prompt) {
+                said.push(char::from(prompts.read_u8().await.unwrap()));
+            }
+            keyboard.write_all(keys.as_bytes()).unwrap();
+        }
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{second:?}");
+        let verifier = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(verifier.trim_end().parse::<Verifier>().is_ok(), code == 0, "{verifier}");
+        // The terminal shows again what is typed, and has shown nothing until now.
+        keyboard.write_all(b"x").unwrap();
+        let mut shown = [0; 10];
+        let count = keyboard.read(&mut shown).unwrap();
+        assert_eq!(&shown[..count], b"x");
     }
 }
