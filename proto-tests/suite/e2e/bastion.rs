@@ -224,3 +224,43 @@ async fn a_person_with_a_certificate() {
     assert_eq!(timeout(PATIENCE, let_in).await.expect("the right is there"), "app");
     kubectl(&["delete", "-n", "prod", "role,rolebinding", &role]).await;
 }
+
+/// The guide, as its reader types it.
+#[tokio::test]
+async fn the_guide_leads_to_a_second_person() {
+    const GUIDE: &str = include_str!("../../../docs/bastion.md");
+    let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(root.join("examples"), directory.path().join("examples")).unwrap();
+    let blocks = GUIDE.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n".to_owned();
+    script.extend(blocks.map(|block| format!("{block}\n")));
+    let port = proto_tests::ports::free();
+    let script = script.replace("6432", &port.to_string());
+    // It is there when it says so; a person reads that.
+    let script = script.replace(
+        "pgferry serve --config bastion.toml &\n",
+        "pgferry serve --config bastion.toml 2>log &\nuntil grep -q listening log; do sleep 0.1; done\n",
+    );
+    let path = format!("{}:{}", PathBuf::from(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let run = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(directory.path())
+        .env("PATH", path)
+        .env("KUBECONFIG", &kubeconfig)
+        .stdin(std::process::Stdio::null())
+        .output();
+    let output = timeout(PATIENCE * 2, run).await.expect("it ends").unwrap();
+    kubectl(&["delete", "-n", "prod", "--ignore-not-found", "role/shop-app", "rolebinding/shop-app-kim"]).await;
+    kubectl(&["delete", "-n", "prod", "--ignore-not-found", "serviceaccount/kim"]).await;
+    kubectl(&["delete", "--ignore-not-found", "-f", root.join("examples/kubernetes/bastion.yaml").to_str().unwrap()])
+        .await;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success(), "{text}");
+    for said in ["not yet", "clusters/app", "canceling statement", "ended", "session.end"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}
