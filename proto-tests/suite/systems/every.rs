@@ -32,9 +32,8 @@ pub(crate) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub(crate) async fn new(system: &'a dyn System) -> Self {
-        let servers = if system.name() == "deployment" { 1 } else { 2 };
-        let state = State::new(system, "prod", servers);
-        let servers = self::servers(system, &state).await;
+        let state = State::new(system, "prod", system.servers());
+        let servers = servers(system, &state).await;
         Self::of(system, state, servers).await
     }
 

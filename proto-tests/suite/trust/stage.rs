@@ -66,7 +66,7 @@ impl Attack {
 
 /// One tenant, and the victim's namespace beside it.
 pub(crate) async fn stage(attack: &Attack, hostile: &Hostile, password: &str) -> FakeKubernetes {
-    let state = State::new(&*attack.system, "tenant", if attack.system.name() == "deployment" { 1 } else { 2 });
+    let state = State::new(&*attack.system, "tenant", attack.system.servers());
     let api = FakeKubernetes::start().await;
     draw(&api, &*attack.system, &state);
     for number in 0..state.servers {
