@@ -16,6 +16,7 @@ use crate::{
 mod bitnami;
 mod cnpg;
 mod connection_secret;
+mod cybertec;
 mod elastisys;
 mod kubeblocks;
 mod kubedb;
@@ -31,6 +32,7 @@ mod zalando;
 pub use bitnami::{Bitnami, BitnamiHa, aliased};
 pub use cnpg::{CloudNativePg, Edb};
 pub use connection_secret::ConnectionSecret;
+pub use cybertec::Cybertec;
 pub use elastisys::Elastisys;
 pub use kubeblocks::KubeBlocks;
 pub use kubedb::{KubeDb, KubeDbCertificate};
@@ -280,6 +282,7 @@ pub fn all() -> Vec<Box<dyn System>> {
         Box::new(Edb),
         Box::new(Zalando),
         Box::new(ZalandoConfigMaps),
+        Box::new(Cybertec),
         Box::new(Crunchy),
         Box::new(Percona),
         Box::new(StackGres),
