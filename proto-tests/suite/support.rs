@@ -29,6 +29,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 /// Between two looks: the machine has other tests to run.
 pub(crate) const PACE: Duration = Duration::from_millis(10);
 
+/// Nobody waits for a server that is not there.
+pub(crate) const NO_WAIT: &str = "[sessions]\nprimary_wait = \"0s\"\n";
+
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {

@@ -7,11 +7,11 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::{PATIENCE, World, refused, serve, until};
+use crate::support::{NO_WAIT, PATIENCE, World, refused, serve, until};
 
 /// Not waiting for a primary, so that errors come at once.
 async fn impatient(world: &World) -> proto_tests::subject::Subject {
-    serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await
+    serve(&world.api, NO_WAIT).await
 }
 
 /// Waiting for a primary as long as it takes.

@@ -15,7 +15,7 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{list, serve},
+    support::{NO_WAIT, list, serve},
     trust::stage::{pod, secret, server, service, tunnels_to, who},
 };
 
@@ -121,7 +121,7 @@ impl Stage {
     }
 
     pub(crate) async fn pgferry(&self) -> Subject {
-        serve(&self.api, "[sessions]\nprimary_wait = \"0s\"\n").await
+        serve(&self.api, NO_WAIT).await
     }
 }
 
