@@ -115,6 +115,15 @@ fn source(
     LoginSource::new(kind, role, secret, Keys::Named { user, password, database: database_part }, database)
 }
 
+/// Where the CA of Bitnami's image is mounted from.
+fn ca(server: &Container<'_>) -> Option<CaSource> {
+    let Variable::In(places) = server.first(&["POSTGRESQL_TLS_CA"])? else { return None };
+    places.into_iter().find_map(|place| match place {
+        KeyOf::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+        KeyOf::ConfigMap(..) => None,
+    })
+}
+
 impl System for Workload {
     fn name(&self) -> &'static str {
         self.system
@@ -170,13 +179,6 @@ impl System for Workload {
         // A replica's environment does not name the database, and tells nothing else that the primary's does not.
         let (logins, database) = if is_reader { (Vec::new(), None) } else { logins(&server) };
         let instances = object.number("/replicas").unwrap_or(1);
-        let ca = server.first(&["POSTGRESQL_TLS_CA"]).and_then(|ca| match ca {
-            Variable::In(places) => places.into_iter().find_map(|place| match place {
-                KeyOf::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
-                KeyOf::ConfigMap(..) => None,
-            }),
-            Variable::Literal(_) | Variable::Joined(_) => None,
-        });
         let selector = chart.as_ref().and_then(|chart| chart.selector.clone()).unwrap_or(own);
         let replicated = chart.as_ref().is_some_and(|chart| chart.replicated);
         let facts = Facts::of(object, name, Members::Selected(selector));
@@ -191,7 +193,7 @@ impl System for Workload {
                 .halt
                 .clone()
                 .or_else(|| super::system::scaled_to_zero(&self.resource, object, instances, "replicas")),
-            tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
+            tls: Tls { ca: ca(&server).into_iter().collect(), ..Tls::default() },
             md5: super::system::keeps_md5(server.tag()),
             logins,
             databases: database.into_iter().collect(),
