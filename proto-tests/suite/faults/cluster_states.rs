@@ -119,7 +119,7 @@ async fn poolers_and_jobs_are_never_chosen() {
 #[tokio::test]
 async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut world = World::new().await;
-    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).await.unwrap();
+    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).unwrap();
     let cluster =
         Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
     let pgferry = impatient(&world).await;

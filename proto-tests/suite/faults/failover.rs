@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use crate::support::{PATIENCE, World, serve};
 
-async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
-    let replica = PostgresServer::replica_of(world.own()).await.unwrap();
+fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
+    let replica = PostgresServer::replica_of(world.own()).unwrap();
     let servers = [world.server.address(), replica.address()];
     let cluster = Cluster::new(&world.api, ("prod", "pair"), &world.password, &servers);
     (replica, cluster)
@@ -30,7 +30,7 @@ async fn farewell(wire: &mut Wire) -> String {
 #[tokio::test]
 async fn idle_sessions_end_when_the_primary_is_deleted_or_moves() {
     let mut world = World::new().await;
-    let (replica, cluster) = pair(&mut world).await;
+    let (replica, cluster) = pair(&mut world);
     let pgferry = cluster_pgferry(&cluster).await;
     let mut idle = pgferry.connect("pgferry", "pair").await.unwrap();
     let mut reader = pgferry.connect("pgferry", "pair:ro").await.unwrap();
@@ -77,7 +77,7 @@ async fn a_busy_session_has_until_the_grace_is_over() {
 #[tokio::test]
 async fn what_ends_no_session() {
     let mut world = World::new().await;
-    let (_replica, cluster) = pair(&mut world).await;
+    let (_replica, cluster) = pair(&mut world);
     let mut pgferry = cluster_pgferry(&cluster).await;
     let mut wire = pgferry.connect("pgferry", "pair").await.unwrap();
     let label = |role: &str| {

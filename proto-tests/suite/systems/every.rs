@@ -122,7 +122,7 @@ pub(crate) async fn servers(system: &dyn System, state: &State) -> Vec<PostgresS
     if state.servers == 1 {
         return vec![primary];
     }
-    let replica = PostgresServer::replica_of(&mut primary).await.expect("a replica");
+    let replica = PostgresServer::replica_of(&mut primary).expect("a replica");
     vec![primary, replica]
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn stage() -> Stage {
     let hba = "local all all trust\nhost replication all all trust\nhost all all all scram-sha-256\n";
     let setup = Setup { hba: Hba::Custom(hba.to_owned()), ..Setup::new(17).application("app", PASSWORD, "shop") };
     let mut primary = PostgresServer::start(setup).await.unwrap();
-    let replica = PostgresServer::replica_of(&mut primary).await.unwrap();
+    let replica = PostgresServer::replica_of(&mut primary).unwrap();
     let api = FakeKubernetes::start().await;
     let servers = [primary, replica];
     for (number, (server, role)) in servers.iter().zip(["leader", "follower"]).enumerate() {
