@@ -18,6 +18,7 @@ use tokio::{
 mod endurance;
 mod failover;
 mod lasting;
+mod rig;
 mod systems;
 mod trust;
 
