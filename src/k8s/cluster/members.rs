@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::k8s::{
     api::{
         client::Context,
+        endpoints::LeaderObject,
         error::K8sError,
         names::{Namespace, ObjectName, Place},
-        objects::{LeaderObject, Meta, Object, Pod, text},
+        objects::{Meta, Object, Pod, text},
         reader::Reader,
         resource::{ENDPOINTS, SERVICES},
     },
