@@ -8,5 +8,6 @@ mod list_rows;
 mod lookup;
 mod refusals;
 pub mod resolve;
+mod scan;
 mod tls;
 mod undisputed;
