@@ -2,6 +2,7 @@
 
 mod dedup;
 pub mod external;
+mod known;
 mod list;
 mod list_reach;
 mod list_rows;
