@@ -7,7 +7,7 @@ use super::{
     facts::Facts,
     leader::LeaderSource,
     login::LoginSource,
-    system::{Labels, Member, PodLabels, System, scaled_to_zero},
+    system::{Labels, Member, PodLabels, System, sized},
     zalando::{Zalando, ZalandoParams},
 };
 use crate::k8s::api::{
@@ -72,10 +72,9 @@ impl System for Cybertec {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let facts = self.0.read(object)?;
-        let going = facts.halt.clone().filter(|_| object.metadata.deleting());
-        let instances = facts.instances.try_into().unwrap_or(1);
-        let halt = going.or_else(|| scaled_to_zero(&self.resource(), object, instances, "numberOfInstances"));
-        Some(Self::hashing(Facts { halt, ..facts }, object))
+        // Zalando's would be started by another resource.
+        let facts = Facts { halt: facts.halt.filter(|_| object.metadata.deleting()), ..facts };
+        Some(Self::hashing(sized(facts, &self.resource(), object, "numberOfInstances"), object))
     }
 
     fn guess(&self, namespace: &Namespace, name: &ObjectName) -> Option<Facts> {
