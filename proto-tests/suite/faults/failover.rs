@@ -6,12 +6,10 @@ use proto_tests::{
     cnpg::{Cluster, encoded},
     kubernetes::certificates::Authority,
     postgres::PostgresServer,
-    wire::Wire,
 };
 use serde_json::json;
-use tokio::time::timeout;
 
-use crate::support::{PATIENCE, World, serve};
+use crate::support::{World, farewell, serve};
 
 fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
     let replica = PostgresServer::replica_of(world.own()).unwrap();
@@ -21,12 +19,6 @@ fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
 }
 
 /// What an idle session hears at its end.
-async fn farewell(wire: &mut Wire) -> String {
-    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
-    assert_eq!(message.tag, 'E');
-    message.fields().code
-}
-
 #[tokio::test]
 async fn idle_sessions_end_when_the_primary_is_deleted_or_moves() {
     let mut world = World::new().await;

@@ -90,10 +90,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn forwards_to(&self, pod: &str) -> usize {
-        let of_pod = |request: &&proto_tests::kubernetes::Request| {
-            request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
-        };
-        self.api.requests().iter().filter(of_pod).count()
+        support::tunnels_to(&self.api, pod)
     }
 }
 

@@ -9,8 +9,8 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{list, serve},
-    trust::stage::{Stage, pod, service, slice, tunnels_to, who},
+    support::{list, serve, tunnels_to},
+    trust::stage::{Stage, pod, service, slice, who},
 };
 
 /// A login by a connection Secret with this host leads to this pod.

@@ -10,8 +10,8 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
-    support::{NO_WAIT, World, list, serve},
-    trust::stage::{pod, secret, server, service, tunnels_to, who},
+    support::{NO_WAIT, World, list, serve, tunnels_to},
+    trust::stage::{pod, secret, server, service, who},
 };
 
 /// Without patience for a primary that never comes.

@@ -12,8 +12,8 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{BINARY, NO_WAIT, serve},
-    trust::stage::{Stage, pod, secret, server, service, slice, smuggled, tunnels_to, who},
+    support::{BINARY, NO_WAIT, serve, tunnels_to},
+    trust::stage::{Stage, pod, secret, server, service, slice, smuggled, who},
 };
 
 /// A database `db-0` in namespace `other`, and the tenant's own pod.

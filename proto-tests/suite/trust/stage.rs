@@ -238,11 +238,3 @@ pub(crate) async fn server(roles: &[(&str, &str)]) -> PostgresServer {
 pub(crate) async fn who(mut wire: Wire) -> String {
     wire.value("select current_user").await.unwrap()
 }
-
-/// How many tunnels to a pod were asked for.
-pub(crate) fn tunnels_to(api: &FakeKubernetes, pod: &str) -> usize {
-    let of_pod = |request: &&proto_tests::kubernetes::Request| {
-        request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
-    };
-    api.requests().iter().filter(of_pod).count()
-}
