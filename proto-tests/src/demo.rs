@@ -34,7 +34,7 @@ impl Rig {
              round((random() * 100)::numeric, 2) AS total FROM generate_series(1, 1000) n",
         )
         .await?;
-        let replica = PostgresServer::replica_of(&mut shop).await?;
+        let replica = PostgresServer::replica_of(&mut shop)?;
         let quoted = format!("CREATE ROLE reporting LOGIN PASSWORD '{reporting}' IN ROLE pg_read_all_data");
         let mut ledger_setup = ledger;
         ledger_setup.sql.push(quoted);

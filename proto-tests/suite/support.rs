@@ -8,7 +8,7 @@ use std::{
 
 use proto_tests::{
     cnpg::Cluster,
-    kubernetes::{FakeKubernetes, proxies::Relay},
+    kubernetes::{FakeKubernetes, Request, proxies::Relay},
     postgres::{PostgresServer, Setup},
     secrets,
     subject::{Start, Subject},
@@ -28,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Between two looks: the machine has other tests to run.
 pub(crate) const PACE: Duration = Duration::from_millis(10);
+
+/// Nobody waits for a server that is not there.
+pub(crate) const NO_WAIT: &str = "[sessions]\nprimary_wait = \"0s\"\n";
 
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -49,6 +52,19 @@ pub(crate) async fn until_true(watcher: &mut Wire, sql: &str) {
         }
     };
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {sql}"));
+}
+
+/// The code of the error with which a session ends.
+pub(crate) async fn farewell(wire: &mut Wire) -> String {
+    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
+    assert_eq!(message.tag, 'E');
+    message.fields().code
+}
+
+/// How many tunnels to a pod were asked for.
+pub(crate) fn tunnels_to(api: &FakeKubernetes, pod: &str) -> usize {
+    let of_pod = |request: &&Request| request.resource == "pods/portforward" && request.name.as_deref() == Some(pod);
+    api.requests().iter().filter(of_pod).count()
 }
 
 /// Connects until somebody is let in.

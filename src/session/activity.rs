@@ -118,7 +118,8 @@ impl Activity {
                 self.mode = Mode::Normal;
                 return;
             }
-            (Mode::Skipping { .. }, Unanswered::Sync) => self.mode = Mode::Normal,
+            // It breaks the protocol, unless the COPY fails before it is read: what comes behind it is about another.
+            (Mode::Copying, _) | (Mode::Skipping { .. }, Unanswered::Sync) => self.mode = Mode::Normal,
             (Mode::Skipping { .. }, _) => {
                 self.mode = Mode::Skipping { more: true };
                 return;

@@ -88,6 +88,26 @@ fn copy_in_by_the_extended_protocol_is_work() {
     assert!(activity.idle() && !activity.running());
 }
 
+/// The end of a second COPY was taken for that of the first, which had failed before the server read what breaks the
+/// protocol: a client with messages under way and no Sync behind them passed for idle.
+#[test]
+fn what_breaks_a_copy_is_behind_its_failure() {
+    let mut activity = Activity::new();
+    activity.client_sends(b'Q');
+    activity.server_sends(Seen::Message { tag: b'G', len: 7 });
+    for tag in *b"dEfSP" {
+        activity.client_sends(tag);
+    }
+    let error = Seen::Error { fatal: false, sqlstate: *b"22P02" };
+    activity.server_sends(error);
+    ready(&mut activity, TransactionStatus::Idle);
+    activity.server_sends(Seen::Message { tag: b'G', len: 7 });
+    activity.server_sends(error);
+    ready(&mut activity, TransactionStatus::Idle);
+    activity.server_sends(Seen::Message { tag: b'1', len: 4 });
+    assert!(!activity.idle(), "parsed, and no Sync yet");
+}
+
 /// What a message of the client's makes the server do.
 #[derive(Clone, Copy, Debug)]
 enum Does {

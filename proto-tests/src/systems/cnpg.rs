@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Role, ServerSetup, State, System,
+    Certificate, Role, ServerSetup, State, System,
     layout::{SCRAM, custom, role, secret, typed_secret, with_tls},
 };
 
@@ -117,8 +117,8 @@ macro_rules! cnpg {
             fn secret(&self, state: &State) -> Option<String> {
                 Some(format!("{}-app", state.name))
             }
-            fn certificate_name(&self, state: &State) -> Option<String> {
-                Some(format!("{}-rw", state.name))
+            fn certificate(&self, state: &State) -> Certificate {
+                Certificate::Named(format!("{}-rw", state.name))
             }
             fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
                 vec![

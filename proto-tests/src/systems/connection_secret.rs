@@ -63,6 +63,12 @@ impl System for ConnectionSecret {
         all.extend([("get", "pods"), ("list", "pods")]);
         all
     }
+    fn labels_move(&self) -> bool {
+        false
+    }
+    fn is_a_secret(&self) -> bool {
+        true
+    }
     fn has_leader_object(&self) -> bool {
         false
     }

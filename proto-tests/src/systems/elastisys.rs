@@ -78,4 +78,7 @@ impl System for Elastisys {
         all.push(("get", "postgresqls"));
         all
     }
+    fn is_a_secret(&self) -> bool {
+        true
+    }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Role, ServerSetup, State, System,
+    Certificate, Role, ServerSetup, State, System,
     layout::{by_labels, certificate_secret, custom, plaintext, role, typed_secret, with_tls},
 };
 
@@ -97,8 +97,8 @@ impl System for KubeDbCertificate {
     fn secret(&self, state: &State) -> Option<String> {
         Some(format!("{}-auth", state.name))
     }
-    fn certificate_name(&self, state: &State) -> Option<String> {
-        Some(format!("*.{}-pods.{}.svc", state.name, state.namespace))
+    fn certificate(&self, state: &State) -> Certificate {
+        Certificate::Named(format!("*.{}-pods.{}.svc", state.name, state.namespace))
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         vec![

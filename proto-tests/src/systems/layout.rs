@@ -99,7 +99,20 @@ pub(super) fn patroni_endpoints(
     ("endpoints", object)
 }
 
-pub(super) fn patroni_annotations(leader: &str) -> Value {
+/// Patroni's ConfigMap, where it does not use Endpoints.
+pub(super) fn patroni_config_map(system: &dyn System, state: &State, labels: &Value) -> (&'static str, Value) {
+    let leader = system.pod_name(state, state.leader);
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "namespace": system.server_namespace(state), "name": format!("{}-leader", state.name), "labels": labels,
+            "annotations": patroni_annotations(&leader),
+        },
+    });
+    ("configmaps", object)
+}
+
+fn patroni_annotations(leader: &str) -> Value {
     json!({
         "leader": leader, "ttl": "30", "transitions": "3", "optime": "50331648",
         "acquireTime": "2026-01-01T00:00:00+00:00", "renewTime": "2026-01-01T00:00:10+00:00",

@@ -69,6 +69,15 @@ impl System for Marked {
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         vec![("list", "secrets"), ("list", "statefulsets"), ("list", "deployments"), ("watch", "pods")]
     }
+    fn lists_its_database(&self) -> bool {
+        false
+    }
+    fn lists_its_replicas(&self) -> bool {
+        false
+    }
+    fn asks_who_claims(&self) -> bool {
+        true
+    }
     fn has_leader_object(&self) -> bool {
         false
     }

@@ -16,6 +16,7 @@ use crate::{
 mod bitnami;
 mod cnpg;
 mod connection_secret;
+mod cybertec;
 mod elastisys;
 mod kubeblocks;
 mod kubedb;
@@ -31,6 +32,7 @@ mod zalando;
 pub use bitnami::{Bitnami, BitnamiHa, aliased};
 pub use cnpg::{CloudNativePg, Edb};
 pub use connection_secret::ConnectionSecret;
+pub use cybertec::Cybertec;
 pub use elastisys::Elastisys;
 pub use kubeblocks::KubeBlocks;
 pub use kubedb::{KubeDb, KubeDbCertificate};
@@ -86,8 +88,11 @@ impl State {
             certificate: (String::new(), String::new()),
             client: authority.client("postgres"),
         };
-        // Where nobody can verify it, it is for a name that is nobody's.
-        let name = system.certificate_name(&state).unwrap_or_else(|| "spilo.example.org".to_owned());
+        let name = match system.certificate(&state) {
+            Certificate::Named(name) => name,
+            Certificate::Brought(name) => name.to_owned(),
+            Certificate::Nobodys | Certificate::Signed => "spilo.example.org".to_owned(),
+        };
         state.certificate = authority.server(&[&name]);
         state
     }
@@ -126,6 +131,19 @@ pub struct ServerSetup {
     pub md5: bool,
 }
 
+/// How far the servers' certificate can be verified.
+#[derive(Clone, Debug)]
+pub enum Certificate {
+    /// There is none, or nobody knows its CA.
+    Nobodys,
+    /// Its CA is known, and its name is nobody's.
+    Signed,
+    /// It is for a name that the system gives it.
+    Named(String),
+    /// Somebody brought it, and has to say its name.
+    Brought(&'static str),
+}
+
 /// One system.
 pub trait System: Send + Sync {
     /// As `pgferry list` prints it.
@@ -137,6 +155,11 @@ pub trait System: Send + Sync {
     /// Custom resources: group, version and plural.
     fn resources(&self) -> Vec<(&'static str, &'static str, &'static str)> {
         Vec::new()
+    }
+
+    /// How many servers are enough to see all of it.
+    fn servers(&self) -> usize {
+        2
     }
 
     /// The namespace of the servers, where that is another than the cluster's.
@@ -193,9 +216,13 @@ pub trait System: Send + Sync {
         true
     }
 
-    /// The name that the servers' certificate carries, where it can be verified.
-    fn certificate_name(&self, _state: &State) -> Option<String> {
-        None
+    /// Whether a label on the pods says who leads.
+    fn labels_move(&self) -> bool {
+        self.fails_over()
+    }
+
+    fn certificate(&self, _state: &State) -> Certificate {
+        Certificate::Nobodys
     }
 
     /// What a caller with few rights lacks, as (verb, resource): the cluster is found all the same.
@@ -204,6 +231,36 @@ pub trait System: Send + Sync {
     /// The name by which a caller with few rights finds it.
     fn plain_target(&self, state: &State) -> String {
         format!("{}.{}", self.target(state), state.namespace)
+    }
+
+    /// Whether nothing but a Secret stands for it, which names one Service.
+    fn is_a_secret(&self) -> bool {
+        false
+    }
+
+    /// Whether a list, which reads no Secret that a Service or a container's environment names, knows the database.
+    fn lists_its_database(&self) -> bool {
+        true
+    }
+
+    /// Whether a list counts the replicas.
+    fn lists_its_replicas(&self) -> bool {
+        !self.is_a_secret()
+    }
+
+    /// Whether only the resource says whose database it is, so that roles are named where it may not be read.
+    fn only_the_resource_knows_the_owner(&self) -> bool {
+        false
+    }
+
+    /// Whether a login that is rotated becomes another user in the same Secret.
+    fn renames_rotated_users(&self) -> bool {
+        false
+    }
+
+    /// Whether two pods that claim to lead are asked.
+    fn asks_who_claims(&self) -> bool {
+        false
     }
 
     /// Whether the servers alone know who leads.
@@ -225,6 +282,7 @@ pub fn all() -> Vec<Box<dyn System>> {
         Box::new(Edb),
         Box::new(Zalando),
         Box::new(ZalandoConfigMaps),
+        Box::new(Cybertec),
         Box::new(Crunchy),
         Box::new(Percona),
         Box::new(StackGres),

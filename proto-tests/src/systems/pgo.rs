@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Role, ServerSetup, State, System,
+    Certificate, Role, ServerSetup, State, System,
     layout::{by_labels, certificate_secret, custom, patroni_endpoints, role, secret, service, with_tls},
 };
 
@@ -99,8 +99,8 @@ impl System for Crunchy {
     fn secret(&self, state: &State) -> Option<String> {
         Some(format!("{}-pguser-{0}", state.name))
     }
-    fn certificate_name(&self, state: &State) -> Option<String> {
-        Some(format!("{}-primary.{}.svc", state.name, state.namespace))
+    fn certificate(&self, state: &State) -> Certificate {
+        Certificate::Named(format!("{}-primary.{}.svc", state.name, state.namespace))
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         by_labels("postgresclusters")
@@ -156,8 +156,8 @@ impl System for Percona {
     fn secret(&self, state: &State) -> Option<String> {
         Crunchy.secret(state)
     }
-    fn certificate_name(&self, state: &State) -> Option<String> {
-        Crunchy.certificate_name(state)
+    fn certificate(&self, state: &State) -> Certificate {
+        Crunchy.certificate(state)
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         by_labels("perconapgclusters")

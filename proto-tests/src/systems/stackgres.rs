@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Role, ServerSetup, State, System,
+    Certificate, Role, ServerSetup, State, System,
     layout::{by_labels, custom, patroni_endpoints, role, secret, service},
 };
 
@@ -62,6 +62,9 @@ impl System for StackGres {
     }
     fn secret(&self, state: &State) -> Option<String> {
         Some(state.name.clone())
+    }
+    fn certificate(&self, _state: &State) -> Certificate {
+        Certificate::Signed
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         by_labels("sgclusters")

@@ -69,6 +69,9 @@ impl System for Deployment {
     fn title(&self) -> &'static str {
         "official image, Deployment"
     }
+    fn servers(&self) -> usize {
+        1
+    }
     fn pod_name(&self, state: &State, number: usize) -> String {
         format!("{}-7d9c5b{number}-x2x4z", state.name)
     }
@@ -101,6 +104,9 @@ impl System for Deployment {
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         no_lists()
+    }
+    fn lists_its_database(&self) -> bool {
+        false
     }
     fn has_leader_object(&self) -> bool {
         false

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Role, ServerSetup, State, System,
-    layout::{certificate_secret, custom, patroni_annotations, patroni_endpoints, role, secret, service, with_tls},
+    Certificate, Role, ServerSetup, State, System,
+    layout::{certificate_secret, custom, patroni_config_map, patroni_endpoints, role, secret, service, with_tls},
 };
 
 /// Spilo (`configure_spilo.py`): plaintext on loopback only.
@@ -107,8 +107,13 @@ impl System for Zalando {
         Some(format!("the-clerk.{}.credentials.postgresql.acid.zalan.do", state.name))
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
-        // Without the resource nobody knows the owner: the Secrets' labels do.
         vec![("get", "postgresqls"), ("list", "postgresqls"), ("watch", "postgresqls"), ("watch", "pods")]
+    }
+    fn only_the_resource_knows_the_owner(&self) -> bool {
+        true
+    }
+    fn renames_rotated_users(&self) -> bool {
+        true
     }
 }
 
@@ -130,18 +135,8 @@ impl System for ZalandoConfigMaps {
     }
     fn objects(&self, state: &State) -> Vec<(&'static str, Value)> {
         let labels = json!({"application": "spilo", "cluster-name": state.name});
-        let leader = self.pod_name(state, state.leader);
         let mut all = zalando_objects(state, true);
-        all.push((
-            "configmaps",
-            json!({
-                "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {
-                    "namespace": state.namespace, "name": format!("{}-leader", state.name), "labels": labels,
-                    "annotations": patroni_annotations(&leader),
-                },
-            }),
-        ));
+        all.push(patroni_config_map(self, state, &labels));
         let selector = json!({"application": "spilo", "cluster-name": state.name, "spilo-role": "master"});
         all.push(service(&state.namespace, &state.name, &labels, &selector));
         all
@@ -161,8 +156,14 @@ impl System for ZalandoConfigMaps {
     fn secret(&self, state: &State) -> Option<String> {
         Zalando.secret(state)
     }
-    fn certificate_name(&self, _state: &State) -> Option<String> {
-        Some("spilo.example.com".to_owned())
+    fn certificate(&self, _state: &State) -> Certificate {
+        Certificate::Brought("spilo.example.com")
+    }
+    fn only_the_resource_knows_the_owner(&self) -> bool {
+        Zalando.only_the_resource_knows_the_owner()
+    }
+    fn renames_rotated_users(&self) -> bool {
+        Zalando.renames_rotated_users()
     }
     fn dispensable(&self) -> Vec<(&'static str, &'static str)> {
         let mut all = Zalando.dispensable();

@@ -19,6 +19,7 @@ mod bastion;
 mod endurance;
 mod failover;
 mod lasting;
+mod rig;
 mod systems;
 mod trust;
 

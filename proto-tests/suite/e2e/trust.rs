@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::{
-    BINARY, CLUSTERS, DEFINITIONS, kubeconfig, kubectl, say,
-    systems::{IMAGE, apply, definition},
+    BINARY, CLUSTERS, DEFINITIONS, kubeconfig, kubectl,
+    rig::{IMAGE, apply, definition},
+    say,
 };
 
 const VICTIM: &str = "pgferry-victim";

@@ -7,11 +7,11 @@ use proto_tests::{
 };
 use serde_json::json;
 
-use crate::support::{PATIENCE, World, refused, serve, until};
+use crate::support::{NO_WAIT, PATIENCE, World, refused, serve, until};
 
 /// Not waiting for a primary, so that errors come at once.
 async fn impatient(world: &World) -> proto_tests::subject::Subject {
-    serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await
+    serve(&world.api, NO_WAIT).await
 }
 
 /// Waiting for a primary as long as it takes.
@@ -119,7 +119,7 @@ async fn poolers_and_jobs_are_never_chosen() {
 #[tokio::test]
 async fn replicas_are_for_reading_and_replica_clusters_say_so() {
     let mut world = World::new().await;
-    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).await.unwrap();
+    let replica = proto_tests::postgres::PostgresServer::replica_of(world.own()).unwrap();
     let cluster =
         Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(), replica.address()]);
     let pgferry = impatient(&world).await;

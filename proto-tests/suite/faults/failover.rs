@@ -6,31 +6,23 @@ use proto_tests::{
     cnpg::{Cluster, encoded},
     kubernetes::certificates::Authority,
     postgres::PostgresServer,
-    wire::Wire,
 };
 use serde_json::json;
-use tokio::time::timeout;
 
-use crate::support::{PATIENCE, World, serve};
+use crate::support::{World, farewell, serve};
 
-async fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
-    let replica = PostgresServer::replica_of(world.own()).await.unwrap();
+fn pair(world: &mut World) -> (PostgresServer, Cluster<'_>) {
+    let replica = PostgresServer::replica_of(world.own()).unwrap();
     let servers = [world.server.address(), replica.address()];
     let cluster = Cluster::new(&world.api, ("prod", "pair"), &world.password, &servers);
     (replica, cluster)
 }
 
 /// What an idle session hears at its end.
-async fn farewell(wire: &mut Wire) -> String {
-    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
-    assert_eq!(message.tag, 'E');
-    message.fields().code
-}
-
 #[tokio::test]
 async fn idle_sessions_end_when_the_primary_is_deleted_or_moves() {
     let mut world = World::new().await;
-    let (replica, cluster) = pair(&mut world).await;
+    let (replica, cluster) = pair(&mut world);
     let pgferry = cluster_pgferry(&cluster).await;
     let mut idle = pgferry.connect("pgferry", "pair").await.unwrap();
     let mut reader = pgferry.connect("pgferry", "pair:ro").await.unwrap();
@@ -77,7 +69,7 @@ async fn a_busy_session_has_until_the_grace_is_over() {
 #[tokio::test]
 async fn what_ends_no_session() {
     let mut world = World::new().await;
-    let (_replica, cluster) = pair(&mut world).await;
+    let (_replica, cluster) = pair(&mut world);
     let mut pgferry = cluster_pgferry(&cluster).await;
     let mut wire = pgferry.connect("pgferry", "pair").await.unwrap();
     let label = |role: &str| {

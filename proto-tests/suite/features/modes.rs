@@ -3,7 +3,7 @@
 use proto_tests::cnpg::Cluster;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, World, serve};
+use crate::support::{NO_WAIT, PATIENCE, World, serve};
 
 /// Longer than a test runs: whoever waits for a server is caught by [`PATIENCE`].
 const WAITS: &str = "[sessions]\nprimary_wait = \"1h\"\nconnect_timeout = \"1h\"\n";
@@ -69,7 +69,7 @@ async fn an_unknown_role_is_refused_though_no_server_is_ready() {
 async fn one_instance_is_what_the_clusters_own_object_says() {
     let world = World::reading().await;
     let pair = Cluster::new(&world.api, ("prod", "pair"), &world.password, &[world.server.address(); 2]);
-    let pgferry = serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&world.api, NO_WAIT).await;
     pair.set_ready(2, false);
     let refusal = pgferry.refusal("pgferry", "pair:ro").await;
     assert_eq!(refusal.message, "cluster pair.prod has no ready replica");

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::support::{PATIENCE, World, plugin, runs, until, until_true};
+use crate::support::{PATIENCE, World, farewell, plugin, runs, until, until_true};
 
 /// The design promises that a connection that leads nowhere is given up after a second, for a list after three (`PROMPT`
 /// and `GATHERED`). It used to cost the whole request timeout, which subjects here have a minute of (`Start::new`): the
@@ -178,8 +178,7 @@ async fn an_api_server_that_is_away_while_the_token_ends() {
     assert_eq!(running.value("select 1").await.unwrap(), "1");
     // The watch is back too: it sees what happens to the server.
     world.cluster().begin_deleting(1);
-    let goodbye = timeout(PATIENCE, running.next()).await.expect("in time").unwrap().unwrap();
-    assert_eq!(goodbye.fields().code, "57P01");
+    assert_eq!(farewell(&mut running).await, "57P01");
 }
 
 /// A plugin may open a browser: one that fails is not run again and again by watches, while nobody connects.
@@ -239,8 +238,7 @@ async fn neither_a_relist_nor_a_restarted_api_server_ends_a_session() {
         assert_eq!(session.value("select 1").await.unwrap(), "1", "{disturbance}");
     }
     world.cluster().begin_deleting(1);
-    let goodbye = timeout(PATIENCE, session.next()).await.expect("in time").unwrap().unwrap();
-    assert_eq!(goodbye.fields().code, "57P01");
+    assert_eq!(farewell(&mut session).await, "57P01");
 }
 
 /// `kind delete cluster && kind create cluster`: another address, another CA, other pods, under the same names.

@@ -4,17 +4,11 @@ use std::sync::Arc;
 
 use proto_tests::{cnpg::Cluster, kubernetes::Fault, subject::Start, wire::Wire};
 use serde_json::json;
-use tokio::{sync::Notify, time::timeout};
+use tokio::sync::Notify;
 
-use crate::support::{BINARY, PATIENCE, World, until};
+use crate::support::{BINARY, World, farewell, until};
 
 /// What an idle session hears at its end.
-async fn farewell(wire: &mut Wire) -> String {
-    let message = timeout(PATIENCE, wire.next()).await.expect("in time").unwrap().expect("a message");
-    assert_eq!(message.tag, 'E');
-    message.fields().code
-}
-
 fn fault() -> Fault {
     let status =
         json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "etcd", "code": 500});

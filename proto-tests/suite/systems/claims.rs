@@ -4,7 +4,7 @@ use proto_tests::{
     kubernetes::certificates::Authority,
     secrets,
     subject::Subject,
-    systems::System,
+    systems::{Certificate, System},
     wire::{Fields, Wire},
 };
 use serde_json::json;
@@ -63,13 +63,12 @@ async fn listed(stage: &Stage<'_>) -> Cell {
         found["primary"] == json!(first) || found["primary"].is_null() && !stage.system.has_leader_object(),
         "{found:#}"
     );
-    // Lists read no Secret that a Service or a container's environment names.
-    if login.database != "postgres" && !matches!(stage.system.name(), "service" | "deployment") {
+    if login.database != "postgres" && stage.system.lists_its_database() {
         assert!(found["databases"].as_array().unwrap().contains(&json!(login.database)), "{found:#}");
     }
     let roles = found["roles"].as_array().unwrap();
     assert!(roles.is_empty() || roles.contains(&json!(login.name)), "{found:#}");
-    if stage.state.servers > 1 && !matches!(stage.system.name(), "elastisys" | "connection-secret" | "service") {
+    if stage.state.servers > 1 && stage.system.lists_its_replicas() {
         assert_eq!(found["replicas"], json!({"ready": 1, "total": 1}), "{found:#}");
     }
     Cell::Works
@@ -103,7 +102,7 @@ async fn role_login(stage: &Stage<'_>, pgferry: &Subject) -> Cell {
 
 async fn replica(stage: &Stage<'_>, pgferry: &Subject) -> Cell {
     let target = format!("{}:ro", stage.target());
-    if stage.state.servers == 1 || matches!(stage.system.name(), "elastisys" | "connection-secret") {
+    if stage.state.servers == 1 || stage.system.is_a_secret() {
         let refusal = pgferry.refusal("pgferry", &target).await;
         assert!(refusal.code == "57P03" && refusal.message.contains("replica"), "{refusal:?}");
         return Cell::Otherwise(if stage.state.servers == 1 { "one server" } else { "not in the Secret" });
@@ -136,14 +135,14 @@ async fn two_primaries(stage: &mut Stage<'_>) -> Cell {
     if stage.system.asks_the_servers() {
         return Cell::Otherwise("the servers are asked");
     }
-    if matches!(stage.system.name(), "deployment" | "bitnami" | "connection-secret") {
+    if !stage.system.labels_move() {
         return Cell::Otherwise("no label moves");
     }
     let other = stage.system.pod_name(&stage.state, 1);
     let mut cell = Cell::Works;
     let mut lies = vec![vec![0, 1]];
     // Behind a Service only what it selects can be seen.
-    if stage.system.has_leader_object() && stage.system.name() != "elastisys" {
+    if stage.system.has_leader_object() && !stage.system.is_a_secret() {
         lies.push(vec![1]);
     }
     for labelled in lies {
@@ -155,10 +154,10 @@ async fn two_primaries(stage: &mut Stage<'_>) -> Cell {
             let mut wire = connect(&pgferry, "pgferry", &stage.target()).await;
             assert_eq!(stage.server_of(&mut wire).await, 0);
             assert_eq!(stage.forwards_to(&other), 0, "{}", stage.system.title());
-            if stage.system.name() != "elastisys" && stage.state.labelled.len() == 2 {
+            if !stage.system.is_a_secret() && stage.state.labelled.len() == 2 {
                 assert_eq!(stage.list().await[0]["primary"], json!(stage.system.pod_name(&stage.state, 0)));
             }
-        } else if stage.system.name() == "service" {
+        } else if stage.system.asks_who_claims() {
             cell = Cell::Otherwise("the servers are asked");
         } else {
             let refusal = pgferry.refusal("pgferry", &stage.target()).await;
@@ -175,12 +174,12 @@ async fn wrong_ca(stage: &Stage<'_>) -> Cell {
     if !stage.system.server().tls {
         return Cell::Otherwise("no TLS");
     }
-    if stage.system.certificate_name(&stage.state).is_none() && stage.system.name() != "stackgres" {
-        return Cell::Otherwise("no CA to be had");
-    }
-    let mode = if stage.system.name() == "stackgres" { "verify-ca" } else { "verify-full" };
-    // The name of a certificate that somebody brought is theirs.
-    let name = if stage.system.name() == "zalando" { "sslservername = \"spilo.example.com\"\n" } else { "" };
+    let (mode, name) = match stage.system.certificate(&stage.state) {
+        Certificate::Nobodys => return Cell::Otherwise("no CA to be had"),
+        Certificate::Signed => ("verify-ca", String::new()),
+        Certificate::Named(_) => ("verify-full", String::new()),
+        Certificate::Brought(name) => ("verify-full", format!("sslservername = \"{name}\"\n")),
+    };
     let cluster = format!("[clusters.\"{}\"]\nsslmode = \"{mode}\"\n{name}", stage.target());
     let pgferry = stage.pgferry(&cluster).await;
     let mut wire = connect(&pgferry, "pgferry", &stage.target()).await;
@@ -205,10 +204,13 @@ async fn few_rights(stage: &Stage<'_>) -> Cell {
     let pgferry = stage.pgferry("").await;
     let (login, target) = (stage.system.login(&stage.state), stage.system.plain_target(&stage.state));
     let mut user = "pgferry";
-    if stage.system.name() == "zalando" {
-        // Only the resource says whose database it is: the roles are named, and none is guessed.
+    if stage.system.only_the_resource_knows_the_owner() {
+        // The roles are named, and none is guessed.
+        let other = stage.system.other(&stage.state).map(|other| other.name);
+        let mut roles: Vec<String> = other.into_iter().chain([login.name.clone()]).collect();
+        roles.sort();
         let refusal = pgferry.refusal("pgferry", &target).await;
-        assert!(refusal.code == "28000" && refusal.hint.contains("bi_user, the_clerk"), "{refusal:?}");
+        assert!(refusal.code == "28000" && refusal.hint.contains(&roles.join(", ")), "{refusal:?}");
         user = &login.name;
     }
     let mut wire = connect(&pgferry, user, &target).await;
@@ -229,7 +231,7 @@ async fn missing_secret(stage: &Stage<'_>) -> Cell {
     let pgferry = stage.pgferry("").await;
     let login = stage.system.login(&stage.state);
     let refused = pgferry.connect(&login.name, &stage.target()).await.err().expect("a refusal");
-    let found_by_it = matches!(stage.system.name(), "elastisys" | "connection-secret");
+    let found_by_it = stage.system.is_a_secret();
     if found_by_it {
         assert_eq!(refused.code, "3D000", "{refused:?}");
     } else {
@@ -269,24 +271,26 @@ async fn rotation(stage: &mut Stage<'_>, pgferry: &Subject) -> Cell {
     stage.draw();
     let mut wire = connect(pgferry, "pgferry", &stage.target()).await;
     assert_eq!(wire.value("select current_user").await.unwrap(), login.name);
-    if stage.system.name() == "zalando" {
+    if stage.system.renames_rotated_users() {
         rotated_user(stage, pgferry).await;
     }
     Cell::Works
 }
 
-/// Zalando's rotation changes the user's name in the same Secret.
+/// The rotation changes the user's name in the same Secret, to one with a date behind it.
 async fn rotated_user(stage: &Stage<'_>, pgferry: &Subject) {
+    let role = stage.system.login(&stage.state).name;
+    let user = format!("{role}261121");
     let next = secrets::make("rotated");
-    stage.as_superuser(0, &format!("CREATE ROLE the_clerk261121 LOGIN PASSWORD '{next}' IN ROLE the_clerk")).await;
+    stage.as_superuser(0, &format!("CREATE ROLE {user} LOGIN PASSWORD '{next}' IN ROLE {role}")).await;
     let secret = stage.system.secret(&stage.state).unwrap();
     stage.api.change("secrets", "prod", &secret, |secret| {
-        secret["data"]["username"] = json!(proto_tests::cnpg::encoded("the_clerk261121"));
+        secret["data"]["username"] = json!(proto_tests::cnpg::encoded(&user));
         secret["data"]["password"] = json!(proto_tests::cnpg::encoded(&next));
     });
-    for user in ["pgferry", "the_clerk"] {
-        let mut wire = connect(pgferry, user, &stage.target()).await;
-        assert_eq!(wire.value("select current_user").await.unwrap(), "the_clerk261121");
+    for typed in ["pgferry", &role] {
+        let mut wire = connect(pgferry, typed, &stage.target()).await;
+        assert_eq!(wire.value("select current_user").await.unwrap(), user);
     }
     stage.draw();
 }

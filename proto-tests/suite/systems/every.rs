@@ -32,9 +32,8 @@ pub(crate) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub(crate) async fn new(system: &'a dyn System) -> Self {
-        let servers = if system.name() == "deployment" { 1 } else { 2 };
-        let state = State::new(system, "prod", servers);
-        let servers = self::servers(system, &state).await;
+        let state = State::new(system, "prod", system.servers());
+        let servers = servers(system, &state).await;
         Self::of(system, state, servers).await
     }
 
@@ -91,10 +90,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn forwards_to(&self, pod: &str) -> usize {
-        let of_pod = |request: &&proto_tests::kubernetes::Request| {
-            request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
-        };
-        self.api.requests().iter().filter(of_pod).count()
+        support::tunnels_to(&self.api, pod)
     }
 }
 
@@ -123,7 +119,7 @@ pub(crate) async fn servers(system: &dyn System, state: &State) -> Vec<PostgresS
     if state.servers == 1 {
         return vec![primary];
     }
-    let replica = PostgresServer::replica_of(&mut primary).await.expect("a replica");
+    let replica = PostgresServer::replica_of(&mut primary).expect("a replica");
     vec![primary, replica]
 }
 

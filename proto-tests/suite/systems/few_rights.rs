@@ -145,7 +145,7 @@ async fn a_role_that_could_not_be_looked_for_says_so() {
 #[tokio::test]
 async fn a_replica_cluster_is_given_a_login() {
     let mut world = World::new().await;
-    let standby = PostgresServer::replica_of(world.own()).await.unwrap();
+    let standby = PostgresServer::replica_of(world.own()).unwrap();
     let spec = json!({"instances": 1, "replica": {"enabled": true, "source": "x"}});
     Cluster::with_spec(&world.api, ("prod", "copy"), spec, &[standby.address()]);
     world.api.delete("secrets", "prod", "copy-app");

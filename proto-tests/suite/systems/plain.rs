@@ -10,9 +10,8 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
-    support::{BINARY, PATIENCE, list, serve},
+    support::{BINARY, PATIENCE, list, serve, tunnels_to},
     systems::every::servers,
-    trust::stage::tunnels_to,
 };
 
 /// The chart `postgresql` under the alias `orders`, and its servers.

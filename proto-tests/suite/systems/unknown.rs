@@ -12,7 +12,7 @@ use proto_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{list, serve};
+use crate::support::{NO_WAIT, list, serve};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/unknown-operator");
 
@@ -29,7 +29,7 @@ pub(crate) async fn stage() -> Stage {
     let hba = "local all all trust\nhost replication all all trust\nhost all all all scram-sha-256\n";
     let setup = Setup { hba: Hba::Custom(hba.to_owned()), ..Setup::new(17).application("app", PASSWORD, "shop") };
     let mut primary = PostgresServer::start(setup).await.unwrap();
-    let replica = PostgresServer::replica_of(&mut primary).await.unwrap();
+    let replica = PostgresServer::replica_of(&mut primary).unwrap();
     let api = FakeKubernetes::start().await;
     let servers = [primary, replica];
     for (number, (server, role)) in servers.iter().zip(["leader", "follower"]).enumerate() {
@@ -181,7 +181,7 @@ async fn a_server_outside_is_listed_and_dialled_only_where_that_is_allowed() {
 #[tokio::test]
 async fn unusable_secrets_name_their_keys() {
     let stage = stage().await;
-    let pgferry = serve(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&stage.api, NO_WAIT).await;
     let megabyte = vec![b'x'; 1 << 20];
     let good: [(&str, &[u8]); 3] =
         [("PGHOST", b"acme-primary"), ("PGUSER", b"app"), ("PGPASSWORD", PASSWORD.as_bytes())];
@@ -279,7 +279,7 @@ async fn resources_with_wrong_types_break_nothing() {
     }
     let listed = list(&stage.api).await;
     assert_eq!(listed.len(), wrong.len(), "{listed:#?}");
-    let pgferry = serve(&stage.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&stage.api, NO_WAIT).await;
     for (_, _, plural, _) in &wrong {
         let refusal = pgferry.refusal("pgferry", &format!("odd-{plural}")).await;
         assert!(refusal.code == "57P03" && refusal.message.contains("no ready primary"), "{plural}: {refusal:?}");

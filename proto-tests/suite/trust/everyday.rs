@@ -3,46 +3,22 @@
 
 use proto_tests::{
     cnpg::Cluster,
-    kubernetes::{Backend, FakeKubernetes},
-    postgres::PostgresServer,
-    secrets,
+    kubernetes::Backend,
     systems::{State, System, Zalando, draw},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    support::{list, serve},
-    trust::stage::{pod, secret, server, service, slice, tunnels_to, who},
+    support::{list, serve, tunnels_to},
+    trust::stage::{Stage, pod, service, slice, who},
 };
 
-/// Namespace `prod` with the databases, and a tenant's Secret that leads to one of them.
-struct Stage {
-    api: FakeKubernetes,
-    server: PostgresServer,
-    password: String,
-}
-
-impl Stage {
-    async fn new() -> Self {
-        let password = secrets::make("app");
-        Self { api: FakeKubernetes::start().await, server: server(&[("app", &password)]).await, password }
-    }
-
-    fn login(&self, place: (&str, &str), more: &[(&str, &str)]) -> Value {
-        let mut pairs = vec![("username", "app"), ("password", self.password.as_str()), ("database", "app")];
-        pairs.extend(more);
-        secret(place, &pairs)
-    }
-
-    /// A login by a connection Secret with this host leads to this pod.
-    async fn leads(&self, host: &str, pod: &str) {
-        self.api.put("secrets", self.login(("tenant", "conn"), &[("host", host), ("port", "5432")]));
-        self.api.forget_requests();
-        let pgferry = serve(&self.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
-        let wire = pgferry.connect("pgferry", "conn.tenant").await.unwrap_or_else(|error| panic!("{host}: {error:?}"));
-        assert_eq!(who(wire).await, "app", "{host}");
-        assert!(tunnels_to(&self.api, pod) > 0, "{host}");
-    }
+/// A login by a connection Secret with this host leads to this pod.
+async fn leads(stage: &Stage, host: &str, pod: &str) {
+    stage.lead_to(host, "5432", &[]);
+    stage.api.forget_requests();
+    assert_eq!(stage.connects("").await.unwrap_or_else(|error| panic!("{host}: {error:?}")), "app", "{host}");
+    assert!(tunnels_to(&stage.api, pod) > 0, "{host}");
 }
 
 /// Patroni leads its Services itself: they have no selector, and an Endpoints object with the leader's address.
@@ -59,12 +35,12 @@ async fn patronis_services_without_selectors_and_a_pooler() {
     pooler["metadata"]["labels"] = labels;
     stage.api.put("services", pooler);
     for host in ["shop.prod.svc", "shop.prod.svc.cluster.local", "shop.prod"] {
-        stage.leads(host, "shop-0").await;
+        leads(&stage, host, "shop-0").await;
     }
-    stage.leads("shop-pooler.prod.svc", "shop-pooler-x").await;
+    leads(&stage, "shop-pooler.prod.svc", "shop-pooler-x").await;
     // As the control plane copies it, in a slice beside the Endpoints object.
     stage.api.put("endpointslices", slice(("prod", "shop"), ("prod", "shop-0", "uid-prod-shop-0")));
-    stage.leads("shop.prod.svc", "shop-0").await;
+    leads(&stage, "shop.prod.svc", "shop-0").await;
 }
 
 #[tokio::test]
@@ -78,8 +54,8 @@ async fn cloudnative_pgs_services_and_its_pooler() {
     pod(&stage.api, ("prod", "shop-pooler-x"), &labels, address);
     let pooler = json!({"cnpg.io/poolerName": "shop-pooler"});
     stage.api.put("services", service(("prod", "shop-pooler"), pooler, json!({})));
-    stage.leads("shop-rw.prod", "shop-1").await;
-    stage.leads("shop-pooler.prod.svc", "shop-pooler-x").await;
+    leads(&stage, "shop-rw.prod", "shop-1").await;
+    leads(&stage, "shop-pooler.prod.svc", "shop-pooler-x").await;
 }
 
 #[tokio::test]
@@ -103,7 +79,7 @@ async fn a_headless_service_beside_its_stateful_set() {
     stage.api.put("services", headless);
     stage.api.put("endpointslices", slice(("prod", "set"), ("prod", "set-0", "uid-prod-set-0")));
     for host in ["set.prod.svc", "set-0.set.prod.svc.cluster.local", "set-0.set.prod.svc"] {
-        stage.leads(host, "set-0").await;
+        leads(&stage, host, "set-0").await;
     }
     let pgferry = serve(&stage.api, "").await;
     for database in ["set", "set.prod"] {
@@ -127,7 +103,7 @@ async fn slices_that_an_operator_writes_itself() {
     stage.api.put("secrets", login);
     for leader in ["acme-0", "acme-1"] {
         stage.api.put("endpointslices", slice(("prod", "acme"), ("prod", leader, &format!("uid-prod-{leader}"))));
-        stage.leads("acme.prod.svc", leader).await;
+        leads(&stage, "acme.prod.svc", leader).await;
         let pgferry = serve(&stage.api, "").await;
         assert_eq!(who(pgferry.connect("pgferry", "acme.prod").await.unwrap()).await, "app");
     }
@@ -135,5 +111,5 @@ async fn slices_that_an_operator_writes_itself() {
     let mut own = slice(("prod", "acme"), ("prod", "acme-0", "uid-prod-acme-0"));
     own["endpoints"][0]["targetRef"].as_object_mut().unwrap().remove("namespace");
     stage.api.put("endpointslices", own);
-    stage.leads("acme.prod.svc", "acme-0").await;
+    leads(&stage, "acme.prod.svc", "acme-0").await;
 }

@@ -10,13 +10,11 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
-    support::{World, list, serve},
-    trust::stage::{pod, secret, server, service, tunnels_to, who},
+    support::{NO_WAIT, World, list, serve, tunnels_to},
+    trust::stage::{pod, secret, server, service, who},
 };
 
 /// Without patience for a primary that never comes.
-const AT_ONCE: &str = "[sessions]\nprimary_wait = \"0s\"\n";
-
 /// A namespace with somebody's Secret, and a Service that is marked with its name and leads to a pod beside it.
 async fn marked(password: &str) -> FakeKubernetes {
     let api = FakeKubernetes::start().await;
@@ -180,7 +178,7 @@ async fn two_marked_services_that_both_claim_the_primary_are_an_error() {
     pod(&api, ("tenant", "web-0"), &json!({"app": "web"}), server.address());
     let replica = json!({"pgferry.dev/cluster": "mine", "pgferry.dev/role": "replica"});
     api.put("services", service(("tenant", "web-read"), json!({"app": "web-read"}), replica));
-    let pgferry = serve(&api, AT_ONCE).await;
+    let pgferry = serve(&api, NO_WAIT).await;
     assert_eq!(who(pgferry.connect("pgferry", "mine").await.unwrap()).await, "app");
     assert_eq!(list(&api).await.len(), 1);
     // Earlier and later in the alphabet, so that no order decides.
@@ -189,7 +187,7 @@ async fn two_marked_services_that_both_claim_the_primary_are_an_error() {
             "services",
             service(("tenant", other), json!({"app": "thief"}), json!({"pgferry.dev/cluster": "mine"})),
         );
-        let pgferry = serve(&api, AT_ONCE).await;
+        let pgferry = serve(&api, NO_WAIT).await;
         for database in ["mine", "mine.tenant"] {
             let refusal = pgferry.refusal("pgferry", database).await;
             assert!(["3D000", "28000"].contains(&refusal.code.as_str()), "{refusal:?}");
@@ -227,7 +225,7 @@ async fn the_members_of_a_marked_service_are_its_own() {
         let mut object = service(("prod", name), serde_json::Value::Null, marks);
         object["metadata"]["labels"] = json!({"application": "spilo", "cluster-name": "shop", "team": "acid"});
         api.put("services", object);
-        let pgferry = serve(&api, AT_ONCE).await;
+        let pgferry = serve(&api, NO_WAIT).await;
         let refusal = pgferry.refusal("pgferry", "mine.prod").await;
         assert!(["57P03", "28000"].contains(&refusal.code.as_str()), "{name}: {refusal:?}");
         api.delete("services", "prod", name);

@@ -15,8 +15,8 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{list, serve},
-    trust::stage::{pod, secret, server, service, tunnels_to, who},
+    support::{NO_WAIT, list, serve, tunnels_to},
+    trust::stage::{pod, secret, server, service, who},
 };
 
 /// What may be called `set`, from what comes first to what comes last. Each has a login of its own, which tells them
@@ -121,7 +121,7 @@ impl Stage {
     }
 
     pub(crate) async fn pgferry(&self) -> Subject {
-        serve(&self.api, "[sessions]\nprimary_wait = \"0s\"\n").await
+        serve(&self.api, NO_WAIT).await
     }
 }
 

@@ -16,7 +16,7 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{self, serve},
+    support::{self, NO_WAIT, serve},
     trust::stage::{Attack, CLIMB, EXEC, VICTIM, refused, smuggled, stage},
 };
 
@@ -327,7 +327,7 @@ async fn a_pods_name_in_endpoints_that_is_a_path_is_refused() {
     let hostile = Hostile::start(Asks::Nothing).await;
     let api = stage(&attack, &hostile, &secrets::make("victim")).await;
     api.deny(None, "list", "endpointslices", None);
-    let pgferry = serve(&api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&api, NO_WAIT).await;
     let target = |name: &str, namespace: &str| {
         let pod = json!({"kind": "Pod", "name": name, "namespace": namespace});
         let subsets = json!([{"addresses": [{"ip": "198.51.100.7", "targetRef": pod}], "ports": [{"port": 5432}]}]);
@@ -380,7 +380,7 @@ async fn a_mark_that_is_no_name_selects_nothing() {
         }
         let listed = support::list(&api).await;
         assert!(listed.iter().all(|one| one["name"] != json!(mark)), "{mark:?}: {listed:#?}");
-        let pgferry = serve(&api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+        let pgferry = serve(&api, NO_WAIT).await;
         let refusal = pgferry.refusal("pgferry", "shop-write.tenant").await;
         assert!(["3D000", "28000"].contains(&refusal.code.as_str()), "{mark:?}: {refusal:?}");
         let foreign = ["notin", ") ,", "/../", "Shop"];

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{BINARY, PATIENCE, World, let_in, plugin, runs, serve, until_true};
+use crate::support::{BINARY, NO_WAIT, PATIENCE, World, let_in, plugin, runs, serve, until_true};
 
 /// Somebody else on this machine.
 const NOBODY: u32 = 65_534;
@@ -288,7 +288,7 @@ async fn what_others_wrote_is_shown_and_not_obeyed() {
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("wild") && !controls(&out) && !controls(&err), "{out:?} {err:?}");
     }
-    let pgferry = serve(&world.api, "[sessions]\nprimary_wait = \"0s\"\n").await;
+    let pgferry = serve(&world.api, NO_WAIT).await;
     for user in ["pgferry", "nobody"] {
         let refusal = pgferry.refusal(user, "wild.prod").await;
         assert!(!controls(&format!("{}{}{}", refusal.message, refusal.detail, refusal.hint)), "{refusal:?}");

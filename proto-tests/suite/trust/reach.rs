@@ -5,7 +5,6 @@ use proto_tests::{
     cnpg::Cluster,
     hostile::{Asks, Hostile},
     kubernetes::FakeKubernetes,
-    postgres::PostgresServer,
     secrets,
     subject::Start,
     systems::{State, System, Zalando, bare_pod, draw},
@@ -13,66 +12,32 @@ use proto_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    support::{BINARY, serve},
-    trust::stage::{pod, secret, server, service, slice, smuggled, tunnels_to, who},
+    support::{BINARY, NO_WAIT, serve, tunnels_to},
+    trust::stage::{Stage, pod, secret, server, service, slice, smuggled, who},
 };
 
-const AT_ONCE: &str = "[sessions]\nprimary_wait = \"0s\"\n";
-
-/// A connection Secret `conn` of a tenant, whose host is what the test says; a database `db-0` in namespace `other`.
-struct Stage {
-    api: FakeKubernetes,
-    server: PostgresServer,
-    password: String,
-}
-
-impl Stage {
-    async fn new() -> Self {
-        let password = secrets::make("app");
-        let (api, server) = (FakeKubernetes::start().await, server(&[("app", &password)]).await);
-        pod(&api, ("other", "db-0"), &json!({"app": "db"}), server.address());
-        pod(&api, ("tenant", "own-0"), &json!({"app": "own"}), server.address());
-        Self { api, server, password }
-    }
-
-    fn host(&self, host: &str) {
-        let port = self.server.address().port().to_string();
-        self.to(host, if host.contains(".example.com") || host.starts_with("127.") { &port } else { "5432" }, &[]);
-    }
-
-    fn to(&self, host: &str, port: &str, more: &[(&str, &str)]) {
-        let mut pairs = vec![
-            ("host", host),
-            ("port", port),
-            ("username", "app"),
-            ("password", &self.password),
-            ("database", "app"),
-        ];
-        pairs.extend(more);
-        self.api.put("secrets", secret(("tenant", "conn"), &pairs));
-    }
-
-    /// A connection with a new pgferry, which remembers nothing.
-    async fn connects(&self, configuration: &str) -> Result<String, proto_tests::wire::Fields> {
-        let pgferry = serve(&self.api, &format!("{configuration}{AT_ONCE}")).await;
-        Ok(who(pgferry.connect("pgferry", "conn.tenant").await?).await)
-    }
+/// A database `db-0` in namespace `other`, and the tenant's own pod.
+async fn stage() -> Stage {
+    let stage = Stage::new().await;
+    pod(&stage.api, ("other", "db-0"), &json!({"app": "db"}), stage.server.address());
+    pod(&stage.api, ("tenant", "own-0"), &json!({"app": "own"}), stage.server.address());
+    stage
 }
 
 /// Whoever wrote the password into a Secret may say where it goes: to a Service of any namespace, as access Secrets do.
 #[tokio::test]
 async fn a_connection_secrets_host_may_be_in_any_namespace() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     stage.api.put("services", service(("other", "db"), json!({"app": "db"}), json!({})));
     for host in ["db.other.svc", "db.other", "db.other.svc.cluster.local", "db-0.db.other.svc.cluster.local"] {
-        stage.host(host);
+        stage.lead_to(host, "5432", &[]);
         assert_eq!(stage.connects("").await.unwrap(), "app", "{host}");
     }
     // A Service without a selector, and a slice that somebody writes: an operator's, a Patroni's.
     stage.api.put("services", service(("other", "db"), Value::Null, json!({})));
     stage.api.put("endpointslices", slice(("other", "db"), ("other", "db-0", "uid-other-db-0")));
     for host in ["db.other.svc", "db-0.db.other.svc.cluster.local"] {
-        stage.host(host);
+        stage.lead_to(host, "5432", &[]);
         assert_eq!(stage.connects("").await.unwrap(), "app", "{host}");
     }
 }
@@ -80,16 +45,16 @@ async fn a_connection_secrets_host_may_be_in_any_namespace() {
 /// A pod's own host is a Service's word about that pod. Without it any pod of any namespace would be a host.
 #[tokio::test]
 async fn a_pods_host_needs_its_service() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     let tunnels = || tunnels_to(&stage.api, "db-0");
     for host in ["db-0.db.other.svc.cluster.local", "db-0.nothing.other.svc", "db-0.db.other.svc"] {
-        stage.host(host);
+        stage.lead_to(host, "5432", &[]);
         let told = stage.connects("").await.unwrap_err();
         assert!(["57P03", "3D000", "28000"].contains(&told.code.as_str()), "{host}: {told:?}");
     }
     // It leads elsewhere.
     stage.api.put("services", service(("other", "db"), json!({"app": "another"}), json!({})));
-    stage.host("db-0.db.other.svc");
+    stage.lead_to("db-0.db.other.svc", "5432", &[]);
     let told = stage.connects("").await.unwrap_err();
     assert!(["57P03", "28000"].contains(&told.code.as_str()), "{told:?}");
     assert_eq!(tunnels(), 0);
@@ -98,8 +63,8 @@ async fn a_pods_host_needs_its_service() {
 /// The story: an EndpointSlice that a tenant had written named a pod of another namespace, and was followed there.
 #[tokio::test]
 async fn a_slice_leads_to_pods_of_its_own_namespace() {
-    let stage = Stage::new().await;
-    stage.host("svc");
+    let stage = stage().await;
+    stage.lead_to("svc", "5432", &[]);
     stage.api.put("services", service(("tenant", "svc"), Value::Null, json!({})));
     for denied in [false, true] {
         if denied {
@@ -149,16 +114,16 @@ async fn a_roles_secret_is_read_in_its_clusters_namespace() {
     let hostile = Hostile::start(Asks::Md5).await;
     pod(&api, ("tenant", "shop-0"), &systems_labels(&state), hostile.address());
     for user in ["pgferry", "prod.x"] {
-        let told = serve(&api, AT_ONCE).await.refusal(user, "shop.tenant").await;
+        let told = serve(&api, NO_WAIT).await.refusal(user, "shop.tenant").await;
         assert_eq!((told.code.as_str(), hostile.answers()), ("28000", 0), "{user}: {told:?}");
     }
     assert_eq!(smuggled(&api, &["prod"]), Vec::<String>::new());
     // Its own namespace is where it is looked for.
     pod(&api, ("tenant", "shop-0"), &systems_labels(&state), server.address());
     api.put("secrets", secret(("tenant", name), &[("username", "prod.x"), ("password", &theirs)]));
-    assert_eq!(who(serve(&api, AT_ONCE).await.connect("pgferry", "shop.tenant").await.unwrap()).await, "prod.x");
+    assert_eq!(who(serve(&api, NO_WAIT).await.connect("pgferry", "shop.tenant").await.unwrap()).await, "prod.x");
     api.delete("secrets", "tenant", name);
-    let across = format!("[zalando]\ncross_namespace_secrets = true\n{AT_ONCE}");
+    let across = format!("[zalando]\ncross_namespace_secrets = true\n{NO_WAIT}");
     assert_eq!(who(serve(&api, &across).await.connect("pgferry", "shop.tenant").await.unwrap()).await, "prod.x");
 }
 
@@ -169,7 +134,7 @@ fn systems_labels(state: &State) -> Value {
 /// An alias in the cluster's DNS points wherever its author likes, and follows no author's password.
 #[tokio::test]
 async fn an_external_name_leads_nowhere_by_itself() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     stage.api.put("services", service(("other", "db"), json!({"app": "db"}), json!({})));
     let alias = |name: &str| {
         let mut object = service(("tenant", "alias"), Value::Null, json!({}));
@@ -177,7 +142,7 @@ async fn an_external_name_leads_nowhere_by_itself() {
         object["spec"]["externalName"] = json!(name);
         stage.api.put("services", object);
     };
-    stage.host("alias");
+    stage.lead_to("alias", "5432", &[]);
     let outside = "[kubernetes]\nexternal = true\n";
     for name in ["db.other.svc.cluster.local", "127.0.0.1", "db.example.com", "x/../y.other.svc"] {
         alias(name);
@@ -194,7 +159,7 @@ async fn an_external_name_leads_nowhere_by_itself() {
     assert_eq!(stage.connects(named).await.unwrap(), "app");
     // To follow it is one thing; whether a server outside is dialled is another.
     alias("127.0.0.1");
-    stage.to("alias", &stage.server.address().port().to_string(), &[("sslmode", "disable")]);
+    stage.lead_to("alias", &stage.server.address().port().to_string(), &[("sslmode", "disable")]);
     let told = stage.connects(named).await.unwrap_err();
     assert!(told.code == "42501" && told.hint.contains("kubernetes.external"), "{told:?}");
     let both = format!("{named}external = [\"{}\"]\n", stage.server.address());
@@ -210,9 +175,9 @@ async fn an_external_name_leads_nowhere_by_itself() {
 
 #[tokio::test]
 async fn servers_outside_are_dialled_as_the_configuration_lists_them() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     let port = stage.server.address().port();
-    stage.to("127.0.0.1", &port.to_string(), &[("sslmode", "disable")]);
+    stage.lead_to("127.0.0.1", &port.to_string(), &[("sslmode", "disable")]);
     for (external, allowed) in [
         ("false".to_owned(), false),
         ("[]".to_owned(), false),
@@ -234,7 +199,7 @@ async fn servers_outside_are_dialled_as_the_configuration_lists_them() {
 /// A role's own resource holds the name of a Secret as well.
 #[tokio::test]
 async fn a_database_roles_secret_is_no_path() {
-    let (stage, hostile) = (Stage::new().await, Hostile::start(Asks::Nothing).await);
+    let (stage, hostile) = (stage().await, Hostile::start(Asks::Nothing).await);
     Cluster::new(&stage.api, ("tenant", "shop"), &stage.password, &[hostile.address()]);
     stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "databaseroles");
     stage.api.put("databaseroles", json!({"metadata": {"namespace": "tenant", "name": "late"}, "spec": {
@@ -248,9 +213,9 @@ async fn a_database_roles_secret_is_no_path() {
 /// What a client types is a name or nothing, too: programs pass on what their own users type.
 #[tokio::test]
 async fn a_target_that_a_client_types_is_no_path() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     stage.api.serve_crd(proto_tests::cnpg::GROUP, "v1", "clusters");
-    let pgferry = serve(&stage.api, AT_ONCE).await;
+    let pgferry = serve(&stage.api, NO_WAIT).await;
     for target in [
         "x.other%2fpods",
         "a,b",
@@ -293,7 +258,7 @@ async fn an_objects_words_have_no_control_characters() {
     api.delete("pods", "tenant", "shop-0");
     let words = "Updating\u{1b}]0;owned\u{7}\nFATAL:  \u{9b}31mforged\u{202e}";
     api.change("postgresqls", "tenant", "shop", |object| object["status"]["PostgresClusterStatus"] = json!(words));
-    let refusal = serve(&api, AT_ONCE).await.refusal("pgferry", "shop.tenant").await;
+    let refusal = serve(&api, NO_WAIT).await.refusal("pgferry", "shop.tenant").await;
     let said = format!("{}{}{}", refusal.message, refusal.detail, refusal.hint);
     assert!(said.contains("Updating") && !said.contains(char::is_control), "{said:?}");
     let start = Start::new(BINARY).args(["list", "--kubeconfig"]).arg(api.kubeconfig());
@@ -305,7 +270,7 @@ async fn an_objects_words_have_no_control_characters() {
 /// Dialled is the address that the pod has, as the pod says by its uid; not one that a slice names.
 #[tokio::test]
 async fn direct_dials_pods_and_not_addresses() {
-    let stage = Stage::new().await;
+    let stage = stage().await;
     let hostile = Hostile::start(Asks::Nothing).await;
     // The pod's port is the server's, since all addresses are this machine's.
     let port = stage.server.address().port();
@@ -316,7 +281,7 @@ async fn direct_dials_pods_and_not_addresses() {
         object["ports"] = json!([{"port": port, "protocol": "TCP"}]);
         stage.api.put("endpointslices", object);
     };
-    stage.host("svc");
+    stage.lead_to("svc", "5432", &[]);
     stage.api.put("services", service(("tenant", "svc"), Value::Null, json!({})));
     stage.api.put("pods", bare_pod("tenant", "own-0", &json!({}), port));
     own("uid-tenant-own-0", &["127.0.0.1"], port);

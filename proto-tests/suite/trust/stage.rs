@@ -7,13 +7,13 @@ use proto_tests::{
     postgres::{PostgresServer, Setup},
     secrets,
     systems::{State, System, bare_pod, draw},
-    wire::Wire,
+    wire::{Fields, Wire},
 };
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::serve;
+use crate::support::{NO_WAIT, serve};
 
 /// A pod's name that runs a command, where it becomes a part of a path.
 pub(crate) const EXEC: &str = "x/exec?command=id&stdout=true&y=";
@@ -66,7 +66,7 @@ impl Attack {
 
 /// One tenant, and the victim's namespace beside it.
 pub(crate) async fn stage(attack: &Attack, hostile: &Hostile, password: &str) -> FakeKubernetes {
-    let state = State::new(&*attack.system, "tenant", if attack.system.name() == "deployment" { 1 } else { 2 });
+    let state = State::new(&*attack.system, "tenant", attack.system.servers());
     let api = FakeKubernetes::start().await;
     draw(&api, &*attack.system, &state);
     for number in 0..state.servers {
@@ -90,13 +90,46 @@ pub(crate) async fn stage(attack: &Attack, hostile: &Hostile, password: &str) ->
     api
 }
 
+/// A server with one role, whose login a tenant puts wherever the test says.
+pub(crate) struct Stage {
+    pub(crate) api: FakeKubernetes,
+    pub(crate) server: PostgresServer,
+    pub(crate) password: String,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        let password = secrets::make("app");
+        Self { api: FakeKubernetes::start().await, server: server(&[("app", &password)]).await, password }
+    }
+
+    /// A Secret with the role's login.
+    pub(crate) fn login(&self, place: (&str, &str), more: &[(&str, &str)]) -> Value {
+        let mut pairs = vec![("username", "app"), ("password", self.password.as_str()), ("database", "app")];
+        pairs.extend(more);
+        secret(place, &pairs)
+    }
+
+    /// The tenant's connection Secret `conn` leads to this host.
+    pub(crate) fn lead_to(&self, host: &str, port: &str, more: &[(&str, &str)]) {
+        let place = [("host", host), ("port", port)];
+        self.api.put("secrets", self.login(("tenant", "conn"), &[&place, more].concat()));
+    }
+
+    /// Who one is by `conn`, with a new pgferry, which remembers nothing.
+    pub(crate) async fn connects(&self, configuration: &str) -> Result<String, Fields> {
+        let pgferry = serve(&self.api, &format!("{configuration}{NO_WAIT}")).await;
+        Ok(who(pgferry.connect("pgferry", "conn.tenant").await?).await)
+    }
+}
+
 /// What is wrong with how an attack ended.
 async fn outcome(attack: &Attack) -> Vec<String> {
     let password = secrets::make("victim");
     // Whatever it is told, it is content: what must not be told it would have heard.
     let hostile = Hostile::start(Asks::Nothing).await;
     let api = stage(attack, &hostile, &password).await;
-    let configuration = format!("[sessions]\nprimary_wait = \"0s\"\n{}", attack.configuration);
+    let configuration = format!("{NO_WAIT}{}", attack.configuration);
     let pgferry = serve(&api, &configuration).await;
     let mut wrong = Vec::new();
     match pgferry.connect(attack.user, "shop.tenant").await {
@@ -204,12 +237,4 @@ pub(crate) async fn server(roles: &[(&str, &str)]) -> PostgresServer {
 /// Who one is.
 pub(crate) async fn who(mut wire: Wire) -> String {
     wire.value("select current_user").await.unwrap()
-}
-
-/// How many tunnels to a pod were asked for.
-pub(crate) fn tunnels_to(api: &FakeKubernetes, pod: &str) -> usize {
-    let of_pod = |request: &&proto_tests::kubernetes::Request| {
-        request.resource == "pods/portforward" && request.name.as_deref() == Some(pod)
-    };
-    api.requests().iter().filter(of_pod).count()
 }

@@ -47,14 +47,7 @@ impl Context {
         let mut built = self.fresh();
         let (mut renewed, mut waited) = (false, false);
         loop {
-            if let Some((until, error)) = self.shared().throttle.closed(&question) {
-                // Waiting out the deadline would only hide what the server says.
-                if waited || until >= deadline || until > Instant::now() + BEARABLE {
-                    return Err(error);
-                }
-                waited = true;
-                sleep_until(until).await;
-            }
+            waited |= self.waits_its_turn(&question, deadline, waited).await?;
             let (mut request, later) = (request.clone(), Later::default());
             request.extensions_mut().insert(later.clone());
             let error = match self.timely(deadline, call(built.client.clone(), request)).await? {
@@ -85,6 +78,17 @@ impl Context {
                 _ => return Err(self.explain(access, error)),
             }
         }
+    }
+
+    /// Waits where the server has asked to be asked later, once in a call and where that is soon; whether it did.
+    async fn waits_its_turn(&self, question: &Question, deadline: Instant, waited: bool) -> Result<bool, K8sError> {
+        let Some((until, error)) = self.shared().throttle.closed(question) else { return Ok(false) };
+        // Waiting out the deadline would only hide what the server says.
+        if waited || until >= deadline || until > Instant::now() + BEARABLE {
+            return Err(error);
+        }
+        sleep_until(until).await;
+        Ok(true)
     }
 
     pub(super) async fn timely<T>(

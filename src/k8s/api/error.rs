@@ -263,13 +263,7 @@ impl K8sError {
             Self::UnknownContext { nearest, .. } if !nearest.is_empty() => {
                 format!("Did you mean {}? All of them: kubectl config get-contexts", nearest.join(" or "))
             }
-            Self::UnknownContext { known, .. } => {
-                /// As many as a person reads.
-                const MOST_CONTEXTS: usize = 10;
-                let some: Vec<&str> = known.iter().take(MOST_CONTEXTS).map(String::as_str).collect();
-                let more = if known.len() > MOST_CONTEXTS { " and more" } else { "" };
-                format!("There are {}{more}. All of them: kubectl config get-contexts", some.join(", "))
-            }
+            Self::UnknownContext { known, .. } => known_contexts(known),
             Self::NoContext => {
                 "Choose one: kubectl config use-context NAME, or pgferry serve --context NAME".to_owned()
             }
@@ -358,4 +352,12 @@ impl From<K8sError> for Failure {
         };
         Self { report: error.report(), retry }
     }
+}
+
+fn known_contexts(known: &[String]) -> String {
+    /// As many as a person reads.
+    const MOST: usize = 10;
+    let some: Vec<&str> = known.iter().take(MOST).map(String::as_str).collect();
+    let more = if known.len() > MOST { " and more" } else { "" };
+    format!("There are {}{more}. All of them: kubectl config get-contexts", some.join(", "))
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod connection;
 pub mod contexts;
 mod discovery;
+pub(in crate::k8s) mod endpoints;
 pub mod error;
 mod exec;
 mod fingerprint;

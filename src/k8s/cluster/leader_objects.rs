@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::k8s::{
     api::{
         access::ListQuery,
+        endpoints::{LeaderObject, SERVICE_NAME},
         error::K8sError,
         names::{Namespace, ObjectName},
-        objects::{LeaderObject, Meta, Object, Pod, SERVICE_NAME},
+        objects::{Meta, Object, Pod},
         reader::Reader,
         resource::{ENDPOINT_SLICES, Resource},
     },

@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::k8s::{
     api::{
         client::Context,
+        endpoints::LeaderObject,
         error::K8sError,
         names::{Namespace, ObjectName, Place},
-        objects::{LeaderObject, Meta, Object, Pod, text},
+        objects::{Meta, Object, Pod, text},
         reader::Reader,
         resource::{ENDPOINTS, SERVICES},
     },
@@ -182,16 +183,15 @@ async fn of_service(
     }
     let (target, port_name) = target_port(service, by.port)?;
     let selector = service.selector("/selector");
-    let listed = match &selector {
+    let selected = match &selector {
         Some(selector) => match reader.list_pods(namespace, selector.clone()).await {
-            Ok(pods) => Some(Found { port: Some(target), ..Found::pods(systems, pods) }),
             Err(error) if error.is_forbidden() => None,
-            Err(error) => return Err(error),
+            pods => Some(pods?),
         },
         None => None,
     };
-    let mut found = match listed {
-        Some(found) => found,
+    let mut found = match selected {
+        Some(pods) => Found { port: Some(target), ..Found::pods(systems, pods) },
         None => of_endpoints(reader, systems, (namespace, &meta.name), port_name.as_deref()).await?,
     };
     if found.pooled {
@@ -200,18 +200,7 @@ async fn of_service(
     let claims = if by.kin == Kin::Alone { Vec::new() } else { claiming_service(reader.context, systems, meta) };
     if found.pods.is_empty() && selector.is_none() {
         // Its addresses are another Service's: the operator whose Service it is knows the pods.
-        for (system, cluster) in claims {
-            let Some(labels) = system.pod_labels() else { continue };
-            if let Some(view) = operated::read(reader, system, &labels, (namespace, &cluster)).await? {
-                return Ok(Found {
-                    leader: view.facts.leader.clone(),
-                    claimed: Some((system.clone(), view.place())),
-                    port: Some(view.facts.port.clone()),
-                    ..Found::pods(systems, view.pods)
-                });
-            }
-        }
-        return Ok(found);
+        return Ok(of_an_operator(reader, systems, namespace, claims).await?.unwrap_or(found));
     }
     let of_pods = found.pods.iter().find_map(|pod| systems.claiming(&pod.metadata));
     let Some((system, cluster)) = of_pods.or_else(|| claims.into_iter().next()) else {
@@ -223,6 +212,27 @@ async fn of_service(
     }
     found.claimed = Some((system.clone(), (namespace.clone(), cluster)));
     Ok(found)
+}
+
+/// The cluster of the first of these operators that has one.
+async fn of_an_operator(
+    reader: Reader<'_>,
+    systems: &Systems,
+    namespace: &Namespace,
+    claims: Vec<(&SystemRef, ObjectName)>,
+) -> Result<Option<Found>, K8sError> {
+    for (system, cluster) in claims {
+        let Some(labels) = system.pod_labels() else { continue };
+        if let Some(view) = operated::read(reader, system, &labels, (namespace, &cluster)).await? {
+            return Ok(Some(Found {
+                leader: view.facts.leader.clone(),
+                claimed: Some((system.clone(), view.place())),
+                port: Some(view.facts.port.clone()),
+                ..Found::pods(systems, view.pods)
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// An alias in the cluster's DNS, followed once, and only where the configuration says so: whoever may write a Service

@@ -47,18 +47,14 @@ pub(in crate::k8s) async fn read(
         Err(error) => return Err(error),
     };
     let leader = leader?;
-    let leads = match (&leader, facts.as_ref().map(|facts| &facts.leader)) {
-        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
-        _ => None,
-    };
+    let leads = leading(&leader, facts.as_ref());
     let mut pods = match (pods, leads) {
-        (Ok(pods), _) => pods,
         // Who may not list pods may still read the one that leads.
         (Err(error), Some(leads)) if error.is_forbidden() => {
             let pod = reader.get_pod((namespace, &leads)).await;
             pod.map_err(|_| error)?.into_iter().collect()
         }
-        (Err(error), _) => return Err(error),
+        (pods, _) => pods?,
     };
     let facts = match facts {
         Some(facts) => facts,
@@ -72,6 +68,14 @@ pub(in crate::k8s) async fn read(
         pods = reader.list_pods(namespace, selector.clone()).await?;
     }
     Ok(Some(View::new(system.clone(), leader_objects::decided(facts, leader), pods)))
+}
+
+/// The pod that leads: by the leader object's word, and where that says nothing by the resource's.
+fn leading(leader: &Leader, facts: Option<&Facts>) -> Option<ObjectName> {
+    match (leader, facts.map(|facts| &facts.leader)) {
+        (Leader::Pod(pod), _) | (Leader::Unsaid, Some(Leader::Pod(pod))) => Some(pod.clone()),
+        _ => None,
+    }
 }
 
 /// The pods of all clusters of a system.

@@ -149,31 +149,9 @@ impl Logins<'_> {
             Part::Joined(parts) => return self.joined(about, data, parts, version).await,
             Part::In(places, or) => (places, or),
         };
-        let namespace = &about.facts.namespace;
         for place in places {
-            match place {
-                KeyOf::Secret(secret, key) if about.source.secret.as_ref() == Some(secret) => {
-                    if data.get(key).is_some() {
-                        return Ok(Some(SecretString::from(about.text(data, key)?)));
-                    }
-                }
-                KeyOf::Secret(secret, key) => {
-                    let place = (namespace, self.name(secret)?);
-                    let found = self.reader.get_secret(place).await?;
-                    let other = LoginSource { secret: Some(secret.clone()), ..about.source.clone() };
-                    if let Some(found) = found.filter(|found| found.data.get(key).is_some()) {
-                        version.push_str(&found.metadata.resource_version);
-                        let text = About { source: &other, ..about }.text(&found.data, key)?.to_owned();
-                        return Ok(Some(SecretString::from(text)));
-                    }
-                }
-                KeyOf::ConfigMap(map, key) => {
-                    let place = (namespace, self.name(map)?);
-                    let found = self.reader.get::<ConfigMap>(&CONFIG_MAPS, place).await?;
-                    if let Some(text) = found.and_then(|mut found| found.data.remove(key)) {
-                        return Ok(Some(SecretString::from(text)));
-                    }
-                }
+            if let Some(value) = self.at(about, data, place, version).await? {
+                return Ok(Some(value));
             }
         }
         match (or, places.first()) {
@@ -182,6 +160,35 @@ impl Logins<'_> {
                 Err(about.broken(&format!("has no key \"{key}\", nor has anything else there")).into())
             }
             (None, None) => Ok(None),
+        }
+    }
+
+    /// What one place holds, where it holds anything.
+    async fn at(
+        &self,
+        about: About<'_>,
+        data: &Data,
+        place: &KeyOf,
+        version: &mut String,
+    ) -> Result<Option<SecretString>, Failure> {
+        let namespace = &about.facts.namespace;
+        match place {
+            KeyOf::Secret(secret, key) if about.source.secret.as_ref() == Some(secret) => {
+                let present = data.get(key).is_some();
+                Ok(present.then(|| about.text(data, key)).transpose()?.map(SecretString::from))
+            }
+            KeyOf::Secret(secret, key) => {
+                let found = self.reader.get_secret((namespace, self.name(secret)?)).await?;
+                let Some(found) = found.filter(|found| found.data.get(key).is_some()) else { return Ok(None) };
+                version.push_str(&found.metadata.resource_version);
+                let other = LoginSource { secret: Some(secret.clone()), ..about.source.clone() };
+                let text = About { source: &other, ..about }.text(&found.data, key)?.to_owned();
+                Ok(Some(SecretString::from(text)))
+            }
+            KeyOf::ConfigMap(map, key) => {
+                let found = self.reader.get::<ConfigMap>(&CONFIG_MAPS, (namespace, self.name(map)?)).await?;
+                Ok(found.and_then(|mut found| found.data.remove(key)).map(SecretString::from))
+            }
         }
     }
 }

@@ -18,6 +18,15 @@ use crate::{
     upstream::{Failure, Login},
 };
 
+/// Why what might have held a role's login did not give it, the first of each kind.
+#[derive(Default)]
+struct Missed {
+    /// A Secret that should be there.
+    absent: Option<Report>,
+    /// One that could not be read.
+    refused: Option<Failure>,
+}
+
 impl Logins<'_> {
     /// The application's login; where there is none, another role's; a superuser's last.
     pub(in crate::k8s) async fn default(&self) -> Result<Login, Failure> {
@@ -26,10 +35,8 @@ impl Logins<'_> {
         sources.sort_by_key(|source| source.kind);
         let mut missing: Option<Failure> = None;
         let (mut listed, mut bereft) = (false, false);
-        let declared = |kind: LoginKind| facts.logins.iter().filter(move |source| source.kind == kind);
-        if declared(LoginKind::Application).next().is_none() && declared(LoginKind::Managed).count() > 1 {
-            let roles = declared(LoginKind::Managed).filter_map(|source| source.role.as_deref());
-            return Err(several(facts, &roles.collect::<Vec<_>>()).into());
+        if let Some(roles) = equals(&facts.logins) {
+            return Err(several(facts, &roles).into());
         }
         for source in sources {
             // The application's Secret should be there: nobody becomes another role because it is not.
@@ -75,65 +82,91 @@ impl Logins<'_> {
     /// This role's login, or an error that says which roles have one.
     pub(in crate::k8s) async fn named(&self, role: &str) -> Result<Login, Failure> {
         let facts = &self.view.facts;
-        let may_be = |source: &&LoginSource| source.role.as_deref().is_none_or(|known| known == role);
-        let mut candidates: Vec<LoginSource> = facts.logins.iter().filter(may_be).cloned().collect();
-        // One whose Secret names the role itself is looked into last.
-        candidates.sort_by_key(|source| source.role.is_none());
-        let mut absent: Option<Report> = None;
-        let mut refused: Option<Failure> = None;
-        if candidates.iter().all(|source| source.role.is_none()) {
-            candidates.extend(self.more(role).await);
-        }
-        for source in &candidates {
-            let found = match self.read(source).await {
-                // What may be another role's is no reason to stop.
-                Err(failure) if source.role.is_none() => {
-                    refused = refused.or(Some(failure));
-                    continue;
-                }
-                found => found?,
-            };
-            match found {
-                Some(login) if is_role(&login.user, role, source) => return Ok(login),
-                Some(login) if source.role.as_deref() == Some(role) => {
-                    return Err(not_the_role(&login, role).into());
-                }
-                None if source.role.is_some() || !facts.is_guessed() => {
-                    absent = absent.or_else(|| Some(no_secret(facts, source)));
-                }
-                // A Secret whose role was not known before is another role's, or does not exist.
-                Some(_) | None => {}
-            }
+        let candidates = self.candidates(role).await;
+        let mut missed = Missed::default();
+        if let Some(login) = self.declared(role, &candidates, &mut missed).await? {
+            return Ok(login);
         }
         // What the cluster's resource does not name: by the Secret's usual name, then by labels.
-        let usual = self.view.system.login_of(facts, role).filter(|source| !candidates.contains(source));
-        if let Some(source) = usual.filter(|source| source.secret.as_ref().is_some_and(|secret| secret.name().is_ok()))
-        {
-            match self.read(&source).await {
-                Ok(Some(login)) if is_role(&login.user, role, &source) => return Ok(login),
-                Ok(_) => {}
-                Err(failure) => refused = refused.or(Some(failure)),
-            }
+        if let Some(login) = self.usual(role, &candidates, &mut missed).await {
+            return Ok(login);
         }
         let mut listed = self.listed().await;
         // A mark adds roles: it takes the place of nothing that the system names, and of nothing that could not be read.
-        let is_the_systems = candidates.iter().any(|source| source.role.as_deref() == Some(role)) || refused.is_some();
-        if !is_the_systems {
+        let names_it = candidates.iter().any(|source| source.role.as_deref() == Some(role));
+        if !names_it && missed.refused.is_none() {
             listed.extend(self.marked().await);
         }
         for (source, object) in &listed {
-            if let Ok(login) = self.login(source, &object.data, object.metadata.resource_version.clone()).await
+            if let Ok(login) = self.held(source, object).await
                 && is_role(&login.user, role, source)
             {
                 return Ok(login);
             }
         }
-        match (absent, refused) {
+        match (missed.absent, missed.refused) {
             (Some(absent), _) => Err(absent.into()),
             (None, Some(refused)) => Err(refused),
             (None, None) => {
                 let report = no_role(&facts.full(), role, &self.known(role, &listed).await);
                 Err(if facts.is_guessed() { unread(self.view, report) } else { report }.into())
+            }
+        }
+    }
+
+    /// The logins that may be this role's, as the operator's objects say.
+    async fn candidates(&self, role: &str) -> Vec<LoginSource> {
+        let may_be = |source: &&LoginSource| source.role.as_deref().is_none_or(|known| known == role);
+        let mut candidates: Vec<LoginSource> = self.view.facts.logins.iter().filter(may_be).cloned().collect();
+        // One whose Secret names the role itself is looked into last.
+        candidates.sort_by_key(|source| source.role.is_none());
+        if candidates.iter().all(|source| source.role.is_none()) {
+            candidates.extend(self.more(role).await);
+        }
+        candidates
+    }
+
+    /// The one of these that is this role's.
+    async fn declared(
+        &self,
+        role: &str,
+        candidates: &[LoginSource],
+        missed: &mut Missed,
+    ) -> Result<Option<Login>, Failure> {
+        let facts = &self.view.facts;
+        for source in candidates {
+            let found = match self.read(source).await {
+                // What may be another role's is no reason to stop.
+                Err(failure) if source.role.is_none() => {
+                    missed.refused.get_or_insert(failure);
+                    continue;
+                }
+                found => found?,
+            };
+            match found {
+                Some(login) if is_role(&login.user, role, source) => return Ok(Some(login)),
+                Some(login) if source.role.as_deref() == Some(role) => {
+                    return Err(not_the_role(&login, role).into());
+                }
+                None if source.role.is_some() || !facts.is_guessed() => {
+                    missed.absent.get_or_insert_with(|| no_secret(facts, source));
+                }
+                // A Secret whose role was not known before is another role's, or does not exist.
+                Some(_) | None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The login in the Secret that would usually be this role's, unless it was among those looked at.
+    async fn usual(&self, role: &str, candidates: &[LoginSource], missed: &mut Missed) -> Option<Login> {
+        let usual = self.view.system.login_of(&self.view.facts, role).filter(|source| !candidates.contains(source))?;
+        usual.secret.as_ref()?.name().ok()?;
+        match self.read(&usual).await {
+            Ok(found) => found.filter(|login| is_role(&login.user, role, &usual)),
+            Err(failure) => {
+                missed.refused.get_or_insert(failure);
+                None
             }
         }
     }
@@ -148,7 +181,7 @@ impl Logins<'_> {
             }
         }
         for (source, object) in listed {
-            known.extend(self.login(source, &object.data, String::new()).await.ok().map(|login| login.user));
+            known.extend(self.held(source, object).await.ok().map(|login| login.user));
         }
         let mut seen = std::collections::BTreeSet::new();
         known.retain(|known| known != role && seen.insert(known.clone()));
@@ -196,13 +229,18 @@ impl Logins<'_> {
         found.map(|(objects, _)| objects).unwrap_or_default()
     }
 
+    /// The login that a listed Secret holds.
+    async fn held(&self, source: &LoginSource, object: &Object) -> Result<Login, Failure> {
+        self.login(source, &object.data, object.metadata.resource_version.clone()).await
+    }
+
     /// The one listed login that is an application's: the one that is called as the cluster, or the only one.
     async fn only_listed(&self) -> Result<Option<Login>, Report> {
         let View { system, facts, .. } = self.view;
         let listed = self.listed().await;
         let mut logins: Vec<Login> = Vec::new();
         for (source, object) in &listed {
-            logins.extend(self.login(source, &object.data, object.metadata.resource_version.clone()).await);
+            logins.extend(self.held(source, object).await);
         }
         let superuser = |login: &Login| {
             login.superuser
@@ -222,4 +260,11 @@ impl Logins<'_> {
             _ => Ok(logins.into_iter().next()),
         }
     }
+}
+
+/// The roles of several logins of which none is the application's, so that none is anybody's default.
+fn equals(logins: &[LoginSource]) -> Option<Vec<&str>> {
+    let of = |kind: LoginKind| logins.iter().filter(move |source| source.kind == kind);
+    let undecided = of(LoginKind::Application).next().is_none() && of(LoginKind::Managed).count() > 1;
+    undecided.then(|| of(LoginKind::Managed).filter_map(|source| source.role.as_deref()).collect())
 }

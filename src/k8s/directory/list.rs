@@ -19,7 +19,7 @@ use crate::{
         directory::{
             dedup::{self, Listed},
             list_rows::{row, warnings},
-            lookup::{clusters_of, merged},
+            scan::{clusters_of, merged},
         },
         operators::{
             facts::{Evidence, Facts},

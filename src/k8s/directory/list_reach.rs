@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use crate::k8s::{
     api::{
         access::ListQuery,
+        endpoints::LeaderObject,
         error::K8sError,
         names::{Namespace, ObjectName, Place},
-        objects::{LeaderObject, Pod},
+        objects::Pod,
         resource::{DEPLOYMENTS, ENDPOINT_SLICES},
     },
     cluster::leader_objects,

@@ -4,7 +4,7 @@ use crate::{
     error::{ClientFacing, Report, Severity},
     k8s::{
         api::{client::Context, error::K8sError},
-        cluster::snapshot::{Choice, Preference},
+        cluster::snapshot::{Choice, Preference, View},
         directory::dedup::{Away, Listed},
         operators::facts::Members,
     },
@@ -61,27 +61,24 @@ struct Shown {
     status: String,
 }
 
+fn plain(primary: Option<String>, replicas: (usize, usize), ready: bool, status: &str) -> Shown {
+    Shown { primary, replicas, ready, status: status.to_owned() }
+}
+
+/// What the cluster's own object tells, else its Service's endpoints, else its pods.
 fn shown(listed: &Listed) -> Shown {
     let (view, facts) = (&listed.view, &listed.view.facts);
-    let plain =
-        |primary, replicas, ready: bool, status: &str| Shown { primary, replicas, ready, status: status.to_owned() };
     if facts.broken.is_some() {
         return plain(None, (0, 0), false, "unusable");
     }
     if let Some(halt) = &facts.halt {
         return plain(None, (0, facts.instances.saturating_sub(1)), false, halt.state);
     }
-    if let Members::External(servers) = &facts.members {
-        let hosts: Vec<&str> = servers.iter().map(|(host, _)| host.as_str()).collect();
-        return plain(Some(hosts.join(",")), (0, 0), true, "external");
+    if let Some(host) = outside(listed) {
+        return plain(Some(host), (0, 0), true, "external");
     }
-    match &listed.away {
-        Some(Away::NotFollowed) => return plain(None, (0, 0), false, "ExternalName, not followed"),
-        Some(Away::Outside(host)) => return plain(Some(host.clone()), (0, 0), true, "external"),
-        None => {}
-    }
-    if let (Some([]), Members::Service { outside: Some(host), .. }) = (listed.endpoints.as_deref(), &facts.members) {
-        return plain(Some(host.clone()), (0, 0), true, "external");
+    if let Some(Away::NotFollowed) = listed.away {
+        return plain(None, (0, 0), false, "ExternalName, not followed");
     }
     if let Some(pods) = &listed.endpoints {
         let mut serving = pods.iter().filter(|pod| pod.serves());
@@ -100,6 +97,24 @@ fn shown(listed: &Listed) -> Shown {
     if view.system.pod_labels().is_none() {
         return plain(None, (0, 0), false, "unknown");
     }
+    as_its_pods(view)
+}
+
+/// The hosts of servers outside Kubernetes.
+fn outside(listed: &Listed) -> Option<String> {
+    match (&listed.view.facts.members, &listed.away, listed.endpoints.as_deref()) {
+        (Members::External(servers), _, _) => {
+            let hosts: Vec<&str> = servers.iter().map(|(host, _)| host.as_str()).collect();
+            Some(hosts.join(","))
+        }
+        (_, Some(Away::Outside(host)), _) | (Members::Service { outside: Some(host), .. }, None, Some([])) => {
+            Some(host.clone())
+        }
+        _ => None,
+    }
+}
+
+fn as_its_pods(view: &View) -> Shown {
     let (ready, status) = match view.choose(Mode::Rw, Preference::default()) {
         Choice::Pod(_) if view.is_standby() => (true, "ready (replica cluster)".to_owned()),
         Choice::Pod(_) => (true, "ready".to_owned()),
@@ -107,7 +122,7 @@ fn shown(listed: &Listed) -> Shown {
         Choice::Never(_) => (false, "not serving".to_owned()),
         Choice::Wait(_) => (false, "no ready primary".to_owned()),
     };
-    let members = facts.instances.max(view.pods.len());
+    let members = view.facts.instances.max(view.pods.len());
     Shown {
         primary: view.primary_pod().map(|pod| pod.metadata.name.to_string()),
         replicas: (view.replicas(None).len(), members.saturating_sub(1)),

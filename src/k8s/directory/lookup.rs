@@ -9,19 +9,19 @@ use crate::{
     error::{ClientFacing, Report, SqlState},
     k8s::{
         api::{
-            access::ListQuery,
             error::K8sError,
-            names::{Namespace, ObjectName, Place},
-            objects::{Object, Pod},
+            names::{Namespace, ObjectName},
             reader::Reader,
-            resource::{DEPLOYMENTS, PODS, SECRETS, STATEFUL_SETS},
+            resource::{DEPLOYMENTS, SECRETS, STATEFUL_SETS},
         },
-        cluster::{operated, plain, read, snapshot::View},
-        directory::{dedup, refusals},
+        cluster::{plain, read, snapshot::View},
+        directory::{
+            dedup, refusals,
+            scan::{self, Seen},
+        },
         operators::{
-            facts::{Evidence, Facts},
             registry::Systems,
-            system::{Rank, System, SystemRef},
+            system::{Rank, SystemRef},
         },
     },
     upstream::{Ask, Failure, Identity},
@@ -29,13 +29,6 @@ use crate::{
 
 /// What is older is looked at again before a name is called unknown: the operator may be new.
 const RECENT: Duration = Duration::from_secs(5);
-
-/// A cluster that a list showed.
-#[derive(Clone)]
-struct Listed {
-    system: SystemRef,
-    facts: Facts,
-}
 
 /// What a name is in one namespace.
 enum Here {
@@ -113,11 +106,13 @@ impl Lookup<'_> {
         let meant = |system: &&SystemRef| ask.target.system.as_ref().is_none_or(|wanted| is_meant(wanted, system));
         let plain = || self.systems.plain.iter().filter(meant);
         // Whoever may write a resource elsewhere does not hide what is called so in a third place: both are looked for.
-        let (operators, called) =
-            tokio::join!(self.everywhere(self.present().filter(meant)), self.called(plain(), name));
+        let (operators, called) = tokio::join!(
+            scan::everywhere(self.reader, self.present().filter(meant)),
+            scan::called(self.reader, plain(), name)
+        );
         let mut all = dedup::without_owned([operators?.0, called?].concat(), |listed| (&listed.system, &listed.facts));
         if !all.iter().any(|listed| listed.facts.is_called(name)) {
-            all = self.everywhere(plain()).await?.0;
+            all = scan::everywhere(self.reader, plain()).await?.0;
         }
         let matching = matching(&all, name);
         let namespaces: BTreeSet<&Namespace> = matching.iter().map(|listed| &listed.facts.namespace).collect();
@@ -145,7 +140,7 @@ impl Lookup<'_> {
 
     /// Of clusters of one name in several namespaces: the one whose own pods all the others lead to, and to nothing else.
     /// What cannot be looked at is a cluster of its own.
-    async fn the_same(&self, name: &ObjectName, several: &[&Listed], ask: &Ask) -> Result<Option<View>, Failure> {
+    async fn the_same(&self, name: &ObjectName, several: &[&Seen], ask: &Ask) -> Result<Option<View>, Failure> {
         let views = join_all(several.iter().map(|listed| self.view(listed))).await;
         let known: Vec<View> = views.into_iter().filter_map(|view| view.ok().flatten()).collect();
         if known.len() == several.len()
@@ -156,7 +151,7 @@ impl Lookup<'_> {
         Err(refusals::ambiguous(name, full_names(several), ask).into())
     }
 
-    async fn view(&self, listed: &Listed) -> Result<Option<View>, K8sError> {
+    async fn view(&self, listed: &Seen) -> Result<Option<View>, K8sError> {
         let place = (&listed.facts.namespace, &listed.facts.name);
         read::view(self.reader, self.systems, &listed.system, place).await
     }
@@ -240,75 +235,11 @@ impl Lookup<'_> {
         Ok((found, refused))
     }
 
-    /// What built-in objects of this name make up anywhere: only these are asked for, so that few come.
-    async fn called(
-        &self,
-        systems: impl Iterator<Item = &SystemRef>,
-        name: &ObjectName,
-    ) -> Result<Vec<Listed>, K8sError> {
-        let looks = systems.flat_map(|system| {
-            let names = system.object_names(name).into_iter();
-            names.map(move |object| async move {
-                let query = ListQuery::fields(format!("metadata.name={object}"));
-                (system, all_facts(self.reader, &**system, &query, None).await)
-            })
-        });
-        let mut all = Vec::new();
-        for (system, found) in join_all(looks).await {
-            match found {
-                Ok(found) => all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts })),
-                // What may not be looked at holds nothing.
-                Err(error) if error.is_forbidden() || error.is_absent() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(all)
-    }
-
-    /// All clusters that the caller may list, and what it may not.
-    async fn everywhere(
-        &self,
-        systems: impl Iterator<Item = &SystemRef>,
-    ) -> Result<(Vec<Listed>, Vec<K8sError>), K8sError> {
-        let lists = systems.map(|system| async move { (system, self.list(system).await) });
-        let (mut all, mut refused) = (Vec::new(), Vec::new());
-        for (system, listed) in join_all(lists).await {
-            match listed {
-                Ok((found, hidden)) => {
-                    all.extend(found.into_iter().map(|facts| Listed { system: system.clone(), facts }));
-                    refused.extend(hidden);
-                }
-                Err(error) if error.is_absent() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((dedup::without_owned(all, |listed| (&listed.system, &listed.facts)), refused))
-    }
-
-    /// One system's clusters: its resources, else what the labels of pods tell; everywhere, else in the namespace in force.
-    /// What was refused, too.
-    async fn list(&self, system: &SystemRef) -> Result<(Vec<Facts>, Option<K8sError>), K8sError> {
-        let mut refused = None;
-        for namespace in [None, Some(&self.reader.context.own_namespace()?)] {
-            match all_facts(self.reader, &**system, &system.list_query(), namespace).await {
-                Ok(found) => return Ok((found, refused)),
-                Err(error) if error.is_forbidden() => refused = refused.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-            let Some(query) = operated::pods_of_all(&**system) else { continue };
-            if let Ok((pods, _)) = self.reader.list::<Pod>(&PODS, namespace, &query).await {
-                // Where all pods can be seen, the resources would tell no other cluster.
-                return Ok((clusters_of(&**system, &pods), refused.filter(|_| namespace.is_some())));
-            }
-        }
-        Ok((Vec::new(), refused))
-    }
-
     /// No cluster is called so: which are nearly, or have such a database, and what could not be looked at.
     async fn unknown(&self, ask: &Ask) -> Report {
-        match self.everywhere(self.present().chain(&self.systems.plain)).await {
+        match scan::everywhere(self.reader, self.present().chain(&self.systems.plain)).await {
             Ok((all, refused)) => {
-                let views = all.into_iter().map(|Listed { system, facts }| View::new(system, facts, Vec::new()));
+                let views = all.into_iter().map(|Seen { system, facts }| View::new(system, facts, Vec::new()));
                 // To list Secrets is to read them all: that is nothing to ask for because of a name.
                 let mut rules: Vec<&K8sError> = refused.iter().filter(|error| !error.is_about(&SECRETS)).collect();
                 // What is operated shows in its pods; a workload shows nowhere else.
@@ -321,7 +252,7 @@ impl Lookup<'_> {
     }
 }
 
-fn full_names(several: &[&Listed]) -> Vec<String> {
+fn full_names(several: &[&Seen]) -> Vec<String> {
     several.iter().map(|listed| listed.facts.full()).collect()
 }
 
@@ -355,14 +286,14 @@ fn nothing(hidden: Option<K8sError>) -> Result<Option<View>, Failure> {
 
 /// What is meant in each namespace: the exact name there before a release's, the highest of several. Applications of Argo CD
 /// come behind every name: anybody may label a cluster so.
-fn matching<'a>(all: &'a [Listed], name: &ObjectName) -> Vec<&'a Listed> {
+fn matching<'a>(all: &'a [Seen], name: &ObjectName) -> Vec<&'a Seen> {
     let exact: BTreeSet<&Namespace> =
         all.iter().filter(|listed| listed.facts.name == *name).map(|listed| &listed.facts.namespace).collect();
-    let is_meant = |listed: &&Listed| {
+    let is_meant = |listed: &&Seen| {
         let facts = &listed.facts;
         facts.name == *name || (facts.is_named(name) && !exact.contains(&facts.namespace))
     };
-    let named: Vec<&Listed> = all.iter().filter(is_meant).collect();
+    let named: Vec<&Seen> = all.iter().filter(is_meant).collect();
     let applications = || all.iter().filter(|listed| listed.facts.is_called(name)).collect();
     let meant = if named.is_empty() { applications() } else { named };
     let mut ranks: BTreeMap<&Namespace, Rank> = BTreeMap::new();
@@ -370,7 +301,7 @@ fn matching<'a>(all: &'a [Listed], name: &ObjectName) -> Vec<&'a Listed> {
         let rank = listed.system.rank();
         ranks.entry(&listed.facts.namespace).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
     }
-    let is_highest = |listed: &&Listed| ranks.get(&listed.facts.namespace) == Some(&listed.system.rank());
+    let is_highest = |listed: &&Seen| ranks.get(&listed.facts.namespace) == Some(&listed.system.rank());
     meant.into_iter().filter(is_highest).collect()
 }
 
@@ -391,44 +322,4 @@ fn single(mut found: Vec<View>) -> Result<Option<View>, Failure> {
             .into());
     }
     Ok(found.pop())
-}
-
-/// The facts of objects of a system; those of one cluster merged.
-pub(in crate::k8s) async fn all_facts(
-    reader: Reader<'_>,
-    system: &dyn System,
-    query: &ListQuery,
-    namespace: Option<&Namespace>,
-) -> Result<Vec<Facts>, K8sError> {
-    let resource = system.resource();
-    let read = |object: Object| system.read(&object).filter(|facts| facts.evidence == Evidence::Read);
-    let access = reader.context.access("list", &resource, namespace, None);
-    let (facts, _) = reader.context.filter_objects(&access, query, reader.deadline, read).await?;
-    Ok(merged(facts))
-}
-
-/// One cluster may have several objects.
-pub(in crate::k8s) fn merged(facts: Vec<Facts>) -> Vec<Facts> {
-    let mut all: BTreeMap<Place, Facts> = BTreeMap::new();
-    for facts in facts {
-        let key = (facts.namespace.clone(), facts.name.clone());
-        let known = all.remove(&key);
-        all.insert(
-            key,
-            match known {
-                Some(known) => known.merge(facts),
-                None => facts,
-            },
-        );
-    }
-    all.into_values().collect()
-}
-
-/// The clusters that pods belong to.
-pub(in crate::k8s) fn clusters_of(system: &dyn System, pods: &[Pod]) -> Vec<Facts> {
-    let Some(labels) = system.pod_labels() else { return Vec::new() };
-    let name = |pod: &Pod| ObjectName::parse(pod.metadata.label(&labels.cluster)?).ok();
-    let names: BTreeSet<Place> =
-        pods.iter().filter_map(|pod| Some((pod.metadata.namespace.clone(), name(pod)?))).collect();
-    names.iter().filter_map(|(namespace, name)| system.guess(namespace, name)).collect()
 }

@@ -2,6 +2,7 @@
 
 mod dedup;
 pub mod external;
+mod known;
 mod list;
 mod list_reach;
 mod list_rows;
@@ -9,5 +10,6 @@ mod lookup;
 mod owners;
 mod refusals;
 pub mod resolve;
+mod scan;
 mod tls;
 mod undisputed;

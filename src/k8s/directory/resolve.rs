@@ -1,7 +1,6 @@
 //! Finding clusters by name, and the pod of one that serves: the seam's `Directory`.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -28,12 +27,19 @@ use crate::{
             looks::Looks,
             overrides::Overrides,
             read,
-            recent::{Caller, Recent, tidy},
+            recent::Recent,
             reflector::WatchParams,
             snapshot::{Choice, Preference, View},
             watches::Watches,
         },
-        directory::{external::External, lookup::Lookup, owners::owners, tls::TlsReader, undisputed::Undisputed},
+        directory::{
+            external::External,
+            known::{FindKey, Known, Led, LookKey, find_key, look_key},
+            lookup::Lookup,
+            owners::owners,
+            tls::TlsReader,
+            undisputed::Undisputed,
+        },
         operators::{
             facts::{CertificateName, Facts, Members},
             registry::Systems,
@@ -41,8 +47,8 @@ use crate::{
         },
     },
     upstream::{
-        Ask, ClusterId, Conninfo, Directory, Failure, Found, ListAsk, Listing, Lost, Mode, PodId, Retry, Server,
-        Target, TlsFacts, TlsMode, Upstream,
+        Ask, ClusterId, Directory, Failure, Found, ListAsk, Listing, Lost, Mode, PodId, Retry, Server, Target,
+        TlsFacts, TlsMode, Upstream,
     },
 };
 
@@ -62,37 +68,10 @@ pub struct DirectoryParams {
     pub direct: bool,
 }
 
-/// Where a name led last, and when it was looked up; believed while a watch confirms it, or for a moment.
-type Led = (Place, SystemRef, Instant);
-
-/// Who asked, in which context, for which name, and of which system.
-type KnownKey = (Caller, String, String, Option<String>);
-
-fn known_key(ask: &Ask, context: &Context) -> KnownKey {
-    (Caller::of(context), context.name().to_owned(), ask.target.name.clone(), ask.target.system.clone())
-}
-
-/// Who looks for a name, and how it was typed: an answer that is an error says what that client is to type.
-type FindKey = (KnownKey, Mode, Conninfo);
-
-fn find_key(ask: &Ask, context: &Context) -> FindKey {
-    (known_key(ask, context), ask.target.mode, ask.conninfo.clone())
-}
-
-/// A cluster, and who looks at it: what one may see another may not.
-type LookKey = (Caller, String, Place, String);
-
-fn look_key(context: &Context, place: &Place, system: &SystemRef) -> LookKey {
-    (Caller::of(context), context.name().to_owned(), place.clone(), system.name().to_owned())
-}
-
 /// Whether somebody who asks for this would be sent somewhere.
 fn serves(view: &View, mode: Mode) -> bool {
     matches!(view.choose(view.mode(mode), Preference::default()), Choice::Pod(_))
 }
-
-/// How long a name that no watch confirms need not be looked up anew: whoever opens one connection opens more.
-const MOMENT: Duration = Duration::from_secs(30);
 
 /// Kubernetes, as the seam sees it.
 #[derive(Debug)]
@@ -101,14 +80,12 @@ pub struct Kubernetes {
     systems: Arc<Systems>,
     watches: Watches,
     params: DirectoryParams,
-    known: Mutex<HashMap<KnownKey, Led>>,
+    known: Known,
     recent: Arc<Recent>,
     finds: Looks<FindKey, View, Failure>,
     looks: Looks<LookKey, Option<View>, K8sError>,
     turn: AtomicUsize,
-    /// Which pod was the primary the last time, of clusters where only the servers know.
-    asked: Mutex<HashMap<(Caller, ClusterId), String>>,
-    /// Servers of such clusters that were asked whether they take writes, too.
+    /// Servers of clusters where only those know that were asked whether they take writes, too.
     undisputed: Undisputed,
     warmed: Mutex<Option<Instant>>,
 }
@@ -122,39 +99,33 @@ impl Kubernetes {
             systems,
             contexts,
             params,
-            known: Mutex::default(),
+            known: Known::default(),
             recent,
             finds: Looks::default(),
             looks: Looks::default(),
             turn: AtomicUsize::new(0),
-            asked: Mutex::default(),
             undisputed: Undisputed::default(),
             warmed: Mutex::default(),
         }
     }
 
-    fn known(&self, ask: &Ask, context: &Context) -> Option<Led> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&known_key(ask, context)).cloned()
-    }
-
     /// The cluster that a name means, as a running watch knows it: no request.
     fn remembered(&self, ask: &Ask, context: &Context) -> Option<View> {
-        let (place, system, at) = self.known(ask, context)?;
+        let led = self.known.led(ask, context)?;
         // A bare name that led elsewhere is looked for again now and then: it may be somebody's here since.
-        let is_sure = place.0 == *context.namespace() || ask.target.name.contains('.');
-        if !is_sure && at.elapsed() >= MOMENT {
+        let is_sure = led.place.0 == *context.namespace() || ask.target.name.contains('.');
+        if !is_sure && !led.is_fresh() {
             return None;
         }
-        self.watches.view(&place, context, &system)
+        self.watches.view(&led.place, context, &led.system)
     }
 
     /// The same, of a cluster that is not watched: its own objects, and nobody else's.
     async fn read_again(&self, ask: &Ask, reader: Reader<'_>) -> Result<Option<View>, Failure> {
         let context = reader.context;
-        let known = self
-            .known(ask, context)
-            .filter(|(place, system, at)| at.elapsed() < MOMENT && !self.watches.is_watched(place, context, system));
-        let Some((place, system, _)) = known else {
+        let is_watched = |led: &Led| self.watches.is_watched(&led.place, context, &led.system);
+        let led = self.known.led(ask, context).filter(|led| led.is_fresh() && !is_watched(led));
+        let Some(Led { place, system, .. }) = led else {
             return Ok(None);
         };
         let read = || self.read(reader, (&place, &system));
@@ -164,13 +135,6 @@ impl Kubernetes {
             Err(error) if error.is_forbidden() || error.is_absent() => Ok(None),
             view => Ok(view?),
         }
-    }
-
-    fn remember(&self, ask: &Ask, context: &Context, view: &View) {
-        let value = (view.place(), view.system.clone(), Instant::now());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        tidy(&mut known);
-        known.insert(known_key(ask, context), value);
     }
 
     /// Looks until the cluster has a server for the ask, or `wait_until` has passed. `stale` has just said that it is
@@ -184,7 +148,6 @@ impl Kubernetes {
     ) -> Result<Upstream, Failure> {
         let context = reader.context;
         let id = view.id(context.name());
-        let asked_key = (Caller::of(context), id.clone());
         let mut view = view;
         loop {
             let mode = view.mode(ask.target.mode);
@@ -192,7 +155,7 @@ impl Kubernetes {
                 return self.external(ask, reader, &view, stale).await;
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let before = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&asked_key).cloned();
+            let before = self.known.primary(context, &id);
             let report = match view.choose(
                 mode,
                 Preference { turn, last: before.as_deref(), avoid: stale.map(|stale| stale.server.name()) },
@@ -200,9 +163,7 @@ impl Kubernetes {
                 Choice::Pod(pod) => {
                     let pod = pod.clone();
                     if mode == Mode::Rw && stale.is_some() {
-                        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                        tidy(&mut asked);
-                        asked.insert(asked_key, pod.metadata.name.to_string());
+                        self.known.remember_primary(context, &id, &pod.metadata.name);
                     }
                     let lost = self.watches.guard(context, &view, (&pod, mode));
                     let tls = self.tls(reader, &view.facts).read(&view.facts, &pod.metadata.name).await?;
@@ -371,7 +332,7 @@ impl Directory for Kubernetes {
             let lookup = Lookup { reader, systems: &self.systems };
             let find = || lookup.find(ask);
             let view = self.finds.first_look(&find_key(ask, &context), ask.deadline, serves, find).await?;
-            self.remember(ask, &context, &view);
+            self.known.remember(ask, &context, &view);
             view
         };
         self.settle(ask, reader, view, None).await

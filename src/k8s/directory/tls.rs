@@ -1,6 +1,6 @@
 //! What is known about TLS on a server, out of the system's facts and what the configuration says.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use secrecy::SecretString;
 
@@ -31,15 +31,9 @@ impl TlsReader<'_> {
     /// How TLS is done to a cluster's server of this name.
     pub(in crate::k8s) async fn read(&self, facts: &Facts, server: &str) -> Result<TlsFacts, Failure> {
         let Self { reader, configured, .. } = *self;
-        let full = facts.full();
         let mode = configured.and_then(|configured| configured.mode).unwrap_or(facts.tls.mode);
         let mode = if self.direct && mode == TlsMode::Allow { TlsMode::Prefer } else { mode };
-        let server_name = configured.and_then(|configured| configured.server_name.clone());
-        let server_name = server_name.or_else(|| match &facts.tls.name {
-            Some(CertificateName::Cluster(name)) => Some(name.clone()),
-            Some(CertificateName::Pod(suffix)) => Some(format!("{server}{suffix}")),
-            None => None,
-        });
+        let server_name = self.server_name(facts, server);
         let mut tls = TlsFacts { mode, server_name, ca_pem: None, ca_by: CaBy::Cluster, client_identity: None };
         if let Some(secret) = facts.tls.client.as_ref().filter(|_| mode != TlsMode::Disable) {
             tls.client_identity = Some(client_identity(reader, facts, secret).await?);
@@ -49,34 +43,12 @@ impl TlsReader<'_> {
             return Ok(tls);
         }
         if let Some(file) = configured.and_then(|configured| configured.ca_file.as_ref()) {
-            let pem = tokio::fs::read(file).await.map_err(|error| {
-                Failure::from(
-                    Report::fatal(
-                        SqlState::CONFIG_FILE_ERROR,
-                        format!("the CA file {} cannot be read: {}", file.display(), error.kind()),
-                    )
-                    .hint(format!("Correct clusters.\"{full}\".sslrootcert in the configuration")),
-                )
-            })?;
-            (tls.ca_pem, tls.ca_by) = (Some(pem.into()), CaBy::Configuration);
+            (tls.ca_pem, tls.ca_by) = (Some(ca_of_file(facts, file).await?), CaBy::Configuration);
             return Ok(tls);
         }
-        let named = configured.and_then(|configured| configured.ca_config_map.clone());
-        let named = named.map(|(name, key)| {
-            let field = format!("clusters.\"{full}\".sslrootcert");
-            // Named by the configuration, and written by whoever may write ConfigMaps there.
-            (CaSource::ConfigMap(Reference::new(&name, field), key), CaBy::Cluster)
-        });
-        let known = facts.tls.ca.iter().map(|source| {
-            let by = match source {
-                CaSource::Own { source, .. } => CaBy::Secret(source.clone()),
-                _ => CaBy::Cluster,
-            };
-            (source.clone(), by)
-        });
         // A CA that only the cluster speaks for is of no use where nobody asked for it.
-        let worth = named.into_iter().chain(known).filter(|(_, by)| verified || *by != CaBy::Cluster);
-        for (source, by) in worth {
+        let worth = |by: &CaBy| verified || *by != CaBy::Cluster;
+        for (source, by) in self.authorities(facts).filter(|(_, by)| worth(by)) {
             if let Some(pem) = authority(reader, facts, &source).await? {
                 (tls.ca_pem, tls.ca_by) = (Some(pem), by);
                 break;
@@ -89,6 +61,47 @@ impl TlsReader<'_> {
             _ => Ok(tls),
         }
     }
+
+    /// The name that the server's certificate is to carry, where one is known.
+    fn server_name(&self, facts: &Facts, server: &str) -> Option<String> {
+        let configured = self.configured.and_then(|configured| configured.server_name.clone());
+        configured.or_else(|| match &facts.tls.name {
+            Some(CertificateName::Cluster(name)) => Some(name.clone()),
+            Some(CertificateName::Pod(suffix)) => Some(format!("{server}{suffix}")),
+            None => None,
+        })
+    }
+
+    /// Where a CA may be, in the order in which it is looked for, and who speaks for it.
+    fn authorities<'f>(&self, facts: &'f Facts) -> impl Iterator<Item = (CaSource, CaBy)> + use<'f> {
+        let named = self.configured.and_then(|configured| configured.ca_config_map.clone());
+        let named = named.map(|(name, key)| {
+            // Named by the configuration, and written by whoever may write ConfigMaps there.
+            (CaSource::ConfigMap(Reference::new(&name, setting(facts)), key), CaBy::Cluster)
+        });
+        let known = facts.tls.ca.iter().map(|source| {
+            let by = match source {
+                CaSource::Own { source, .. } => CaBy::Secret(source.clone()),
+                _ => CaBy::Cluster,
+            };
+            (source.clone(), by)
+        });
+        named.into_iter().chain(known)
+    }
+}
+
+/// What the configuration calls a cluster's CA.
+fn setting(facts: &Facts) -> String {
+    format!("clusters.\"{}\".sslrootcert", facts.full())
+}
+
+async fn ca_of_file(facts: &Facts, file: &Path) -> Result<Arc<[u8]>, Failure> {
+    let read = tokio::fs::read(file).await;
+    read.map(Arc::from).map_err(|error| {
+        let message = format!("the CA file {} cannot be read: {}", file.display(), error.kind());
+        let hint = format!("Correct {} in the configuration", setting(facts));
+        Report::fatal(SqlState::CONFIG_FILE_ERROR, message).hint(hint).into()
+    })
 }
 
 /// An object asks for a certificate that is verified, and its author had the CA in a file.

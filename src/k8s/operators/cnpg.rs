@@ -9,7 +9,7 @@ use super::{
     facts::{CaSource, CertificateName, Facts, Halt, Members, OwnedDatabase, Tls},
     leader::Leader,
     login::{LoginKind, LoginSource},
-    system::{Labels, Member, PodLabels, System},
+    system::{Labels, Member, PodLabels, System, keeps_md5, tag},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -100,10 +100,7 @@ impl System for Cnpg {
             standby: is_replica_cluster(&cluster.spec),
             phase: cluster.status("/phase").unwrap_or_default().to_owned(),
             tls: tls(name, ca),
-            md5: cluster
-                .spec("/imageName")
-                .and_then(|image| image.rsplit_once(':'))
-                .is_some_and(|(_, tag)| super::system::keeps_md5(tag)),
+            md5: cluster.spec("/imageName").is_some_and(|image| keeps_md5(tag(image))),
             logins: logins(cluster, name, database, owner),
             databases: database.map(str::to_owned).into_iter().collect(),
             owned: database.zip(owner).map(|(database, owner)| owned(database, owner)).into_iter().collect(),

@@ -15,7 +15,7 @@ use crate::{
     k8s::api::{
         access::ListQuery,
         names::{ObjectName, Reference},
-        objects::{Object, Pod},
+        objects::{Meta, Object, Pod},
         resource::{Resource, SECRETS},
     },
     upstream::{Mode, TlsMode},
@@ -66,16 +66,7 @@ fn read_facts(
         return Err(Broken { key: connection.host_key, why: "names servers on different ports" });
     }
     let missing = if connection.user.is_none() { "user" } else { "host" };
-    let database = connection.database.clone();
     let replica = lead(&connection.replicas, &connection.replica_key)?;
-    let mode = match (connection.mode, external, &connection.ca) {
-        (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
-        (None, true, Some(_)) => TlsMode::VerifyCa,
-        (mode, _, _) => mode.unwrap_or_default(),
-    };
-    let superuser = connection.user.as_deref() == Some(POSTGRES);
-    let kind = if superuser { LoginKind::Superuser } else { LoginKind::Application };
-    let default = database.as_deref().unwrap_or(POSTGRES);
     Ok(Facts {
         broken: (!connection.is_complete())
             .then(|| format!("Secret {}/{} has no key that names the {missing}", meta.namespace, meta.name)),
@@ -83,30 +74,41 @@ fn read_facts(
         // Where nothing in Kubernetes says, the servers are asked.
         leader: Leader::Ask,
         replicas: replica,
-        wants: connection.attributes.map(|attributes| match attributes {
-            Attributes::Any => Wants::Only(Mode::Any),
-            Attributes::Primary => Wants::Only(Mode::Rw),
-            Attributes::Standby => Wants::Only(Mode::Ro),
-            Attributes::PreferStandby => Wants::ReplicaFirst,
-        }),
-        tls: Tls {
-            mode,
-            name: certificate_name(&connection.hosts),
-            asked: (!connection.mode_key.is_empty())
-                .then(|| format!("the key \"{}\" of {}", connection.mode_key, meta.secret_source())),
-            ca: connection.ca.map(|pem| CaSource::Own { pem, source: meta.secret_source() }).into_iter().collect(),
-            ..Tls::default()
-        },
-        logins: vec![LoginSource::new(
-            kind,
-            connection.user.as_deref(),
-            Some(Reference::computed(&meta.name)),
-            Keys::Connection,
-            default,
-        )],
-        databases: database.into_iter().collect(),
+        wants: connection.attributes.map(wants),
+        tls: tls(&connection, external, meta),
+        logins: vec![login(&connection, &meta.name)],
+        databases: connection.database.into_iter().collect(),
         ..Facts::of(object, name, members)
     })
+}
+
+fn wants(attributes: Attributes) -> Wants {
+    match attributes {
+        Attributes::Any => Wants::Only(Mode::Any),
+        Attributes::Primary => Wants::Only(Mode::Rw),
+        Attributes::Standby => Wants::Only(Mode::Ro),
+        Attributes::PreferStandby => Wants::ReplicaFirst,
+    }
+}
+
+/// As the Secret says; and to a server outside, where nothing else encrypts, nothing in the clear.
+fn tls(connection: &Connection, external: bool, meta: &Meta) -> Tls {
+    let mode = match (connection.mode, external, &connection.ca) {
+        (Some(TlsMode::Allow) | None, true, None) => TlsMode::Require,
+        (None, true, Some(_)) => TlsMode::VerifyCa,
+        (mode, _, _) => mode.unwrap_or_default(),
+    };
+    let source = meta.secret_source();
+    let asked = (!connection.mode_key.is_empty()).then(|| format!("the key \"{}\" of {source}", connection.mode_key));
+    let ca = connection.ca.clone().map(|pem| CaSource::Own { pem, source });
+    Tls { mode, name: certificate_name(&connection.hosts), asked, ca: ca.into_iter().collect(), ..Tls::default() }
+}
+
+fn login(connection: &Connection, secret: &str) -> LoginSource {
+    let user = connection.user.as_deref();
+    let kind = if user == Some(POSTGRES) { LoginKind::Superuser } else { LoginKind::Application };
+    let database = connection.database.as_deref().unwrap_or(POSTGRES);
+    LoginSource::new(kind, user, Some(Reference::computed(secret)), Keys::Connection, database)
 }
 
 /// The name that the servers' certificates carry: each its own host's, where the hosts are pods of one Service.

@@ -78,8 +78,7 @@ impl<'a> Container<'a> {
 
     /// The image's tag; empty where it has none.
     pub(super) fn tag(&self) -> &'a str {
-        let tagged = self.reference().split('@').next().and_then(|image| image.split_once(':'));
-        tagged.map(|(_, tag)| tag).unwrap_or_default()
+        super::system::tag(text(self.json, "/image").unwrap_or_default())
     }
 
     /// The image without its registry.

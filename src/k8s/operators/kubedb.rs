@@ -6,7 +6,7 @@ use super::{
     facts::POSTGRES,
     facts::{CaSource, CertificateName, Facts, Halt, Members, Tls},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Labels, Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role, keeps_md5},
 };
 use crate::{
     k8s::api::{
@@ -103,7 +103,7 @@ impl System for KubeDb {
             halt: facts.halt.clone().or_else(|| halted(object, namespace, name)),
             phase: object.status("/phase").unwrap_or_default().to_owned(),
             tls: tls(object),
-            md5: object.spec("/version").is_some_and(super::system::keeps_md5),
+            md5: object.spec("/version").is_some_and(keeps_md5),
             logins: vec![login(secret)],
             instances: object.number("/replicas").unwrap_or(1).try_into().unwrap_or(1),
             services: ["", "-standby", "-pods", "-rr"].iter().map(|suffix| format!("{name}{suffix}")).collect(),

@@ -5,7 +5,7 @@ use super::{
     facts::POSTGRES,
     facts::{Facts, Members, Port},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Labels, Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role, keeps_md5, sized, tag},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -48,22 +48,13 @@ impl System for Kubegres {
             let secret = Reference::new(secret, "spec.env[].valueFrom.secretKeyRef.name");
             LoginSource::new(LoginKind::Superuser, Some(POSTGRES), Some(secret), keys, POSTGRES)
         });
-        let instances = object.number("/replicas").unwrap_or(1);
-        let facts = Facts::of(object, name, Members::Labelled);
+        let facts = sized(Facts::of(object, name, Members::Labelled), &self.resource(), object, "replicas");
         Some(Facts {
             port: Port::Number(
                 object.number("/port").and_then(|port| port.try_into().ok()).unwrap_or(super::facts::PORT),
             ),
-            halt: facts
-                .halt
-                .clone()
-                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "replicas")),
-            md5: object
-                .spec("/image")
-                .and_then(|image| image.rsplit_once(':'))
-                .is_some_and(|(_, tag)| super::system::keeps_md5(tag)),
+            md5: object.spec("/image").is_some_and(|image| keeps_md5(tag(image))),
             logins: logins.into_iter().collect(),
-            instances: instances.try_into().unwrap_or(1),
             services: vec![name.to_string(), format!("{name}-replica")],
             ..facts
         })

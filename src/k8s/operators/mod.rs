@@ -13,6 +13,7 @@ mod connection_secrets;
 mod connection_uri;
 mod container;
 mod crunchy;
+mod cybertec;
 pub(in crate::k8s) mod facts;
 mod kubeblocks;
 mod kubedb;

@@ -1,7 +1,7 @@
 //! What Patroni leaves in Kubernetes (<https://github.com/patroni/patroni>, `patroni/dcs/kubernetes.py`).
 
 use super::leader::{Leader, Word};
-use crate::k8s::api::objects::{LeaderObject, Pod};
+use crate::k8s::api::{endpoints::LeaderObject, objects::Pod};
 
 /// The annotations that only Patroni writes.
 const TRACES: [&str; 4] = ["ttl", "renewTime", "transitions", "acquireTime"];

@@ -3,7 +3,7 @@
 use super::{
     access_secrets, cnpg,
     configured::{Configured, Layout},
-    connection_secrets, crunchy, kubeblocks, kubedb, kubegres, marked, stackgres,
+    connection_secrets, crunchy, cybertec, kubeblocks, kubedb, kubegres, marked, stackgres,
     system::{Labels, SystemRef},
     tembo, workloads,
     zalando::{Zalando, ZalandoParams},
@@ -43,6 +43,7 @@ impl Systems {
             Arc::new(cnpg::CLOUDNATIVE_PG) as SystemRef,
             Arc::new(cnpg::EDB),
             Arc::new(Zalando::new(params.zalando.clone())),
+            Arc::new(cybertec::Cybertec::new()),
             Arc::new(crunchy::PERCONA),
             Arc::new(crunchy::CRUNCHY),
             Arc::new(stackgres::StackGres),

@@ -6,7 +6,7 @@ use super::{
     facts::{CaSource, Facts, Members, Tls},
     leader::{Leader, LeaderSource},
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Labels, Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role, keeps_md5, sized},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -75,19 +75,13 @@ impl System for StackGres {
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
         let name = &meta.name;
-        let instances = object.number("/instances").unwrap_or(1);
-        let facts = Facts::of(object, name, Members::Labelled);
+        let facts = sized(Facts::of(object, name, Members::Labelled), &self.resource(), object, "instances");
         Some(Facts {
             leader: leader(object),
-            halt: facts
-                .halt
-                .clone()
-                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "instances")),
             standby: object.spec.pointer("/replicateFrom").is_some_and(|from| !from.is_null()),
             tls: tls(object, name),
-            md5: object.spec("/postgres/version").is_some_and(super::system::keeps_md5),
+            md5: object.spec("/postgres/version").is_some_and(keeps_md5),
             logins: vec![login(name)],
-            instances: instances.try_into().unwrap_or(1),
             services: services(name),
             ..facts
         })

@@ -209,8 +209,17 @@ pub(in crate::k8s) enum Member {
     Fenced,
 }
 
-/// A cluster that should have no instances.
-pub(super) fn scaled_to_zero(resource: &Resource, object: &Object, instances: u64, field: &str) -> Option<Halt> {
+/// The facts with as many instances as this field of the spec says; a cluster that should have none is halted.
+pub(super) fn sized(facts: Facts, resource: &Resource, object: &Object, field: &str) -> Facts {
+    let instances = object.number(&format!("/{field}")).unwrap_or(1);
+    Facts {
+        halt: facts.halt.or_else(|| scaled_to_zero(resource, object, instances, field)),
+        instances: instances.try_into().unwrap_or(1),
+        ..facts
+    }
+}
+
+fn scaled_to_zero(resource: &Resource, object: &Object, instances: u64, field: &str) -> Option<Halt> {
     let meta = &object.metadata;
     (instances == 0).then(|| Halt {
         state: "scaled to zero",
@@ -232,11 +241,33 @@ pub(super) fn keeps_md5(version: &str) -> bool {
     digits.parse::<u32>().is_ok_and(|major| major < SCRAM)
 }
 
+/// The tag of an image; empty where its name has none.
+pub(super) fn tag(image: &str) -> &str {
+    // A registry may have a port, and a digest has a colon, too.
+    let name = image.rsplit('/').next().unwrap_or_default();
+    let tagged = name.split('@').next().and_then(|name| name.split_once(':'));
+    tagged.map(|(_, tag)| tag).unwrap_or_default()
+}
+
 /// A member by the value of a role label.
 pub(super) fn by_role(role: Option<&str>) -> Member {
     match role {
         Some("primary" | "master") => Member::Primary,
         Some("replica" | "standby" | "secondary") => Member::Replica,
         _ => Member::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last colon of an image is a digest's where it has one: a server of version 17 was taken for one that keeps MD5.
+    #[test]
+    fn a_tag_is_neither_a_digest_nor_a_port() {
+        assert_eq!(tag("localhost:5000/team/postgres:17.2@sha256:0a1b"), "17.2");
+        assert_eq!(tag("postgres:13-alpine"), "13-alpine");
+        assert_eq!(["postgres@sha256:0a1b", "localhost:5000/postgres", ""].map(tag), [""; 3]);
+        assert!(!keeps_md5(tag("postgres:17@sha256:0a1b")) && keeps_md5(tag("postgres:13-alpine")));
     }
 }

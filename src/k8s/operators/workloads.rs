@@ -11,7 +11,7 @@ use super::{
     facts::{CaSource, Facts, Members, Port, Tls},
     leader::Leader,
     login::{Hidden, KeyOf, Keys, LoginKind, LoginSource, Part},
-    system::{Labels, Member, PodLabels, Rank, System, SystemRef},
+    system::{Labels, Member, PodLabels, Rank, System, SystemRef, keeps_md5, sized},
 };
 use crate::k8s::api::{
     names::ObjectName,
@@ -115,6 +115,15 @@ fn source(
     LoginSource::new(kind, role, secret, Keys::Named { user, password, database: database_part }, database)
 }
 
+/// Where the CA of Bitnami's image is mounted from.
+fn ca(server: &Container<'_>) -> Option<CaSource> {
+    let Variable::In(places) = server.first(&["POSTGRESQL_TLS_CA"])? else { return None };
+    places.into_iter().find_map(|place| match place {
+        KeyOf::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
+        KeyOf::ConfigMap(..) => None,
+    })
+}
+
 impl System for Workload {
     fn name(&self) -> &'static str {
         self.system
@@ -169,33 +178,20 @@ impl System for Workload {
         let is_reader = chart.is_some() && object.metadata.label(charts::COMPONENT) == Some(charts::READ);
         // A replica's environment does not name the database, and tells nothing else that the primary's does not.
         let (logins, database) = if is_reader { (Vec::new(), None) } else { logins(&server) };
-        let instances = object.number("/replicas").unwrap_or(1);
-        let ca = server.first(&["POSTGRESQL_TLS_CA"]).and_then(|ca| match ca {
-            Variable::In(places) => places.into_iter().find_map(|place| match place {
-                KeyOf::Secret(secret, key) => Some(CaSource::Secret(secret, key)),
-                KeyOf::ConfigMap(..) => None,
-            }),
-            Variable::Literal(_) | Variable::Joined(_) => None,
-        });
         let selector = chart.as_ref().and_then(|chart| chart.selector.clone()).unwrap_or(own);
         let replicated = chart.as_ref().is_some_and(|chart| chart.replicated);
-        let facts = Facts::of(object, name, Members::Selected(selector));
-        let fixed = self.resource == STATEFUL_SETS && (replicated || instances == 1);
+        let facts = sized(Facts::of(object, name, Members::Selected(selector)), &self.resource, object, "replicas");
+        let fixed = self.resource == STATEFUL_SETS && (replicated || facts.instances == 1);
         let aliases = chart.as_ref().and_then(|chart: &Chart| chart.release.clone()).into_iter().collect();
         Some(Facts {
             flavor: chart.as_ref().map(|chart| chart.flavor),
             port: Port::Number(server.port()),
             // A chart's label never moves; elsewhere only the servers know.
             leader: if replicated { Leader::Unsaid } else { Leader::Ask },
-            halt: facts
-                .halt
-                .clone()
-                .or_else(|| super::system::scaled_to_zero(&self.resource, object, instances, "replicas")),
-            tls: Tls { ca: ca.into_iter().collect(), ..Tls::default() },
-            md5: super::system::keeps_md5(server.tag()),
+            tls: Tls { ca: ca(&server).into_iter().collect(), ..Tls::default() },
+            md5: keeps_md5(server.tag()),
             logins,
             databases: database.into_iter().collect(),
-            instances: instances.try_into().unwrap_or(1),
             ready: Some(
                 object.status.pointer("/readyReplicas").and_then(Value::as_u64).unwrap_or(0).try_into().unwrap_or(0),
             ),

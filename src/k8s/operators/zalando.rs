@@ -8,7 +8,7 @@ use super::{
     facts::{CaSource, Facts, Members, OwnedDatabase, Tls},
     leader::LeaderSource,
     login::{Keys, LoginKind, LoginSource, Part},
-    system::{Labels, Member, PodLabels, System, by_role},
+    system::{Labels, Member, PodLabels, System, by_role, sized},
 };
 use crate::k8s::api::{
     names::{Namespace, ObjectName, Reference},
@@ -236,17 +236,12 @@ impl System for Zalando {
 
     fn read(&self, object: &Object) -> Option<Facts> {
         let meta = &object.metadata;
-        let instances = object.number("/numberOfInstances").unwrap_or(1);
         let facts = Facts::of(object, &meta.name, Members::Labelled);
+        let facts = sized(facts, &self.resource(), object, "numberOfInstances");
         let facts = Facts {
-            halt: facts
-                .halt
-                .clone()
-                .or_else(|| super::system::scaled_to_zero(&self.resource(), object, instances, "numberOfInstances")),
             standby: object.spec.pointer("/standby").is_some_and(|standby| !standby.is_null()),
             phase: object.status("/PostgresClusterStatus").unwrap_or_default().to_owned(),
             tls: tls(object),
-            instances: instances.try_into().unwrap_or(1),
             services: services(&meta.name),
             ..facts
         };

