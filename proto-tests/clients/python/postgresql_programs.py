@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 
 import cells
+from terminal import Terminal
 
 MODE = os.environ["CLIENT_TLS"]
 OWNER = "app@shop.prod"
@@ -52,6 +53,36 @@ def fresh():
 
 def restored(name):
     cells.same(sql("select count(*), sum(length(line)) from dumped.t7", REPLICA, name), "5000|247500")
+
+
+def at_terminal():
+    sql("drop table if exists terminal_of_ferries; create table terminal_of_ferries as select generate_series(1, 3)")
+    conninfo = f"host={cells.HOST} port={cells.PORT} user={OWNER} dbname=app sslmode={MODE}"
+    terminal = Terminal("psql", "-X", "-P", "pager=off", "-v", "PROMPT1=at %/> ", conninfo)
+    prompt = "at app> "
+    terminal.see(prompt)
+    # The name is not there unless Tab has asked the server for it.
+    terminal.type("select 'counted ' || count(*) from terminal_of_fe\t")
+    terminal.see("terminal_of_ferries")
+    terminal.type(";\r")
+    terminal.see("counted 3")
+    terminal.see(prompt)
+    terminal.type("select pg_sleep(3600);\r")
+    look = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(3600);'"
+    cells.wait_until(lambda: sql(look) == "1")
+    terminal.type("\x03")
+    terminal.see("canceling statement due to user request")
+    terminal.see(prompt)
+    terminal.type("select 'seen ' || 6 * 7 \\watch 0.1\r")
+    for _ in range(3):
+        terminal.see("seen 42")
+    terminal.type("\x03")
+    terminal.see(prompt)
+    terminal.type("select 'still ' || 'on';\r")
+    terminal.see("still on")
+    terminal.see(prompt)
+    terminal.type("\\q\r")
+    cells.same(terminal.ended(), 0)
 
 
 def createdb():
@@ -172,6 +203,7 @@ cells.run(
     version,
     {
         "pg_isready": isready,
+        "psql at a terminal": at_terminal,
         "createdb, dropdb": createdb,
         "pg_dump": dump,
         "pg_dump -j 4, pg_restore -j 4": dump_jobs,

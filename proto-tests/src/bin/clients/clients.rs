@@ -230,6 +230,7 @@ pub(crate) const ALL: &[Client] = &[
         core: true,
         kind: Kind::Programs(&[
             cell("pg_isready", "asks for the database `shop.prod`"),
+            cell("psql at a terminal", "Tab completes a table's name; Ctrl-C ends a query, and a `\\watch`"),
             cell("createdb, dropdb", "a database, as a further role"),
             cell("pg_dump", "a schema as a script, which psql reads into another database"),
             cell("pg_dump -j 4, pg_restore -j 4", "a schema as a folder, into another database"),
