@@ -261,6 +261,18 @@ pub(crate) const ALL: &[Client] = &[
         lacks: &[],
     },
     Client {
+        name: "Node programs",
+        core: false,
+        kind: Kind::Programs(&[
+            cell("knex", "a migration up and down; a pool whose sessions the server ends; a timeout that cancels"),
+            cell("Prisma", "its client with `@prisma/adapter-pg`: relations, transactions, a pool; not its migrations"),
+        ]),
+        source: Source::Node,
+        program: &["frameworks.mjs"],
+        prefers_tls: false,
+        lacks: &[],
+    },
+    Client {
         name: "pgAdmin 4",
         core: false,
         kind: Kind::Programs(&[

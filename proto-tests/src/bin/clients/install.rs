@@ -154,13 +154,16 @@ impl Installer {
             for file in ["package.json", "package-lock.json"] {
                 fs::copy(programs.join(file), folder.join(file))?;
             }
-            done("npm", ["ci", "--no-audit", "--no-fund", "--prefix", &folder.to_string_lossy()]).await
+            // Prisma's scripts would fetch a program that is not of the registry, and no other package needs its own.
+            let words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"];
+            done("npm", words.into_iter().chain([folder.to_string_lossy().as_ref()])).await
         });
         let folder = folder.await?;
         // A module is looked for beside the file that names it.
         for file in fs::read_dir(&programs)? {
             let file = file?.path();
-            if let Some(name) = file.file_name().filter(|_| file.extension() == Some(OsStr::new("mjs"))) {
+            let wanted = file.extension().is_some_and(|kind| kind == "mjs" || kind == "prisma");
+            if let Some(name) = file.file_name().filter(|_| wanted) {
                 fs::copy(&file, folder.join(name))?;
             }
         }
