@@ -273,6 +273,18 @@ pub(crate) const ALL: &[Client] = &[
         lacks: &[],
     },
     Client {
+        name: "Ruby programs",
+        core: false,
+        kind: Kind::Programs(&[cell(
+            "Active Record",
+            "a migration up and down, models with a search path; a pool whose sessions the server ends",
+        )]),
+        source: Source::Debian("ruby3.3"),
+        program: &["/clients/frameworks.rb"],
+        prefers_tls: false,
+        lacks: &[],
+    },
+    Client {
         name: "pgAdmin 4",
         core: false,
         kind: Kind::Programs(&[

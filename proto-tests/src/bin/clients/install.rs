@@ -238,8 +238,10 @@ impl Installer {
 
     async fn debian(&self, interpreter: &str) -> anyhow::Result<Tool> {
         let root = self.cache.join("pgferry-scripts");
-        if !root.join("usr/bin/ruby3.3").exists() {
-            debootstrapped(&root, "ruby-pg,php8.4-cli,php8.4-pgsql").await?;
+        let stamp = root.join("packages");
+        if fs::read_to_string(&stamp).map_or(true, |found| found != SCRIPTS) {
+            debootstrapped(&root, SCRIPTS).await?;
+            fs::write(stamp, SCRIPTS)?;
         }
         // A whole Debian has these by a package that does nothing else.
         for name in ["lib", "lib64"] {
@@ -250,7 +252,7 @@ impl Installer {
         // The programs are seen from inside.
         let seen = root.join("clients");
         fs::create_dir_all(&seen)?;
-        for file in ["ruby/cells.rb", "php/cells.php"] {
+        for file in ["ruby/cells.rb", "ruby/frameworks.rb", "php/cells.php"] {
             let file = programs(file);
             fs::copy(&file, seen.join(file.file_name().context("a name")?))?;
         }
@@ -260,6 +262,8 @@ impl Installer {
 }
 
 const OURS: &str = "pgferry-clients";
+/// Debian's packages of languages that are run from a folder of their own.
+const SCRIPTS: &str = "ruby-pg,ruby-activerecord,php8.4-cli,php8.4-pgsql";
 
 /// A folder of the programs that run the clients.
 fn programs(language: &str) -> PathBuf {
