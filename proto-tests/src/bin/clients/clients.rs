@@ -318,4 +318,19 @@ pub(crate) const ALL: &[Client] = &[
         prefers_tls: false,
         lacks: &[],
     },
+    Client {
+        name: "Java migrations",
+        core: false,
+        kind: Kind::Programs(&[
+            cell(
+                "Flyway",
+                "two at a time, one of which waits for the lock of the other; COPY, an index made concurrently, clean",
+            ),
+            cell("Liquibase", "update, and rollback"),
+        ]),
+        source: Source::Java,
+        program: &["42.7.14", "Migrations"],
+        prefers_tls: false,
+        lacks: &[],
+    },
 ];
