@@ -37,7 +37,8 @@ pub fn copy_out() -> String {
 #[derive(Debug, Default)]
 pub struct Told {
     pub message: String,
-    pub code: String,
+    /// None where the driver does not tell it.
+    pub code: Option<String>,
     pub hint: Option<String>,
 }
 
@@ -65,8 +66,11 @@ pub async fn is<C: Connection>(connection: &mut C, sql: &str, wanted: &str) -> R
     same(connection.value(sql, None).await?.as_str(), wanted)
 }
 
-async fn fails<C: Connection>(connection: &mut C, sql: &str) -> Result<String> {
-    Ok(C::told(&connection.value(sql, None).await.err().context("no error came")?).code)
+/// The code must be right, or the words where a driver has no codes; gives what told it.
+async fn fails<C: Connection>(connection: &mut C, sql: &str, (code, words): (&str, &str)) -> Result<&'static str> {
+    let told = C::told(&connection.value(sql, None).await.err().context("no error came")?);
+    ensure!(told.message.contains(words), "{}", told.message);
+    told.code.map_or(Ok("message"), |found| same(found.as_str(), code).map(|()| ""))
 }
 
 /// Waits until the server is at work on a sleep.
@@ -106,15 +110,16 @@ async fn transaction<C: Connection>() -> Result<()> {
     Ok(())
 }
 
-async fn error<C: Connection>() -> Result<()> {
+async fn error<C: Connection>() -> Result<String> {
     let mut one: C = open().await?;
-    same(fails(&mut one, "select (1 / 0)::text").await?.as_str(), "22012")?;
+    let told = fails(&mut one, "select (1 / 0)::text", ("22012", "division by zero")).await?;
     is(&mut one, "select 'on'", "on").await?;
     one.run("begin").await?;
-    same(fails(&mut one, "select nothing").await?.as_str(), "42703")?;
-    same(fails(&mut one, "select 'on'").await?.as_str(), "25P02")?;
+    fails(&mut one, "select nothing", ("42703", "\"nothing\" does not exist")).await?;
+    fails(&mut one, "select 'on'", ("25P02", "current transaction is aborted")).await?;
     one.run("rollback").await?;
-    is(&mut one, "select 'on'", "on").await
+    is(&mut one, "select 'on'", "on").await?;
+    Ok(told.to_owned())
 }
 
 async fn large<C: Connection>() -> Result<()> {
@@ -146,9 +151,10 @@ async fn twenty<C: Connection>() -> Result<()> {
 
 async fn refused<C: Connection>(user: &str, database: &str, (code, words): (&str, &[&str])) -> Result<String> {
     let told = C::told(&C::connect(user, database, false).await.err().context("no error came")?);
-    same(told.code.as_str(), code)?;
     ensure!(words.iter().all(|word| told.message.contains(word)), "{}", told.message);
-    ensure!(told.hint.is_some_and(|hint| !hint.is_empty()), "no hint");
+    ensure!(told.hint.is_some_and(|hint| !hint.trim().is_empty()), "no hint");
+    let Some(found) = told.code else { return Ok("message, hint".to_owned()) };
+    same(found.as_str(), code)?;
     Ok("message, SQLSTATE, hint".to_owned())
 }
 
@@ -167,7 +173,7 @@ async fn cell<C: Connection>(name: &str) -> Result<String> {
         "simple query" => is(&mut open::<C>().await?, "select 'Fähre ' || 6 * 7", "Fähre 42").await?,
         "prepared" => prepared::<C>().await?,
         "transaction" => transaction::<C>().await?,
-        "error" => error::<C>().await?,
+        "error" => return error::<C>().await,
         "64 MiB" => large::<C>().await?,
         "reconnect" => reconnect::<C>().await?,
         "20 at once" => twenty::<C>().await?,
@@ -203,9 +209,14 @@ pub async fn run<C: Connection>(version: &str) {
         if *name == "direct TLS" && !tls() {
             continue;
         }
-        match cell::<C>(name).await {
-            Ok(detail) => say(&json!({"cell": name, "ok": true, "detail": detail})),
-            Err(error) => say(&json!({"cell": name, "ok": false, "detail": format!("{error:?}")})),
-        }
+        ran(name, cell::<C>(name).await);
+    }
+}
+
+/// Says what came of a cell.
+pub fn ran(cell: &str, outcome: Result<String>) {
+    match outcome {
+        Ok(detail) => say(&json!({"cell": cell, "ok": true, "detail": detail})),
+        Err(error) => say(&json!({"cell": cell, "ok": false, "detail": format!("{error:?}")})),
     }
 }

@@ -39,7 +39,7 @@ impl Connection for Session {
             || Told { message: format!("{error:?}"), ..Told::default() },
             |told| Told {
                 message: told.message().to_owned(),
-                code: told.code().to_owned(),
+                code: Some(told.code().to_owned()),
                 hint: told.hint().map(str::to_owned),
             },
         )

@@ -107,7 +107,7 @@ impl Connection for Session {
             || Told { message: format!("{error:?}"), ..Told::default() },
             |told| Told {
                 message: told.message().to_owned(),
-                code: told.code().code().to_owned(),
+                code: Some(told.code().code().to_owned()),
                 hint: told.hint().map(str::to_owned),
             },
         )
@@ -152,7 +152,7 @@ impl Session {
             anyhow::Ok(token.cancel_query(connector()).await?)
         };
         let (ended, ()) = tokio::try_join!(sleep, stop)?;
-        same(Self::told(&ended.err().context("no error came")?.into()).code.as_str(), "57014")?;
+        same(Self::told(&ended.err().context("no error came")?.into()).code.as_deref(), Some("57014"))?;
         cells::is(&mut self, "select 'on'", "on").await
     }
 
