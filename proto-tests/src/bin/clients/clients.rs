@@ -257,6 +257,18 @@ pub(crate) const ALL: &[Client] = &[
         lacks: &[],
     },
     Client {
+        name: "PostgreSQL's regression suite",
+        core: false,
+        kind: Kind::Programs(&[cell(
+            "PostgreSQL's regression suite",
+            "its 224 scripts, by pg_regress as a superuser, print what they print directly",
+        )]),
+        source: Source::Regression,
+        program: &["regression.py"],
+        prefers_tls: false,
+        lacks: &[],
+    },
+    Client {
         name: "Python programs",
         core: false,
         kind: Kind::Programs(&[

@@ -33,6 +33,8 @@ pub(crate) enum Source {
     Rust(&'static str),
     /// PostgreSQL's own programs of version 17, as Debian has them.
     Postgres17,
+    /// The same, and the scripts of its regression suite, which a package of `PyPI` has in its source.
+    Regression,
     /// The same of another version, as this machine has them.
     PostgresHere(u32),
     /// Packages of Debian: an interpreter and its drivers.
@@ -48,6 +50,8 @@ pub(crate) struct Tool {
     folder: Option<PathBuf>,
     /// What is looked for before all else.
     path: Option<PathBuf>,
+    /// A folder that the program reads, as `CLIENT_SCRIPTS`.
+    scripts: Option<PathBuf>,
 }
 
 impl Tool {
@@ -64,6 +68,9 @@ impl Tool {
         let path = env::var_os("PATH").unwrap_or_default();
         let all = self.path.iter().cloned().chain(env::split_paths(&path));
         command.env("PATH", env::join_paths(all).unwrap_or(path.clone()));
+        if let Some(scripts) = &self.scripts {
+            command.env("CLIENT_SCRIPTS", scripts);
+        }
         command
     }
 }
@@ -107,6 +114,7 @@ impl Installer {
             Source::Go(name) => self.go(name).await,
             Source::Rust(name) => self.rust(name).await,
             Source::Postgres17 => self.postgres_17().await,
+            Source::Regression => self.regression().await,
             Source::PostgresHere(major) => postgres_here(major).await,
             Source::Debian(interpreter) => self.debian(interpreter).await,
         }
@@ -144,7 +152,7 @@ impl Installer {
             done(&pip, ["install".as_ref(), "--quiet".as_ref(), "--requirement".as_ref(), file.as_os_str()]).await
         });
         let lead = vec![folder.await?.join("bin/python").into_os_string()];
-        Ok(Tool { lead, folder: Some(programs), path: None })
+        Ok(Tool { lead, folder: Some(programs), ..Tool::default() })
     }
 
     async fn node(&self) -> anyhow::Result<Tool> {
@@ -167,7 +175,7 @@ impl Installer {
                 fs::copy(&file, folder.join(name))?;
             }
         }
-        Ok(Tool { lead: vec!["node".into()], folder: Some(folder), path: None })
+        Ok(Tool { lead: vec!["node".into()], folder: Some(folder), ..Tool::default() })
     }
 
     async fn java(&self) -> anyhow::Result<Tool> {
@@ -191,7 +199,7 @@ impl Installer {
         let (classes, jars) = (classes.display(), jars.display());
         let path = format!("{classes}:{jars}/postgresql-$driver.jar:$(printf %s: {jars}/[!p]*.jar)");
         let script = format!("driver=$1; shift; exec java -cp \"{path}\" \"$@\"");
-        Ok(Tool { lead: ["sh", "-c", &script, "java"].map(Into::into).into(), folder: None, path: None })
+        Ok(Tool { lead: ["sh", "-c", &script, "java"].map(Into::into).into(), ..Tool::default() })
     }
 
     async fn go(&self, name: &str) -> anyhow::Result<Tool> {
@@ -201,7 +209,7 @@ impl Installer {
         let words: [&OsStr; 6] =
             ["-C".as_ref(), programs.as_ref(), "build".as_ref(), "-o".as_ref(), output.as_ref(), package.as_ref()];
         done("go", words).await?;
-        Ok(Tool { lead: Vec::new(), folder: Some(folder), path: None })
+        Ok(Tool { lead: Vec::new(), folder: Some(folder), ..Tool::default() })
     }
 
     async fn rust(&self, name: &str) -> anyhow::Result<Tool> {
@@ -219,7 +227,7 @@ impl Installer {
             name.as_ref(),
         ];
         done(cargo, words).await?;
-        Ok(Tool { lead: Vec::new(), folder: Some(folder.join("debug")), path: None })
+        Ok(Tool { lead: Vec::new(), folder: Some(folder.join("debug")), ..Tool::default() })
     }
 
     async fn postgres_17(&self) -> anyhow::Result<Tool> {
@@ -233,7 +241,26 @@ impl Installer {
         for program in fs::read_dir(&bin)? {
             wrap(&root, &wrappers, &program?.path())?;
         }
-        Ok(Tool { lead: vec!["python3".into()], folder: Some(programs("python")), path: Some(wrappers) })
+        wrap(&root, &wrappers, &root.join("usr/lib/postgresql/17/lib/pgxs/src/test/regress/pg_regress"))?;
+        Ok(Tool {
+            lead: vec!["python3".into()],
+            folder: Some(programs("python")),
+            path: Some(wrappers),
+            ..Tool::default()
+        })
+    }
+
+    async fn regression(&self) -> anyhow::Result<Tool> {
+        let tool = self.postgres_17().await?;
+        let file = programs("python").join("regress.txt");
+        let folder = self.made("regression", &file, async |folder| {
+            let (file, folder) = (file.to_string_lossy(), folder.to_string_lossy());
+            let words = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pglast", "--dest", &folder];
+            done("python3", words.into_iter().chain(["--requirement", &file])).await?;
+            let unpack = "tar --extract --gzip --strip-components=5 --wildcards '*/test/sql/postgres_regress/*.sql'";
+            done("sh", ["-c", &format!("cd '{folder}' && {unpack} --file pglast-*.tar.gz")]).await
+        });
+        Ok(Tool { scripts: Some(folder.await?), ..tool })
     }
 
     async fn debian(&self, interpreter: &str) -> anyhow::Result<Tool> {
@@ -257,7 +284,7 @@ impl Installer {
             fs::copy(&file, seen.join(file.file_name().context("a name")?))?;
         }
         let root = root.into_os_string();
-        Ok(Tool { lead: vec!["chroot".into(), root, interpreter.into()], folder: None, path: None })
+        Ok(Tool { lead: vec!["chroot".into(), root, interpreter.into()], ..Tool::default() })
     }
 }
 
@@ -312,7 +339,7 @@ async fn postgres_here(major: u32) -> anyhow::Result<Tool> {
     let output = Command::new("psql").arg("--version").output().await.context("psql")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(said.contains(&format!(" {major}.")), "this machine has {said}");
-    Ok(Tool { lead: vec!["python3".into()], folder: Some(programs("python")), path: None })
+    Ok(Tool { lead: vec!["python3".into()], folder: Some(programs("python")), ..Tool::default() })
 }
 
 /// Runs a package manager; what it says is told where it fails.

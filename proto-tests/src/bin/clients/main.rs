@@ -22,8 +22,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clients::Client,
-    install::Installer,
-    run::{Outcome, Ran},
+    install::{Installer, Source},
+    run::{Mode, Outcome, Ran},
     world::World,
 };
 
@@ -95,7 +95,9 @@ async fn main() -> anyhow::Result<ExitCode> {
 /// Installs and runs, in the order in which things come to be there.
 async fn run_all(wanted: &[&'static Client]) -> anyhow::Result<Vec<Outcome>> {
     let installer = Arc::new(Installer::new()?);
-    let world = Arc::new(World::start().await?);
+    let twins = wanted.iter().any(|client| client.source == Source::Regression);
+    let modes: Vec<_> = Mode::BOTH.into_iter().filter(|_| twins).map(Mode::sslmode).collect();
+    let world = Arc::new(World::start(&modes).await?);
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = Vec::new();
     for client in wanted {

@@ -35,7 +35,7 @@ impl Mode {
     pub(crate) const BOTH: [Self; 2] = [Self::Plaintext, Self::Tls];
 
     /// As libpq's `sslmode` calls it.
-    const fn sslmode(self) -> &'static str {
+    pub(crate) const fn sslmode(self) -> &'static str {
         match self {
             Self::Plaintext => "disable",
             Self::Tls => "require",
@@ -149,6 +149,9 @@ impl Ran<'_> {
         };
         command.env("CLIENT_PORT", pgferry.address().port().to_string());
         command.env("CLIENT_SUBSCRIBER", self.world.subscriber.address().port().to_string());
+        if let Some(directly) = self.world.directly(mode.sslmode()) {
+            command.env("CLIENT_DIRECT", directly.port().to_string());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

@@ -1,6 +1,6 @@
 //! What the clients meet: one cluster on a real PostgreSQL 17, a Kubernetes API made for tests, and pgferry before it.
 
-use std::{env, path::PathBuf};
+use std::{env, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, ensure};
 use proto_tests::{
@@ -25,12 +25,44 @@ pub(crate) struct World {
     pub(crate) without_tls: Subject,
     /// What runs `CREATE SUBSCRIPTION`, without a password.
     pub(crate) subscriber: PostgresServer,
+    /// For the regression suite, which leaves nothing as it was.
+    twins: Vec<Twins>,
     _api: FakeKubernetes,
     _server: PostgresServer,
 }
 
+/// Two servers that are the same, for what is run once directly and once through pgferry.
+struct Twins {
+    mode: &'static str,
+    direct: PostgresServer,
+    _through: PostgresServer,
+}
+
+impl Twins {
+    /// The second one is the cluster `regression-MODE.prod`, with its superuser's Secret.
+    async fn start(api: &FakeKubernetes, mode: &'static str) -> anyhow::Result<Self> {
+        let setup = Setup::new(MAJOR).setting("max_prepared_transactions", "2");
+        let direct = PostgresServer::start(Setup { hba: Hba::Trust, ..setup.clone() }).await?;
+        let password = secrets::make("postgres");
+        let sql = vec![format!("ALTER ROLE postgres PASSWORD '{password}'")];
+        let through = PostgresServer::start(Setup { sql, ..setup }).await?;
+        let name = format!("regression-{mode}");
+        let spec = json!({"instances": 1, "enableSuperuserAccess": true});
+        Cluster::with_spec(api, ("prod", &name), spec, &[through.address()]);
+        let login = [("username", "postgres"), ("password", password.as_str())];
+        api.put("secrets", secret("prod", &format!("{name}-superuser"), &login));
+        Ok(Self { mode, direct, _through: through })
+    }
+}
+
 impl World {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// What is reached without pgferry, where there is such a server for this mode.
+    pub(crate) fn directly(&self, mode: &str) -> Option<SocketAddr> {
+        self.twins.iter().find(|twins| twins.mode == mode).map(|twins| twins.direct.address())
+    }
+
+    /// With twins for each of these modes.
+    pub(crate) async fn start(modes: &[&'static str]) -> anyhow::Result<Self> {
         let binary = binary().await?;
         let (app, reporting) = (secrets::make("app"), secrets::make("reporting"));
         let mut setup = Setup::new(MAJOR).application("app", &app, "app").setting("max_connections", "200");
@@ -53,12 +85,16 @@ impl World {
         });
         Cluster::with_spec(&api, ("prod", "shop"), spec, &[server.address()]).set_password(&app);
         api.put("secrets", secret("prod", "reporting-login", &[("username", "reporting"), ("password", &reporting)]));
+        let mut twins = Vec::new();
+        for mode in modes {
+            twins.push(Twins::start(&api, mode).await?);
+        }
         let binary = binary.to_str().context("a path of text")?;
         let configuration = api.write("config.toml", &admitting(&subscriber).await?);
         let start = || Start::new(binary).env("PGFERRY_CONFIG", &configuration);
         let pgferry = start().serve(&api.kubeconfig()).await;
         let without_tls = start().env("PGFERRY__LISTEN__TLS", "off").serve(&api.kubeconfig()).await;
-        Ok(Self { pgferry, without_tls, subscriber, _api: api, _server: server })
+        Ok(Self { pgferry, without_tls, subscriber, twins, _api: api, _server: server })
     }
 }
 
