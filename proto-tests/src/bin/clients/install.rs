@@ -23,8 +23,8 @@ pub(crate) enum Source {
     Python(&'static str),
     /// The same, for what is used in a browser: Debian's Chromium and its driver.
     PythonInBrowser(&'static str),
-    /// The npm registry.
-    Node,
+    /// The npm registry: a folder of `proto-tests/clients/node` with a lock file.
+    Node(&'static str),
     /// Maven Central.
     Java,
     /// The Go module proxy: a program of `proto-tests/clients/go`.
@@ -109,7 +109,7 @@ impl Installer {
                 browser().await?;
                 self.python(pins).await
             }
-            Source::Node => self.node().await,
+            Source::Node(pins) => self.node(pins).await,
             Source::Java => self.java().await,
             Source::Go(name) => self.go(name).await,
             Source::Rust(name) => self.rust(name).await,
@@ -155,12 +155,13 @@ impl Installer {
         Ok(Tool { lead, folder: Some(programs), ..Tool::default() })
     }
 
-    async fn node(&self) -> anyhow::Result<Tool> {
+    async fn node(&self, pins: &str) -> anyhow::Result<Tool> {
         let programs = programs("node");
-        let pins = programs.join("package-lock.json");
-        let folder = self.made("node", &pins, async |folder| {
+        let (own, name) = (programs.join(pins), format!("node-{pins}"));
+        let lock = own.join("package-lock.json");
+        let folder = self.made(&name, &lock, async |folder| {
             for file in ["package.json", "package-lock.json"] {
-                fs::copy(programs.join(file), folder.join(file))?;
+                fs::copy(own.join(file), folder.join(file))?;
             }
             // Prisma's scripts would fetch a program that is not of the registry, and no other package needs its own.
             let words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"];
@@ -168,7 +169,7 @@ impl Installer {
         });
         let folder = folder.await?;
         // A module is looked for beside the file that names it.
-        for file in fs::read_dir(&programs)? {
+        for file in fs::read_dir(&programs)?.chain(fs::read_dir(&own)?) {
             let file = file?.path();
             let wanted = file.extension().is_some_and(|kind| kind == "mjs" || kind == "prisma");
             if let Some(name) = file.file_name().filter(|_| wanted) {
