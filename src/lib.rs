@@ -4,7 +4,7 @@
 //! `proto-tests/suite/layers.rs` enforces it.
 //!
 //! ```text
-//! main, cli -> app -+-> server -> session -> { auth, tls, audit } -> { upstream, pg } -+-> { error, telemetry }
+//! main, cli -> app -+-> server -> session -> { auth, tls, audit } -> { upstream, pg } -+-> { error, metrics, telemetry }
 //!                   +-> k8s --------------------------------------->   upstream       -+
 //!                   +-> settings      (imported by app, cli and main alone)
 //! ```
@@ -15,6 +15,7 @@ pub mod auth;
 pub mod cli;
 pub mod error;
 pub mod k8s;
+pub mod metrics;
 pub mod pg;
 pub mod server;
 pub mod session;
