@@ -6,9 +6,11 @@
 //! ```text
 //! main, cli -> app -+-> server -> session -> { auth, tls, audit } -> { upstream, pg } -+-> { error, metrics, telemetry }
 //!                   +-> k8s --------------------------------------->   upstream       -+
+//!                   +-> admin -------------------------------------->   metrics
 //!                   +-> settings      (imported by app, cli and main alone)
 //! ```
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod auth;

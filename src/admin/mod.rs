@@ -1,0 +1,3 @@
+//! What whoever operates pgferry asks it.
+
+pub mod http;
