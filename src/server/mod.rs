@@ -18,6 +18,7 @@ use crate::session::{
 pub mod descriptors;
 pub mod dumps;
 pub mod listen;
+pub mod proxy_header;
 
 use listen::Bound;
 
