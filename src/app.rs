@@ -250,7 +250,7 @@ fn client_tls(settings: &Settings) -> ClientTls {
     let listen = &settings.listen;
     match (listen.tls, &listen.tls_cert, &listen.tls_key) {
         (Tls::Files, Some(certificate), Some(key)) => {
-            ClientTls::Files { certificate: certificate.clone(), key: key.clone() }
+            ClientTls::Files { certificate: certificate.clone(), key: key.clone(), client_ca: None }
         }
         (Tls::Off, _, _) => ClientTls::Off,
         _ => ClientTls::SelfSigned,

@@ -7,6 +7,7 @@ use crate::{
     upstream::{Identity, Person},
 };
 
+pub mod claimed;
 pub mod client;
 pub mod memory;
 #[cfg(target_os = "linux")]

@@ -165,7 +165,7 @@ async fn encrypt(
     socket: Socket,
     hello: BytesMut,
 ) -> Result<TlsStream<Prefixed<Socket>>, GreetError> {
-    Ok(acceptor.accept(Prefixed::new(hello.freeze(), socket)).await?)
+    Ok(acceptor.accept(Prefixed::new(hello.freeze(), socket)).await?.stream)
 }
 
 fn refused(client: ClientStream, error: &PacketError) -> GreetError {

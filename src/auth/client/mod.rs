@@ -1,5 +1,5 @@
-//! Proving who a client is, before anything is done for it: SCRAM against a verifier of the configuration, or a bearer
-//! token as a password. Nothing here knows what the client may do.
+//! Proving who a client is, before anything is done for it: a certificate, SCRAM against a verifier of the configuration, or
+//! a bearer token as a password. Nothing here knows what the client may do.
 
 use std::io;
 
@@ -11,6 +11,7 @@ use crate::{
     upstream::is_end,
 };
 
+pub mod certificate;
 mod password;
 mod prove;
 mod sasl;
