@@ -249,9 +249,11 @@ fn listeners(settings: &Settings) -> anyhow::Result<Vec<listen::Bound>> {
 fn client_tls(settings: &Settings) -> ClientTls {
     let listen = &settings.listen;
     match (listen.tls, &listen.tls_cert, &listen.tls_key) {
-        (Tls::Files, Some(certificate), Some(key)) => {
-            ClientTls::Files { certificate: certificate.clone(), key: key.clone(), client_ca: None }
-        }
+        (Tls::Files, Some(certificate), Some(key)) => ClientTls::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: settings.auth.client_ca.clone(),
+        },
         (Tls::Off, _, _) => ClientTls::Off,
         _ => ClientTls::SelfSigned,
     }

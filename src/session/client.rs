@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustls::ProtocolVersion;
+use rustls::{ProtocolVersion, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    tls::prefixed::Prefixed,
+    tls::{accept, prefixed::Prefixed},
     upstream::{Conninfo, Form, Target},
 };
 
@@ -117,6 +117,12 @@ impl ClientStream {
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The client's certificate, which the handshake has verified.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        let Self::Tls(tls) = self else { return None };
+        accept::client_certificate(tls)
     }
 
     /// As RFCs write it: `TLSv1.3`.

@@ -1,13 +1,12 @@
 //! The first packets: encryption is negotiated, then a startup message or a cancel request arrives.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::{
@@ -25,7 +24,7 @@ use crate::{
     },
     tls::{
         TlsError,
-        accept::{Acceptor, names_postgres},
+        accept::{Acceptor, Encrypted, names_postgres},
         prefixed::Prefixed,
     },
 };
@@ -44,6 +43,8 @@ pub(super) struct Greeted {
     pub(super) startup: Startup,
     /// Bytes behind the startup message.
     pub(super) early: BytesMut,
+    /// The hash of our certificate that the client saw, where its TLS can be bound to.
+    pub(super) end_point: Option<Arc<[u8]>>,
 }
 
 /// A greeting that went wrong.
@@ -95,6 +96,7 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
     let mut client = ClientStream::Plain(socket);
     let mut buf = BytesMut::new();
     let (mut asked_tls, mut asked_gss) = (false, false);
+    let mut end_point = None;
     loop {
         let next = match first(&mut buf) {
             Ok(next) => next,
@@ -123,7 +125,9 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 client = match (acceptor, client) {
                     (Some(acceptor), ClientStream::Plain(mut socket)) => {
                         socket.write_all(b"S").await?;
-                        ClientStream::Tls(Box::new(encrypt(acceptor, socket, BytesMut::new()).await?))
+                        let accepted = encrypt(acceptor, socket, BytesMut::new()).await?;
+                        end_point = accepted.end_point;
+                        ClientStream::Tls(Box::new(accepted.stream))
                     }
                     (_, mut client) => {
                         client.write_all(b"N").await?;
@@ -135,10 +139,10 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 let (Some(acceptor), ClientStream::Plain(socket), false) = (acceptor, client, asked_tls) else {
                     return Err(GreetError::NoTls);
                 };
-                client = encrypt_directly(acceptor, socket, std::mem::take(&mut buf)).await?;
+                (client, end_point) = encrypt_directly(acceptor, socket, std::mem::take(&mut buf)).await?;
             }
             Some(First::Startup(startup)) => {
-                return Ok(Greeting::Startup(Greeted { client, startup, early: buf }));
+                return Ok(Greeting::Startup(Greeted { client, startup, early: buf, end_point }));
             }
             Some(First::Cancel(key)) => return Ok(Greeting::Cancel(client, key)),
             Some(First::SslRequest | First::GssEncRequest) => {
@@ -150,12 +154,16 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
 }
 
 /// TLS from the first byte. Who does not name PostgreSQL's protocol hears so inside it.
-async fn encrypt_directly(acceptor: &Acceptor, socket: Socket, hello: BytesMut) -> Result<ClientStream, GreetError> {
-    let stream = encrypt(acceptor, socket, hello).await?;
+async fn encrypt_directly(
+    acceptor: &Acceptor,
+    socket: Socket,
+    hello: BytesMut,
+) -> Result<(ClientStream, Option<Arc<[u8]>>), GreetError> {
+    let Encrypted { stream, end_point } = encrypt(acceptor, socket, hello).await?;
     let named = names_postgres(&stream);
     let client = ClientStream::Tls(Box::new(stream));
     match named {
-        Ok(()) => Ok(client),
+        Ok(()) => Ok((client, end_point)),
         Err(error) => Err(GreetError::Refused(Box::new(client), error.report())),
     }
 }
@@ -164,8 +172,8 @@ async fn encrypt(
     acceptor: &Acceptor,
     socket: Socket,
     hello: BytesMut,
-) -> Result<TlsStream<Prefixed<Socket>>, GreetError> {
-    Ok(acceptor.accept(Prefixed::new(hello.freeze(), socket)).await?.stream)
+) -> Result<Encrypted<Prefixed<Socket>>, GreetError> {
+    Ok(acceptor.accept(Prefixed::new(hello.freeze(), socket)).await?)
 }
 
 fn refused(client: ClientStream, error: &PacketError) -> GreetError {

@@ -57,7 +57,11 @@ impl Sessions {
         info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
         if error.is_guess() {
             if let Peer::Tcp { peer, .. } = peer {
-                self.audit.login_failed(peer.ip(), methods.asks(&user, false).map_or("none", How::as_str), Some(&user));
+                self.audit.login_failed(
+                    peer.ip(),
+                    methods.asks(&user, greeted.client.certificate().is_some()).map_or("none", How::as_str),
+                    Some(&user),
+                );
             }
             let by_address = self.failures.note(&peer.counted());
             let by_name = self.failures.note(&format!("user {user}"));
@@ -69,13 +73,14 @@ impl Sessions {
 }
 
 async fn prove(methods: &Methods, greeted: &mut Greeted, deadline: Instant) -> Result<Authenticated, ProveError> {
-    let Greeted { client, startup, early } = greeted;
+    let Greeted { client, startup, early, end_point } = greeted;
     // It stands before the first question.
     if let Some(negotiation) = startup.negotiation() {
         client.write_all(&negotiation).await.map_err(crate::auth::client::ClientError::from)?;
     }
     let user = String::from_utf8_lossy(startup.get("user").unwrap_or_default()).into_owned();
-    let (certificate, end_point) = (None, None); // CERTIFICATE
+    let certificate = client.certificate();
+    let end_point = end_point.take();
     let claim = Claim { user: &user, encrypted: client.is_encrypted(), certificate, end_point, deadline };
     let proof = methods.prove(client, early, claim).await?;
     if let Some(meant) = proof.user {

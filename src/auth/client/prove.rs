@@ -9,7 +9,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ClientError, LEAST_ITERATIONS, Mock, Verifier, password, scram};
+use super::{
+    ClientError, LEAST_ITERATIONS, Mock, Verifier,
+    certificate::{self, CertificateError},
+    password, scram,
+};
 use crate::{
     auth::Authenticated,
     error::{ClientFacing, Report, SqlState},
@@ -81,7 +85,7 @@ pub struct Claim<'a> {
     /// The certificate that the handshake has verified, where it showed one.
     pub certificate: Option<CertificateDer<'a>>,
     /// The hash of our certificate, as the client saw it.
-    pub end_point: Option<Vec<u8>>,
+    pub end_point: Option<Arc<[u8]>>,
     /// When somebody who is asked about it must have answered.
     pub deadline: Instant,
 }
@@ -101,6 +105,9 @@ pub enum ProveError {
     /// It is wrong, or breaks off.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A certificate that is good, and names nobody.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A token would go through the open.
     #[error("a token is taken only over TLS")]
     NoTls,
@@ -116,7 +123,11 @@ impl ProveError {
     /// A wrong proof, and not an outage or a client that goes away.
     #[must_use]
     pub fn is_guess(&self) -> bool {
-        matches!(self, Self::Client(error) if !error.is_end())
+        match self {
+            Self::Client(error) => !error.is_end(),
+            Self::Certificate(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -125,6 +136,7 @@ impl ClientFacing for ProveError {
         let fatal = |code| Report::fatal(code, self.to_string());
         match self {
             Self::Client(error) => error.report(),
+            Self::Certificate(error) => error.report(),
             Self::NoTls => fatal(SqlState::INVALID_AUTHORIZATION)
                 .hint("Connect with sslmode=verify-full, and sslrootcert with the CA of this pgferry"),
             Self::NoMethod(_) => fatal(SqlState::INVALID_AUTHORIZATION)
@@ -161,13 +173,16 @@ impl Methods {
         claim: Claim<'_>,
     ) -> Result<Proof, ProveError> {
         let user = claim.user;
-        let (person, user) = match (self.asks(user, claim.certificate.is_some()), &claim, &self.logins, &self.tokens) {
-            // CERTIFICATE
-            (Some(How::Login), _, Some(logins), _) => {
+        let (person, user) = match (self.asks(user, claim.certificate.is_some()), &self.logins, &self.tokens) {
+            (Some(How::Certificate), ..) => {
+                let shown = claim.certificate.as_deref().unwrap_or_default();
+                (certificate::person(shown)?, None)
+            }
+            (Some(How::Login), Some(logins), _) => {
                 let (person, user) = logins.prove(io, early, user, claim.end_point.as_deref()).await?;
                 (person, Some(user))
             }
-            (Some(How::Kubernetes), _, _, Some(review)) => {
+            (Some(How::Kubernetes), _, Some(review)) => {
                 if !claim.encrypted {
                     return Err(ProveError::NoTls);
                 }
