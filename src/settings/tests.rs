@@ -130,9 +130,12 @@ fn all_problems_at_once() {
 
 #[test]
 fn the_examples_are_valid() {
-    for example in
-        ["config/example.laptop.toml", "config/example.verified.toml", "examples/unknown-operator/config.toml"]
-    {
+    for example in [
+        "config/example.laptop.toml",
+        "config/example.bastion.toml",
+        "config/example.verified.toml",
+        "examples/unknown-operator/config.toml",
+    ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(example);
         let loaded = load(&Sources { file: Some(file), ..Sources::default() }).expect(example);
         assert!(!loaded.origins.is_empty());

@@ -1,10 +1,14 @@
 //! May they: what RBAC and rules say is asked before a server hears anything, and as long as a session lasts.
 
 use proto_tests::{kubernetes::Backend, wire::Wire};
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
 use super::stage::{Bastion, TOKENS, as_superuser};
-use crate::support::{PATIENCE, World, until};
+use crate::{
+    support::{PATIENCE, World, until},
+    trust::stage::{secret, service},
+};
 
 const RECHECKED: &str = "[auth]\nmethods = [\"kubernetes\"]\nrecheck = \"100ms\"\n";
 
@@ -98,6 +102,34 @@ async fn a_session_outlives_an_api_server_that_cannot_say() {
     bastion.world.api.forget_requests();
     until("it was asked and got no answer", || bastion.world.api.asked("create", "subjectaccessreviews") >= 3).await;
     assert_eq!(wire.value("select 1").await.unwrap(), "1");
+}
+
+/// A Secret of one's own that leads into somebody else's cluster opens nothing there.
+#[tokio::test]
+async fn a_secret_elsewhere_needs_the_clusters_right_too() {
+    let bastion = Bastion::new(TOKENS).await;
+    let api = &bastion.world.api;
+    api.put("services", service(("prod", "shop-rw"), json!({"cnpg.io/cluster": "shop"}), json!({})));
+    let login =
+        [("host", "shop-rw.prod.svc"), ("port", "5432"), ("username", "app"), ("password", &bastion.world.password)];
+    api.put("secrets", secret(("mine", "conn"), &login));
+    let kim = bastion.token("kim", &[]);
+    api.bind("kim", "connect", "clusters/app", "mine", "conn");
+    assert_eq!(bastion.refusal(&kim, "app@conn.mine", "app").await.code, "42501");
+    bastion.bind("kim", "app");
+    assert!(bastion.connect(&kim, "app@conn.mine", "app").await.is_ok());
+    api.unbind("kim", "connect", "clusters/app", "mine", "conn");
+    assert_eq!(bastion.refusal(&kim, "app@conn.mine", "app").await.code, "42501");
+}
+
+/// Whoever writes in some namespace takes no bare name of other people's.
+#[tokio::test]
+async fn bare_names_stay_in_the_namespace_in_force() {
+    let bastion = Bastion::new(TOKENS).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    assert_eq!(bastion.refusal(&kim, "app@shop", "app").await.code, "42501");
+    assert!(bastion.connect(&kim, "app@shop.prod", "app").await.is_ok());
 }
 
 /// Whoever may use an ordinary role is no superuser by a role that turns out to be one.

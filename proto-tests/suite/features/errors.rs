@@ -13,6 +13,7 @@ use proto_tests::{
 use serde_json::json;
 
 use crate::{
+    bastion::stage::{Bastion, TOKENS},
     documents::in_docs,
     support::{World, let_in, serve},
     trust::stage::{secret, service},
@@ -201,12 +202,40 @@ async fn distrusted() -> Vec<Row> {
     ]
 }
 
+/// What people hear of a bastion.
+async fn in_a_bastion() -> Vec<Row> {
+    let rule = "recheck = \"100ms\"\n[[access]]\npeople = [\"lee\"]\ntargets = [\"*.*\"]\nreason = \"required\"\n\
+                [[access]]\ntargets = [\"*.*\"]\n";
+    let bastion = Bastion::new(&format!("{TOKENS}{rule}")).await;
+    let (kim, lee) = (bastion.token("kim", &[]), bastion.token("lee", &[]));
+    bastion.bind("lee", "app");
+    let shop = ("app@shop.prod", "app");
+    let wrong = bastion.refusal("a guess", shop.0, shop.1).await;
+    let mut wire = Wire::tcp(bastion.pgferry.address()).await.unwrap();
+    let open = wire.start(&[("user", shop.0), ("database", shop.1)]).await.unwrap_err();
+    let forbidden = bastion.refusal(&kim, shop.0, shop.1).await;
+    let reason = bastion.refusal(&lee, shop.0, shop.1).await;
+    bastion.bind("kim", "app");
+    let mut session = bastion.connect(&kim, shop.0, shop.1).await.unwrap();
+    bastion.unbind("kim", "app");
+    let revoked = session.next().await.unwrap().unwrap().fields();
+    let rows = [
+        ("a bastion: a token or password that is refused", wrong),
+        ("a bastion: no TLS, where a token would be asked for", open),
+        ("a bastion: it is not allowed, or does not exist", forbidden),
+        ("a rule demands a reason", reason),
+        ("a bastion: the right is taken away under a session", revoked),
+    ];
+    rows.into_iter().map(|(what, fields)| Row { what, fields }).collect()
+}
+
 /// What each row must say; a message alone must suffice, and a hint is something to type or do.
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_type() {
     let mut rows = rows().await;
     rows.extend(staged().await);
     rows.extend(distrusted().await);
+    rows.extend(in_a_bastion().await);
     let expected: &[(&str, &str, &str)] = &[
         ("3D000", "no cluster is called \"shpo\"", "shop.prod"),
         ("3D000", "no context is called \"fke\"", "kubectl config get-contexts"),
@@ -249,6 +278,11 @@ async fn every_failure_says_what_happened_and_what_to_type() {
         ("28000", "cleartext", "auth = \"password\""),
         ("28000", "MD5", "auth = \"md5\""),
         ("3D000", "cloudnative-pg and of zalando", "system = "),
+        ("28P01", "password authentication failed", ""),
+        ("28000", "only over TLS", "sslmode=verify-full"),
+        ("42501", "there is no shop.prod that kim may connect to as role app", "resources: [\"clusters/app\"]"),
+        ("42501", "only with a reason", "pgferry.reason="),
+        ("57P01", "no longer allowed", ""),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (code, message, hint)) in rows.iter().zip(expected) {
