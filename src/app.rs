@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     time::Instant,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     audit::{self, Audit, Sink},
@@ -67,6 +67,7 @@ pub struct Server {
     bound: Vec<listen::Bound>,
     sessions: Arc<Sessions>,
     contexts: Arc<Contexts>,
+    review: Arc<dyn Review>,
     audit: Audit,
     phase: watch::Sender<Phase>,
     params: server::Params,
@@ -96,7 +97,7 @@ impl Server {
             dial: Arc::new(dialer),
             audit: audit.clone(),
             methods: methods(settings, &review)?,
-            review,
+            review: Arc::clone(&review),
             acceptor,
             allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
             params: session_params(settings),
@@ -107,7 +108,12 @@ impl Server {
             phase: watched,
         });
         let params = server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
-        Ok(Self { bound, sessions, contexts, audit, phase, params })
+        Ok(Self { bound, sessions, contexts, review, audit, phase, params })
+    }
+
+    fn reload(&self, settings: &Settings) -> Reload {
+        let (sessions, review) = (Arc::clone(&self.sessions), Arc::clone(&self.review));
+        Reload { sessions, review, audit: self.audit.clone(), auth: settings.auth.clone() }
     }
 
     /// The port of the listener that takes any target.
@@ -139,25 +145,61 @@ impl Server {
 ///
 /// # Errors
 /// Where it cannot listen, or the TLS files cannot be used. That Kubernetes cannot be reached is only a warning.
-pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
+pub async fn serve<R>(settings: &Settings, read_again: R) -> anyhow::Result<()>
+where
+    R: Fn() -> Result<Settings, SettingsError> + Send + 'static,
+{
     keep_secrets_in(settings);
     descriptors::raise_limit();
     let server = Server::bind(settings)?;
     let (stop, signals) = server::signals().context("signals")?;
     let signals = tokio::spawn(signals);
-    let hangups = tokio::spawn(reopened(server.audit.clone()));
+    let hangups = tokio::spawn(hung_up(server.reload(settings), read_again));
     server.run(stop).await;
     signals.abort();
     hangups.abort();
     Ok(())
 }
 
-/// Opens the audit log again on SIGHUP: who rotates it has moved the old one away.
-async fn reopened(audit: Audit) {
+/// On SIGHUP the audit log is opened again, for who rotates it has moved the old one away; and what may change is read again.
+async fn hung_up(reload: Reload, read_again: impl Fn() -> Result<Settings, SettingsError>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
-        audit.reopen();
+        reload.audit.reopen();
         info!("the audit log is opened again");
+        let problem = match read_again() {
+            Ok(settings) => reload.apply(&settings).err().map(|error| format!("{error:#}")),
+            Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+        };
+        match &problem {
+            None => info!("logins and rules are read again"),
+            Some(problem) => error!("the configuration is not usable, and the old one stays: {problem}"),
+        }
+        reload.audit.note(audit::Event::Reload { problem: problem.map(Into::into) });
+    }
+}
+
+/// What can be configured anew while sessions are open.
+struct Reload {
+    sessions: Arc<Sessions>,
+    review: Arc<dyn Review>,
+    audit: Audit,
+    /// What was in force at the start.
+    auth: settings::Auth,
+}
+
+impl Reload {
+    /// # Errors
+    /// Where the settings cannot be used, or change what is fixed at the start.
+    fn apply(&self, settings: &Settings) -> anyhow::Result<()> {
+        let (before, now) = (&self.auth, &settings.auth);
+        anyhow::ensure!(
+            (before.methods.is_empty(), &before.client_ca, &before.audiences)
+                == (now.methods.is_empty(), &now.client_ca, &now.audiences),
+            "whether auth.methods asks for a proof, auth.client_ca and auth.audiences are fixed at the start: restart pgferry"
+        );
+        self.sessions.replace(methods(settings, &self.review)?, permit_params(settings));
+        Ok(())
     }
 }
 

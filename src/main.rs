@@ -13,7 +13,7 @@ use pgferry::{
         print::{self, printed},
     },
     error::{ClientFacing, printable},
-    settings::{self, Loaded, LogFormat},
+    settings::{self, Loaded, LogFormat, SettingsError, Sources},
     telemetry::{self, Format},
     tls,
 };
@@ -27,8 +27,7 @@ fn main() -> ExitCode {
         return hash_password();
     }
     tls::install_crypto_provider();
-    let loaded = settings::load(&cli.command.sources());
-    let loaded = match loaded.and_then(|loaded| app::check(&loaded.settings).map(|()| loaded)) {
+    let loaded = match read(&cli.command.sources()) {
         Ok(loaded) => loaded,
         Err(error) => return failed(EX_CONFIG, &format!("{:#}", anyhow::Error::from(error))),
     };
@@ -46,12 +45,21 @@ fn main() -> ExitCode {
     }
 }
 
+fn read(sources: &Sources) -> Result<Loaded, SettingsError> {
+    let loaded = settings::load(sources)?;
+    app::check(&loaded.settings)?;
+    Ok(loaded)
+}
+
 async fn run(command: &Command, loaded: &Loaded) -> ExitCode {
     match command {
-        Command::Serve(_) => match app::serve(&loaded.settings).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed(EX_UNAVAILABLE, &format!("{error:#}")),
-        },
+        Command::Serve(_) => {
+            let sources = command.sources();
+            match app::serve(&loaded.settings, move || Ok(read(&sources)?.settings)).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(EX_UNAVAILABLE, &format!("{error:#}")),
+            }
+        }
         Command::List(list) => match app::list(&loaded.settings).await {
             Ok(listing) => printed(print::list(&listing, loaded.settings.listen.port, list.output)),
             Err(failure) => {

@@ -103,7 +103,7 @@ pub struct Sessions {
     misses: Misses,
     /// Proofs that did not hold.
     failures: Misses,
-    methods: Option<Methods>,
+    methods: Option<watch::Sender<Arc<Methods>>>,
     audit: Audit,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
@@ -132,7 +132,7 @@ impl Sessions {
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
             misses: Misses::new(cancel::FREE, cancel::COSTS),
             failures: Misses::new(prove::FREE, prove::COSTS),
-            methods: parts.methods,
+            methods: parts.methods.map(|methods| watch::Sender::new(Arc::new(methods))),
             audit: parts.audit,
             acceptor: parts.acceptor,
             allowed: parts.allowed,
@@ -140,6 +140,18 @@ impl Sessions {
             registry: parts.registry,
             phase: parts.phase,
         })
+    }
+
+    /// Other ways to prove who one is, and other rules: for who comes from now on, and sessions that are no longer allowed end.
+    /// Whether a proof is asked for at all stays as it was.
+    pub fn replace(&self, methods: Option<Methods>, permits: PermitParams) {
+        if let (Some(current), Some(mut methods)) = (&self.methods, methods) {
+            current.send_modify(|current| {
+                methods.resemble(current);
+                *current = Arc::new(methods);
+            });
+        }
+        self.connector.permits.replace(permits);
     }
 
     /// The number that the next session's log lines carry.

@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last, one struct a state:
 //! Greeted (said what it wants), Authenticated, Connected (the server has said ReadyForQuery), Piping.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -55,7 +55,10 @@ impl Sessions {
                 let mut greeted = Box::new(greeted);
                 let who = match (who, &self.methods) {
                     (Some(who), _) => Some(who),
-                    (None, Some(methods)) => Box::pin(self.proved(id, methods, &mut greeted, &peer)).await,
+                    (None, Some(methods)) => {
+                        let methods = Arc::clone(&methods.borrow());
+                        Box::pin(self.proved(id, &methods, &mut greeted, &peer)).await
+                    }
                     (None, None) => None,
                 };
                 drop(place);

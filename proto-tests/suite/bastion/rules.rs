@@ -1,5 +1,7 @@
 //! The list of rules: on a laptop and in a bastion.
 
+use rustix::process::Signal;
+
 use super::stage::{Bastion, TOKENS};
 use crate::support::{World, serve};
 
@@ -68,6 +70,40 @@ async fn a_session_ends_when_its_time_is_over() {
         let message = wire.next().await.unwrap().expect("a word");
         assert_eq!(message.fields().code, code, "{limits}");
     }
+}
+
+/// Rules are changed under open sessions: who may stay stays, who may not ends, and a file that cannot be used changes
+/// nothing.
+#[tokio::test]
+async fn rules_are_read_again_on_sighup() {
+    let rules = |people: &str| format!("[[access]]\npeople = [{people}]\ntargets = [\"*.*\"]\n");
+    let mut bastion = Bastion::new(&format!("{TOKENS}{}", rules("\"kim\", \"lee\""))).await;
+    let (kim, lee) = (bastion.token("kim", &[]), bastion.token("lee", &[]));
+    for name in ["kim", "lee"] {
+        bastion.bind(name, "app");
+    }
+    let mut stays = bastion.connect(&kim, "app@shop.prod", "app").await.unwrap();
+    let mut leaves = bastion.connect(&lee, "app@shop.prod", "app").await.unwrap();
+    let file = bastion.world.api.directory().join("config.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, before.replace("people", "peeple")).unwrap();
+    bastion.pgferry.signal(Signal::HUP);
+    bastion.pgferry.says("the old one stays").await;
+    assert_eq!(leaves.value("select 1").await.unwrap(), "1");
+    std::fs::write(&file, before.replace("\"kim\", \"lee\"", "\"kim\"")).unwrap();
+    bastion.pgferry.signal(Signal::HUP);
+    bastion.pgferry.says("logins and rules are read again").await;
+    assert_eq!(leaves.next().await.unwrap().unwrap().fields().code, "57P01");
+    assert_eq!(bastion.refusal(&lee, "app@shop.prod", "app").await.code, "42501");
+    assert_eq!(stays.value("select 1").await.unwrap(), "1");
+    // What is fixed at the start is not changed by the way.
+    std::fs::write(
+        &file,
+        before.replace("methods = [\"kubernetes\"]", "methods = []").replace("people = [\"kim\", \"lee\"]\n", ""),
+    )
+    .unwrap();
+    bastion.pgferry.signal(Signal::HUP);
+    bastion.pgferry.says("restart pgferry").await;
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ fn untrue(text: &str, known: &BTreeSet<String>) -> Vec<String> {
 
 /// Why a command is none, where it is one of ours.
 fn unparsed(line: &str) -> Option<String> {
-    let words: Vec<&str> = line.split_whitespace().take_while(|word| *word != "#" && *word != ">").collect();
+    let words: Vec<&str> = line.split_whitespace().take_while(|word| !["#", ">", "&"].contains(word)).collect();
     if words.first() != Some(&"pgferry") || words.len() < 2 {
         return None;
     }
@@ -238,13 +238,22 @@ fn is_flag(span: &str) -> bool {
     ELSEWHERE.contains(&flag) || ours(&cli) || cli.get_subcommands().any(ours)
 }
 
-/// Why a file with this text is no configuration.
+/// What a piece of a bastion's configuration stands behind.
+const BASTION: &str = "[listen]\ntls = \"files\"\ntls_cert = \"tls.crt\"\ntls_key = \"tls.key\"\n[auth]\nmethods = ";
+
+/// Why a file with this text is no configuration; a piece of a bastion's is tried in one.
 fn unloaded(text: &str) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
-    fs::write(&file, text).unwrap();
-    let sources = Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() };
-    settings::load(&sources).err().map(|error| format!("{text}\n{error}"))
+    let load = |text: String| {
+        fs::write(&file, text).unwrap();
+        settings::load(&Sources { file: Some(file.clone()), environment: Vec::new(), flags: Vec::new() })
+    };
+    let error = load(text.to_owned()).err()?;
+    let methods = if text.starts_with("[auth.logins]") { "[\"login\"]" } else { "[\"kubernetes\"]" };
+    let in_a_bastion = text.starts_with("[[access]]") || text.starts_with("[auth.logins]");
+    let loads = in_a_bastion && load(format!("{BASTION}{methods}\n{text}")).is_ok();
+    (!loads).then(|| format!("{text}\n{error}"))
 }
 
 /// A path of the repository that a word of code names (NAME is the reader's to choose), and an item in it (`src/pg/frame.rs:HEADER`), that is not there.

@@ -174,6 +174,18 @@ pub struct Mock {
 }
 
 impl Mock {
+    /// The same salts, with another number of rounds.
+    #[must_use]
+    pub fn with_iterations(&self, iterations: u32) -> Self {
+        Self { key: self.key.clone(), iterations }
+    }
+
+    /// How many rounds a stranger has to do.
+    #[must_use]
+    pub const fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
     /// With a key of its own. `iterations` is what the verifiers of the names that are known have: where they differ,
     /// whoever asks can tell some of them from the unknown ones.
     ///

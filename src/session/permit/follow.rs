@@ -40,7 +40,7 @@ pub(super) struct Followed(Mutex<HashMap<Subject, watch::Sender<Option<Revoked>>
 impl Permits {
     /// Says when a session is not permitted any more; `None` where nothing can change.
     pub(in crate::session) fn follow(self: &Arc<Self>, grant: &Grant) -> Option<watch::Receiver<Option<Revoked>>> {
-        let nobody = matches!(grant.subject.identity, Identity::Local) && self.params.rules.0.is_empty();
+        let nobody = matches!(grant.subject.identity, Identity::Local) && self.params().rules.0.is_empty();
         if nobody {
             return None;
         }
@@ -58,7 +58,9 @@ impl Permits {
     /// Until nobody is interested any more, or the answer is no.
     async fn ask_again(&self, subject: &Subject, sender: &watch::Sender<Option<Revoked>>) {
         let mut answered = Instant::now();
+        let mut changed = self.params.subscribe();
         loop {
+            let params = Arc::clone(&changed.borrow_and_update());
             tokio::select! {
                 () = sender.closed() => {
                     let mut all = lock(&self.followed.0);
@@ -68,14 +70,20 @@ impl Permits {
                         return;
                     }
                 }
-                () = sleep(self.params.recheck) => {
+                () = async {
+                    // What is configured anew counts at once; the sender lives as long as this does.
+                    tokio::select! {
+                        () = sleep(params.recheck) => {}
+                        _ = changed.changed() => {}
+                    }
+                } => {
                     let asked = Instant::now();
-                    let revoked = match self.allowed(subject, asked + self.params.recheck).await {
+                    let revoked = match self.allowed(subject, asked + params.recheck).await {
                         Ok(_) => {
                             answered = asked;
                             continue;
                         }
-                        Err(Denied::NoAnswer(failure)) if answered.elapsed() < self.params.recheck_grace => {
+                        Err(Denied::NoAnswer(failure)) if answered.elapsed() < params.recheck_grace => {
                             warn!(%failure, "whether sessions are still allowed could not be asked");
                             continue;
                         }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{connect::Wanted, refusal::Refusal};
 use crate::{
@@ -23,7 +23,7 @@ pub mod rules;
 use follow::Followed;
 pub(super) use follow::Revoked;
 pub(super) use refused::refused;
-use rules::{Bounds, Number, Rules, Visit};
+use rules::{Bounds, Number, Rule, Rules, Visit};
 
 /// Whose word opens a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct PermitParams {
 /// Says who may.
 pub(super) struct Permits {
     review: Arc<dyn Review>,
-    params: PermitParams,
+    params: watch::Sender<Arc<PermitParams>>,
     /// Sessions by person and rule, where the rule limits them.
     open: Arc<Mutex<HashMap<Holder, usize>>>,
     followed: Followed,
@@ -64,7 +64,7 @@ type Holder = (Identity, Number);
 
 impl fmt::Debug for Permits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permits").field("params", &self.params).finish_non_exhaustive()
+        f.debug_struct("Permits").field("params", &*self.params.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -163,7 +163,17 @@ impl Denied {
 
 impl Permits {
     pub(super) fn new(review: Arc<dyn Review>, params: PermitParams) -> Arc<Self> {
+        let params = watch::Sender::new(Arc::new(params));
         Arc::new(Self { review, params, open: Arc::default(), followed: Followed::default() })
+    }
+
+    /// Other settings, for open sessions too: they are asked about at once.
+    pub(super) fn replace(&self, params: PermitParams) {
+        self.params.send_replace(Arc::new(params));
+    }
+
+    fn params(&self) -> Arc<PermitParams> {
+        Arc::clone(&self.params.borrow())
     }
 
     /// Whether somebody may log in to this server as this role.
@@ -208,34 +218,41 @@ impl Permits {
     }
 
     /// The rule that fits, where there are rules; and nobody refuses.
-    async fn allowed(&self, subject: &Subject, deadline: Instant) -> Result<Option<(Number, &rules::Rule)>, Denied> {
+    async fn allowed(&self, subject: &Subject, deadline: Instant) -> Result<Option<(Number, Rule)>, Denied> {
+        let params = self.params();
         let Subject { identity, clusters, mode, role, superuser } = subject;
         let mut fitting = None;
-        if !self.params.rules.0.is_empty() {
+        if !params.rules.0.is_empty() {
             // Each of them; the one that was named sets the limits.
             for cluster in clusters.iter().rev() {
                 let visit = Visit { identity, cluster, mode: *mode, role };
-                fitting = Some(self.params.rules.decide(visit, SystemTime::now()).ok_or(Denied::Refused)?);
+                let (number, rule) = params.rules.decide(visit, SystemTime::now()).ok_or(Denied::Refused)?;
+                fitting = Some((number, rule.clone()));
             }
         }
         if let Identity::Person(person) = identity {
-            self.person_may(person, subject, deadline).await?;
-            let by_rules = self.params.authority == Authority::Rules;
+            let by_rules = params.authority == Authority::Rules;
+            self.person_may(person, (subject, by_rules), deadline).await?;
             // Where nobody else is asked, a superuser is not one among any.
-            if by_rules && *superuser && !fitting.is_some_and(|(_, rule)| rule.names(role)) {
+            if by_rules && *superuser && !fitting.as_ref().is_some_and(|(_, rule)| rule.names(role)) {
                 return Err(Denied::Refused);
             }
         }
         Ok(fitting)
     }
 
-    async fn person_may(&self, person: &Arc<Person>, subject: &Subject, deadline: Instant) -> Result<(), Denied> {
+    async fn person_may(
+        &self,
+        person: &Arc<Person>,
+        (subject, by_rules): (&Subject, bool),
+        deadline: Instant,
+    ) -> Result<(), Denied> {
         let elsewhere =
             |cluster: &ClusterId| person.context.as_ref().is_some_and(|context| *context != cluster.context);
         if subject.clusters.iter().any(elsewhere) {
             return Err(Denied::Refused);
         }
-        if self.params.authority == Authority::Rules {
+        if by_rules {
             return Ok(());
         }
         let verbs: &[Verb] =
@@ -259,8 +276,8 @@ impl Permits {
         let Identity::Person(person) = &grant.subject.identity else {
             return grant.bounds.session.map(|session| started + session);
         };
-        let longest =
-            grant.bounds.session.map_or(self.params.session_max, |session| session.min(self.params.session_max));
+        let session_max = self.params().session_max;
+        let longest = grant.bounds.session.map_or(session_max, |session| session.min(session_max));
         let proven = person.until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         let by_proof = proven.map(|left| Instant::now() + left);
         Some(by_proof.map_or(started + longest, |by_proof| by_proof.min(started + longest)))
