@@ -134,7 +134,7 @@ impl Acceptor {
                 match files.read() {
                     Ok(fresh) => *current = fresh,
                     Err(error) => {
-                        warn!(%error, "the new TLS files are not usable; the old certificate and CAs stay");
+                        warn!(%error, "the new TLS certificate, key or CA is not usable; the old one stays");
                         current.stamps = stamps;
                     }
                 }
