@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::{
     audit::{self, Audit, Sink},
     auth::{
+        claimed::claimed,
         client::{Account, LEAST_ITERATIONS, Logins, MakeError, Methods, Verifier},
         peer::AllowedUids,
     },
@@ -219,8 +220,12 @@ pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     let rules = settings.access.iter().flat_map(|rule| &rule.targets);
     let patterns = rules.filter_map(|target| Some(format!("[[access]] targets: {}", Pattern::parse(target).err()?)));
     let logins = settings.auth.logins.iter().filter_map(|(name, login)| {
-        let error = login.verifier.expose_secret().parse::<Verifier>().err()?;
-        Some(format!("auth.logins.{name}.verifier: {error}"))
+        let verifier = login.verifier.expose_secret().parse::<Verifier>();
+        let names = [name].into_iter().chain(&login.groups);
+        let claims = names.filter_map(|name| Some(format!("{name:?} {}", claimed("", name).err()?)));
+        let problems = verifier.err().map(|error| format!("verifier: {error}")).into_iter().chain(claims);
+        let problems: Vec<String> = problems.collect();
+        (!problems.is_empty()).then(|| format!("auth.logins.{name}: {}", problems.join("; ")))
     });
     let problems: Vec<String> = bindings.chain(aliases).chain(patterns).chain(logins).collect();
     if problems.is_empty() { Ok(()) } else { Err(SettingsError::Invalid(problems)) }

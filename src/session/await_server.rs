@@ -14,7 +14,7 @@ use super::{
     registry::SessionId,
     reply::Reply,
 };
-use crate::error::Report;
+use crate::{error::Report, upstream::Identity};
 
 /// How long AuthenticationOk is held back. Errors read best before it; a person who sees nothing for longer thinks
 /// that it hangs.
@@ -87,7 +87,9 @@ impl Sessions {
             };
             if talk {
                 let waiting = progress.borrow_and_update().clone();
-                let what = if waiting.is_empty() { format!("{} to answer", wanted.ask.target) } else { waiting };
+                // What is waited for is nothing for a person who may not even know that it is there.
+                let told = !waiting.is_empty() && wanted.ask.identity == Identity::Local;
+                let what = if told { waiting } else { format!("{} to answer", wanted.ask.target) };
                 debug!(session = %id, target = %wanted.ask.target, "waiting for {what}");
                 if reply.open(&[Report::notice(format!("pgferry is waiting for {what}"))]).await.is_err() {
                     return Waited::ClientGone;

@@ -125,7 +125,8 @@ impl Connector {
         let checked = self.credentials.check(&wanted.ask, &found).await;
         let role = match (&checked, &wanted.ask.role) {
             (Ok(Some(role)), _) | (_, Role::Named(role)) => role.as_str(),
-            _ => return pending().await,
+            // Whose right is not known cannot be asked about, and waiting would tell that there is something to wait for.
+            _ => return Refusal::Report(refused(wanted)),
         };
         match (self.permits.may_know(wanted, &found.cluster, role).await, checked) {
             (Err(denied), _) => denied.refusal(wanted),
@@ -338,13 +339,15 @@ impl Connector {
             (Err(failure), Identity::Local) => return Err(failure.into()),
             (login, _) => login,
         };
+        let permitted = match (&login, &ask.role) {
+            // Some systems write a role another way than PostgreSQL: the one that logs in is what counts.
+            (Ok(login), Role::Named(role)) if *role != login.user => {
+                self.permits.permit(wanted, upstream, &login.user).await
+            }
+            _ => permitted,
+        };
         let grant = permitted.map_err(|denied| Miss::Final(denied.refusal(wanted)))?;
-        let login = login?;
-        if grant.subject.role != login.user {
-            // Nobody becomes another role than the one that was asked about.
-            return Err(Miss::Final(Refusal::Report(refused(wanted))));
-        }
-        Ok((login, grant))
+        Ok((login?, grant))
     }
 
     /// A stream to the server, inside TLS where it is known to be wanted. The server hears nothing, and the client nothing
