@@ -36,25 +36,8 @@ impl Person {
 
     /// As the refusal's hint shows it: a Role with the rule, and its binding.
     async fn may(&self, verb: &str, resource: &str, cluster: &str) {
-        let objects = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-                "metadata": {"name": self.name, "namespace": "prod"},
-                "rules": [{
-                    "apiGroups": ["pgferry.dev"], "resources": [resource], "resourceNames": [cluster], "verbs": [verb],
-                }],
-            },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-                "metadata": {"name": self.name, "namespace": "prod"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": self.name},
-                "subjects": [{"kind": "ServiceAccount", "name": self.name, "namespace": "prod"}],
-            },
-        ]});
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("role.json");
-        std::fs::write(&file, objects.to_string()).unwrap();
-        kubectl(&["apply", "-f", file.to_str().unwrap()]).await;
+        let subject = serde_json::json!({"kind": "ServiceAccount", "name": self.name, "namespace": "prod"});
+        bind(&self.name, &subject, (verb, resource, cluster)).await;
     }
 
     async fn may_not(&self) {
@@ -64,6 +47,48 @@ impl Person {
     async fn leaves(self) {
         kubectl(&["delete", "-n", "prod", "--ignore-not-found", "role,rolebinding,serviceaccount", &self.name]).await;
     }
+}
+
+/// A Role in namespace `prod` with one rule, and its binding, both called so.
+async fn bind(name: &str, subject: &serde_json::Value, (verb, resource, cluster): (&str, &str, &str)) {
+    let rbac = "rbac.authorization.k8s.io";
+    let objects = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": {"name": name, "namespace": "prod"},
+            "rules": [{
+                "apiGroups": ["pgferry.dev"], "resources": [resource], "resourceNames": [cluster], "verbs": [verb],
+            }],
+        },
+        {
+            "apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": {"name": name, "namespace": "prod"},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [subject],
+        },
+    ]});
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("role.json");
+    std::fs::write(&file, objects.to_string()).unwrap();
+    kubectl(&["apply", "-f", file.to_str().unwrap()]).await;
+}
+
+/// Somebody whom Kubernetes knows by a name alone.
+fn user(name: &str) -> serde_json::Value {
+    serde_json::json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name})
+}
+
+/// What psql says once it is let in.
+async fn let_in(conninfo: &str, password: &str, sql: &str) -> String {
+    let attempts = async {
+        loop {
+            let mut psql = Command::new("psql");
+            psql.args(["-XAt", conninfo, "-c", sql]).env("PGPASSWORD", password).stdin(std::process::Stdio::null());
+            let output = psql.output().await.unwrap();
+            if output.status.success() {
+                return String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            }
+        }
+    };
+    timeout(PATIENCE, attempts).await.expect("the right is there")
 }
 
 /// A bastion that asks again twice a second.
@@ -193,35 +218,40 @@ async fn a_person_with_a_certificate() {
     };
     let (certificate, key) = (file("client.crt", &certificate), file("client.key", &key));
     let ca = directory.path().join("ca.crt").display().to_string();
-    let binding = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-            "metadata": {"name": role, "namespace": "prod"},
-            "rules": [{"apiGroups": ["pgferry.dev"], "resources": ["clusters/app"], "verbs": ["connect"]}],
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": {"name": role, "namespace": "prod"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("cert:{name}")}],
-        },
-    ]});
-    let objects = file("role.json", &binding.to_string());
-    kubectl(&["apply", "-f", &objects]).await;
+    bind(&role, &user(&format!("cert:{name}")), ("connect", "clusters/app", "shop")).await;
     let conninfo = format!(
         "host=localhost port={} user=app@shop.prod dbname=app sslmode=verify-full sslrootcert={ca} sslcert={certificate} \
          sslkey={key}",
         pgferry.address().port()
     );
-    let let_in = async {
-        loop {
-            let (ok, text) = super::run("psql", &["-XAt", &conninfo, "-c", "select current_user"]).await;
-            if ok {
-                return text;
-            }
-        }
-    };
-    assert_eq!(timeout(PATIENCE, let_in).await.expect("the right is there"), "app");
+    assert_eq!(let_in(&conninfo, "", "select current_user").await, "app");
+    kubectl(&["delete", "-n", "prod", "role,rolebinding", &role]).await;
+}
+
+/// What insists on a proof has one: SCRAM bound to the bastion's certificate.
+#[tokio::test]
+async fn a_login_satisfies_who_demands_scram() {
+    let Some(kubeconfig) = kubeconfig() else { return };
+    let _calm = CLUSTERS.read().await;
+    let password = secrets::make("login");
+    let mut hash = Command::new(BINARY);
+    let pipe = std::process::Stdio::piped;
+    let mut hash = hash.arg("hash-password").stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut hash.stdin.take().unwrap(), format!("{password}\n").as_bytes())
+        .await
+        .unwrap();
+    let verifier = String::from_utf8(hash.wait_with_output().await.unwrap().stdout).unwrap();
+    let role = format!("login-kim-{}", std::process::id());
+    let logins = format!("[auth.logins]\n{role} = {{ verifier = \"{}\", role = \"app\" }}\n", verifier.trim());
+    let (pgferry, _, directory) = bastion(&kubeconfig, "[\"login\"]", &logins).await;
+    bind(&role, &user(&format!("login:{role}")), ("connect", "clusters/app", "shop")).await;
+    let conninfo = format!(
+        "host=localhost port={} user=login-{role} dbname=shop.prod sslmode=verify-full sslrootcert={} \
+         channel_binding=require require_auth=scram-sha-256",
+        pgferry.address().port(),
+        directory.path().join("ca.crt").display()
+    );
+    assert_eq!(let_in(&conninfo, &password, "select current_user").await, "app");
     kubectl(&["delete", "-n", "prod", "role,rolebinding", &role]).await;
 }
 
