@@ -27,6 +27,7 @@ mod features {
 /// A team's bastion: who is it, may they, and for how long.
 mod bastion {
     mod audit;
+    mod network;
     mod permits;
     mod rules;
     pub(crate) mod stage;

@@ -32,6 +32,14 @@ pub struct Welcome {
     pub(super) who: Option<Authenticated>,
 }
 
+impl Welcome {
+    /// Where it comes from, if it still has to prove whose it is.
+    #[must_use]
+    pub fn unproved(&self) -> Option<String> {
+        self.who.is_none().then(|| self.accepted.peer.counted())
+    }
+}
+
 /// A connection of somebody who may not, and what is to be said.
 #[derive(Debug)]
 pub struct Unwelcome {
