@@ -102,9 +102,19 @@ impl Wire {
         Ok(Self::new(UnixStream::connect(path).await?))
     }
 
+    /// Over a socket on which something may have been sent.
+    #[must_use]
+    pub fn over(socket: TcpStream) -> Self {
+        Self::new(socket)
+    }
+
     /// TLS after SSLRequest.
     pub async fn tls(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut socket = connect(address).await?;
+        Self::tls_over(connect(address).await?).await
+    }
+
+    /// The same over a socket on which something may have been sent.
+    pub async fn tls_over(mut socket: TcpStream) -> io::Result<Self> {
         socket.write_all(&SSL_REQUEST).await?;
         assert_eq!(socket.read_u8().await?, b'S', "the server has no TLS");
         Ok(Self::new(handshake(socket, any_certificate().with_no_client_auth(), true).await?))

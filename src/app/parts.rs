@@ -30,6 +30,7 @@ use crate::{
     server::listen,
     session::{
         OnFailure, Params,
+        network::Network,
         permit::{
             self, PermitParams,
             rules::{Bounds, Pattern, Rule, Rules},
@@ -37,7 +38,7 @@ use crate::{
         route::{Alias, Names},
         target::parse_target,
     },
-    settings::{self, Authority, ClusterAuth, Settings, SslMode, Tls, host_and_port},
+    settings::{self, Authority, ClusterAuth, Settings, SslMode, Tls, host_and_port, network},
     tls::accept::ClientTls,
     upstream::{AuthMethod, Mode, Review, TlsMode},
 };
@@ -219,6 +220,7 @@ pub(super) fn session_params(settings: &Settings) -> Params {
     let sessions = &settings.sessions;
     Params {
         startup_deadline: sessions.startup_deadline,
+        proxies: proxies(settings),
         connect_timeout: sessions.connect_timeout,
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,
@@ -230,6 +232,12 @@ pub(super) fn session_params(settings: &Settings) -> Params {
         },
         names: Names { aliases: aliases(settings), os_user: os_user(), single: settings.names.single },
     }
+}
+
+/// `check` has looked at them.
+fn proxies(settings: &Settings) -> Vec<Network> {
+    let networks = settings.listen.proxy_protocol.iter().filter_map(|text| network(text));
+    networks.map(|(address, bits)| Network { address, bits }).collect()
 }
 
 /// Where events are kept.

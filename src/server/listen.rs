@@ -116,7 +116,7 @@ impl Bound {
                 let (socket, peer) = listener.accept().await?;
                 socket.set_nodelay(true)?;
                 SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
-                let peer = Peer::Tcp { peer, local: socket.local_addr()? };
+                let peer = Peer::Tcp { peer, local: socket.local_addr()?, announced: None };
                 Ok(Accepted { socket: Socket::Tcp(socket), peer, bound })
             }
             Kind::Unix(listener) => {

@@ -19,7 +19,6 @@ mod crowd;
 pub mod descriptors;
 pub mod dumps;
 pub mod listen;
-pub mod proxy_header;
 
 use crowd::{Crowd, Place};
 use listen::Bound;
@@ -186,7 +185,7 @@ impl Door {
             let arrival = match met {
                 // A place is waited for with a client at hand: a listener that nobody comes to takes none.
                 Met::Welcome(welcome) => {
-                    let from = welcome.unproved();
+                    let from = self.sessions.unproved(&welcome);
                     let share = from.clone().and_then(|from| self.crowd.enter(from));
                     if from.is_some() && share.is_none() {
                         debug!(listener = %bound, from, "one more connection of a host that has proved nothing is closed");

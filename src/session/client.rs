@@ -25,10 +25,12 @@ use crate::{
 pub enum Peer {
     /// Over TCP.
     Tcp {
-        /// The client's address.
+        /// The other end of the socket.
         peer: SocketAddr,
         /// Our address.
         local: SocketAddr,
+        /// Where the client is, as the load balancer at the other end says.
+        announced: Option<SocketAddr>,
     },
     /// Over a Unix socket; the kernel says who it is.
     Unix {
@@ -58,27 +60,41 @@ impl Peer {
 }
 
 impl Peer {
+    /// Where the client is, over TCP. Proves nothing.
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { peer, announced, .. } => Some(announced.unwrap_or(*peer)),
+            Self::Unix { .. } => None,
+        }
+    }
+
+    /// The load balancer that said so, where one did.
+    pub(super) fn via(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp { peer, announced: Some(_), .. } => Some(peer.ip().to_canonical()),
+            _ => None,
+        }
+    }
+
     /// Whose guesses are counted together: an address, or the network that one subscriber has.
     #[must_use]
     pub(super) fn counted(&self) -> String {
-        match self {
-            Self::Tcp { peer, .. } => match peer.ip().to_canonical() {
-                IpAddr::V4(ip) => ip.to_string(),
-                IpAddr::V6(ip) => {
-                    let [a, b, c, d, ..] = ip.segments();
-                    format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-                }
-            },
-            Self::Unix { .. } => self.to_string(),
+        match self.client().map(|client| client.ip().to_canonical()) {
+            Some(IpAddr::V4(ip)) => ip.to_string(),
+            Some(IpAddr::V6(ip)) => {
+                let [a, b, c, d, ..] = ip.segments();
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            }
+            None => self.to_string(),
         }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { peer, .. } => peer.fmt(f),
-            Self::Unix { .. } => f.write_str("unix socket"),
+        match self.client() {
+            Some(client) => client.fmt(f),
+            None => f.write_str("unix socket"),
         }
     }
 }

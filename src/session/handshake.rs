@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tracing::{debug, info};
 
@@ -69,8 +69,14 @@ enum GreetError {
 
 impl Sessions {
     /// What the client wants, where it says so in time and properly.
-    pub(super) async fn greeted(&self, id: SessionId, socket: Socket, peer: &Peer) -> Option<Greeting> {
-        let greeted = timeout(self.params.startup_deadline, greet(socket, peer, self.acceptor.as_ref())).await;
+    pub(super) async fn greeted(
+        &self,
+        id: SessionId,
+        socket: Socket,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Option<Greeting> {
+        let greeted = timeout_at(deadline, greet(socket, peer, self.acceptor.as_ref())).await;
         match greeted {
             Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
             Ok(Err(GreetError::Refused(mut client, report))) => {

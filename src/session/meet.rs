@@ -1,6 +1,7 @@
 //! Whose a connection is: asked before a byte is read from it and before anything is done for it. Who may not connect
 //! costs Kubernetes nothing, and takes no place from those who may.
 
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
@@ -32,14 +33,6 @@ pub struct Welcome {
     pub(super) who: Option<Authenticated>,
 }
 
-impl Welcome {
-    /// Where it comes from, if it still has to prove whose it is.
-    #[must_use]
-    pub fn unproved(&self) -> Option<String> {
-        self.who.is_none().then(|| self.accepted.peer.counted())
-    }
-}
-
 /// A connection of somebody who may not, and what is to be said.
 #[derive(Debug)]
 pub struct Unwelcome {
@@ -62,7 +55,7 @@ impl Sessions {
                 .peer_cred()
                 .map_err(|_| AuthError::Unknown)
                 .and_then(|credentials| peer::unix(credentials, &self.allowed)),
-            (Socket::Tcp(_), Peer::Tcp { peer, local }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
+            (Socket::Tcp(_), Peer::Tcp { peer, local, .. }) => peer::tcp_loopback(*local, *peer, &self.allowed).await,
             (Socket::Tcp(_), Peer::Unix { .. }) => Err(AuthError::Unknown),
         };
         match who {
@@ -71,10 +64,18 @@ impl Sessions {
         }
     }
 
+    /// Where a connection comes from, if it still has to prove whose it is. Of a load balancer's that is not known yet.
+    #[must_use]
+    pub fn unproved(&self, welcome: &Welcome) -> Option<String> {
+        let Welcome { who, accepted } = welcome;
+        (who.is_none() && !self.is_announced(&accepted.peer)).then(|| accepted.peer.counted())
+    }
+
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.
     pub async fn refuse<P: Send>(&self, id: SessionId, unwelcome: Unwelcome, place: P) {
         let Unwelcome { accepted: Accepted { socket, peer, .. }, why } = unwelcome;
-        match self.greeted(id, socket, &peer).await {
+        let deadline = Instant::now() + self.params.startup_deadline;
+        match self.greeted(id, socket, &peer, deadline).await {
             Some(Greeting::Startup(mut greeted)) => {
                 let report = why.report();
                 info!(session = %id, %peer, %report, "connection refused");

@@ -14,6 +14,7 @@ use crate::{
 
 mod activity;
 mod admit;
+mod announced;
 mod await_server;
 mod backoff;
 mod cancel;
@@ -26,10 +27,12 @@ mod handshake;
 mod log;
 pub mod meet;
 mod misses;
+pub mod network;
 pub mod permit;
 pub mod phase;
 mod pipe;
 mod prove;
+pub mod proxy_header;
 mod record;
 mod refusal;
 pub mod registry;
@@ -42,6 +45,7 @@ pub mod target;
 
 use connect::Connector;
 use misses::Misses;
+use network::Network;
 use permit::{PermitParams, Permits};
 use phase::Phase;
 pub use record::OnFailure;
@@ -54,6 +58,8 @@ use spare::Spares;
 pub struct Params {
     /// From accept to a complete startup packet, TLS included.
     pub startup_deadline: Duration,
+    /// Where load balancers connect from, which say first where their client is; only where clients prove who they are.
+    pub proxies: Vec<Network>,
     /// From the startup packet to the server's first ReadyForQuery.
     pub connect_timeout: Duration,
     /// How long a missing primary is waited for, within `connect_timeout`.

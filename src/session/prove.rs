@@ -56,9 +56,9 @@ impl Sessions {
         let report = error.report();
         info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
         if error.is_guess() {
-            if let Peer::Tcp { peer, .. } = peer {
+            if let Some(client) = peer.client() {
                 self.audit.login_failed(
-                    peer.ip(),
+                    client.ip(),
                     methods.asks(&user, greeted.client.certificate().is_some()).map_or("none", How::as_str),
                     Some(&user),
                 );

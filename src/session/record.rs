@@ -130,10 +130,8 @@ impl std::fmt::Debug for Opened {
 
 /// Where a client is.
 fn place(peer: &Peer, client: &ClientStream) -> Client {
-    let mut place = match peer {
-        Peer::Tcp { peer, .. } => Client::tcp(*peer),
-        Peer::Unix { .. } => Client::unix(),
-    };
+    let mut place = peer.client().map_or_else(Client::unix, Client::tcp);
+    place.via = peer.via();
     place.tls = client.tls_version();
     place
 }

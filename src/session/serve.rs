@@ -39,12 +39,14 @@ impl Sessions {
     /// Serves one connection to its end. `place` is dropped when the client has said what it wants, and who it is: it is one
     /// among the connections that have not.
     pub async fn serve<P: Send>(&self, id: SessionId, welcome: Welcome, place: P) {
+        let deadline = Instant::now() + self.params.startup_deadline;
+        let Some(welcome) = self.announced(id, welcome, deadline).await else { return };
         let Welcome { accepted: Accepted { socket, peer, bound }, who } = welcome;
         if who.is_some() {
             // For nobody who may be anybody.
             self.connector.directory.warm();
         }
-        match self.greeted(id, socket, &peer).await {
+        match self.greeted(id, socket, &peer, deadline).await {
             // Whoever holds the key may cancel, of those who may connect at all.
             Some(Greeting::Cancel(client, key)) => {
                 drop(place);

@@ -1,6 +1,6 @@
 //! What types cannot say.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::keys::{Access, Auth, External, Kubernetes, Listen, Method, Policy, Sessions, Settings, Tls};
 
@@ -36,7 +36,7 @@ pub(super) fn check(settings: &Settings) -> Vec<String> {
 /// On loopback a password of `[auth.logins]` is proved without being shown; all else needs a certificate that clients know.
 fn may_do_without_files(settings: &Settings) -> bool {
     let (listen, methods) = (&settings.listen, &settings.auth.methods);
-    let near = listen.addresses.iter().all(std::net::IpAddr::is_loopback);
+    let near = listen.addresses.iter().all(IpAddr::is_loopback);
     listen.tls == Tls::Files || (near && methods.iter().all(|method| *method == Method::Login))
 }
 
@@ -49,6 +49,11 @@ fn listen(listen: &Listen, auth: &Auth) -> Vec<String> {
         .collect();
     if !auth.methods.is_empty() && listen.socket_dir.is_some() {
         problems.push("listen.socket_dir: with auth.methods no client is served over a Unix socket".to_owned());
+    }
+    let unclear = listen.proxy_protocol.iter().filter(|text| network(text).is_none());
+    problems.extend(unclear.map(|text| format!("listen.proxy_protocol: \"{text}\" is no network such as 10.0.0.0/8")));
+    if auth.methods.is_empty() && !listen.proxy_protocol.is_empty() {
+        problems.push("listen.proxy_protocol needs auth.methods: else a client is whoever the system says".to_owned());
     }
     let has_both = listen.tls_cert.is_some() && listen.tls_key.is_some();
     if listen.tls == Tls::Files && !has_both {
@@ -143,6 +148,20 @@ fn sessions(sessions: &Sessions) -> Vec<String> {
 fn nothing(times: &[(&str, Duration)]) -> Vec<String> {
     let zero = times.iter().filter(|(_, time)| time.is_zero());
     zero.map(|(name, _)| format!("{name} must be longer than nothing")).collect()
+}
+
+/// `address/bits`; no bit behind those is set, and an IPv4 address is written as one.
+#[must_use]
+pub fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+    let (zeros, width): (u32, u32) = match address {
+        IpAddr::V4(ip) => (ip.to_bits().trailing_zeros(), 32),
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => return None,
+        IpAddr::V6(ip) => (ip.to_bits().trailing_zeros(), 128),
+    };
+    let free = width.checked_sub(u32::from(bits))?;
+    (zeros >= free).then_some((address, bits))
 }
 
 /// `host:port`, an IPv6 address in brackets.

@@ -57,6 +57,7 @@ pub struct Listen {
     #[serde(deserialize_with = "path")]
     pub tls_key: Option<PathBuf>,
     pub allowed_uids: Vec<u32>,
+    pub proxy_protocol: Vec<String>,
     #[serde(deserialize_with = "ports")]
     pub bindings: BTreeMap<u16, String>,
 }

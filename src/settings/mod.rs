@@ -13,7 +13,7 @@ mod keys;
 mod parse;
 mod variables;
 
-pub use check::host_and_port;
+pub use check::{host_and_port, network};
 pub use keys::*;
 use variables::{PREFIX, Variables};
 

@@ -161,6 +161,48 @@ fn servers_outside_are_all_none_or_a_list() {
 }
 
 #[test]
+fn load_balancers_are_networks() {
+    let with = |list: &str, methods: &str| {
+        let tls = "tls = \"files\"\ntls_cert = \"a\"\ntls_key = \"b\"\n";
+        from(&format!("[listen]\n{tls}proxy_protocol = {list}\n[auth]\nmethods = {methods}\n"), &[], vec![])
+    };
+    let tokens = "[\"kubernetes\"]";
+    for text in ["10.0.0.0/8", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32", "::1/128", "::/0"] {
+        let settings = with(&format!("[\"{text}\"]"), tokens).expect(text).settings;
+        assert_eq!(settings.listen.proxy_protocol, [text]);
+        assert!(network(text).is_some(), "{text}");
+    }
+    let wrong = [
+        "10.0.0.0",
+        "10.0.0.7/8",
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "::/129",
+        "::1/64",
+        "::ffff:10.0.0.0/104",
+        "lb.example.com/8",
+        "10.0.0.0/-1",
+        "",
+        "/",
+    ];
+    for text in wrong {
+        let error = with(&format!("[\"{text}\"]"), tokens).expect_err(text).to_string();
+        assert!(error.contains("listen.proxy_protocol") && error.contains(&format!("\"{text}\"")), "{error}");
+    }
+    let error = with("[\"10.0.0.0/8\"]", "[]").expect_err("nobody proves anything").to_string();
+    assert!(error.contains("listen.proxy_protocol needs auth.methods"), "{error}");
+    let variables = [
+        ("PGFERRY__LISTEN__PROXY_PROTOCOL", "10.0.0.0/8, fd00::/8"),
+        ("PGFERRY__AUTH__METHODS", "kubernetes"),
+        ("PGFERRY__LISTEN__TLS", "files"),
+        ("PGFERRY__LISTEN__TLS_CERT", "a"),
+        ("PGFERRY__LISTEN__TLS_KEY", "b"),
+    ];
+    let settings = from("", &variables, vec![]).expect("valid").settings;
+    assert_eq!(settings.listen.proxy_protocol, ["10.0.0.0/8", "fd00::/8"]);
+}
+
+#[test]
 fn lists_of_names_in_a_variable() {
     let variable = |text: &str| from("", &[("PGFERRY__KUBERNETES__EXTERNAL_NAMES", text)], vec![]);
     let names = variable("db.prod, cache.other").expect("valid").settings.kubernetes.external_names;

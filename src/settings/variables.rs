@@ -8,9 +8,10 @@ use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 pub(super) const PREFIX: &str = "PGFERRY__";
 
 /// Settings that are lists. A variable has no lists: its items stand with commas between them, or as TOML writes them.
-pub(super) const LISTS: [&str; 6] = [
+pub(super) const LISTS: [&str; 7] = [
     "listen.addresses",
     "listen.allowed_uids",
+    "listen.proxy_protocol",
     "kubernetes.external",
     "kubernetes.external_names",
     "auth.methods",

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgferry::server::proxy_header::{LONGEST, Said, parse};
+use pgferry::session::proxy_header::{LONGEST, Said, parse};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(Some((said, length))) = parse(bytes) else { return };

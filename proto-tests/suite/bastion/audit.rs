@@ -12,17 +12,17 @@ use serde_json::Value;
 use super::stage::{Bastion, TOKENS};
 use crate::support::{World, serve, until};
 
-fn events(file: &Path) -> Vec<Value> {
+pub(super) fn events(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     assert_eq!(secrets::leaked(&text), None, "a secret in the audit log");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn of<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
+pub(super) fn of<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["event"] == name).collect()
 }
 
-async fn until_there(file: &Path, name: &str, count: usize) -> Vec<Value> {
+pub(super) async fn until_there(file: &Path, name: &str, count: usize) -> Vec<Value> {
     until(&format!("{count} {name}"), || of(&events(file), name).len() >= count).await;
     events(file)
 }

@@ -1,15 +1,150 @@
-//! Clients that want nothing but places.
+//! A listener for a network: load balancers before it, and hosts that mean no good.
 
-use proto_tests::wire::{SSL_REQUEST, Wire, startup};
-use tokio::net::{TcpSocket, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::stage::{Bastion, TOKENS};
+use proto_tests::{
+    secrets,
+    wire::{Fields, SSL_REQUEST, Wire, startup},
+};
+use rustix::process::Signal;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
-/// A connection from another address of this machine.
-async fn from(source: &str, bastion: &Bastion) -> TcpStream {
+use super::{
+    audit::{events, of, until_there},
+    stage::{Bastion, TOKENS},
+};
+use crate::support::PATIENCE;
+
+/// Load balancers connect from here.
+const BALANCERS: &str = "proxy_protocol = [\"127.0.7.0/24\"]\n";
+const BALANCER: Ipv4Addr = Ipv4Addr::new(127, 0, 7, 1);
+const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Where their clients are.
+const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 10), 51724);
+
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+
+/// A connection from one of this machine's addresses.
+async fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
-    socket.connect(bastion.pgferry.address()).await.unwrap()
+    socket.bind(SocketAddr::from((source, 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// A header of the PROXY protocol, version 2.
+fn header(command: u8, source: SocketAddrV4) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([command, 0x11, 0, 12]);
+    header.extend(source.ip().octets());
+    header.extend([10, 0, 0, 7]);
+    header.extend(source.port().to_be_bytes());
+    header.extend(5432_u16.to_be_bytes());
+    header
+}
+
+/// A connection of a load balancer, which announces a client.
+async fn announced(to: SocketAddr, client: SocketAddrV4) -> TcpStream {
+    let mut socket = from(BALANCER, to).await;
+    socket.write_all(&header(PROXY, client)).await.unwrap();
+    socket
+}
+
+/// Logs in with a token.
+async fn log_in(socket: TcpStream, token: &str) -> Result<Wire, Fields> {
+    let mut wire = Wire::tls_over(socket).await.unwrap();
+    let parameters = [("user", "app@shop.prod"), ("database", "app")];
+    wire.start_with_password(&parameters, token).await.map(|()| wire)
+}
+
+/// What comes until the close, be that orderly or not.
+async fn until_closed(socket: TcpStream) -> Vec<u8> {
+    timeout(PATIENCE, Wire::over(socket).rest()).await.expect("a close").unwrap_or_default()
+}
+
+/// Lines that are for whoever runs it, of connections.
+fn noticed(output: &str) -> Vec<String> {
+    let lines = output.lines().filter(|line| line.contains("session=") && !line.contains("DEBUG"));
+    lines.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_load_balancer_says_where_the_client_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.log");
+    let configuration = format!("{BALANCERS}{TOKENS}[audit]\nfile = \"{}\"\n", file.display());
+    let mut bastion = Bastion::new(&configuration).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    let address = bastion.pgferry.address();
+    let mut wire = log_in(announced(address, CLIENT).await, &kim).await.unwrap();
+    assert_eq!(wire.value("select 1").await.unwrap(), "1");
+    bastion.pgferry.says("peer=192.0.2.10:51724").await;
+    let all = until_there(&file, "session.ready", 1).await;
+    for event in &all {
+        let client = &event["client"];
+        assert_eq!((&client["address"], &client["port"]), (&"192.0.2.10".into(), &51724.into()), "{event}");
+        assert_eq!((&client["via"], &client["tls"]), (&"127.0.7.1".into(), &"TLSv1.3".into()), "{event}");
+    }
+    // Somebody else needs no load balancer, and has none.
+    log_in(from(HOST, address).await, &kim).await.unwrap();
+    let all = until_there(&file, "session.ready", 2).await;
+    let client = &of(&all, "session.ready")[1]["client"];
+    assert_eq!((&client["address"], client.get("via")), (&"127.0.0.1".into(), None));
+    // Guesses are the client's.
+    log_in(announced(address, CLIENT).await, &secrets::make("bearer")).await.err().expect("refused");
+    bastion.pgferry.signal(Signal::TERM);
+    assert!(bastion.pgferry.ended().await.success());
+    let all = events(&file);
+    let failed = of(&all, "login.failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0]["client"]["address"], "192.0.2.10");
+}
+
+#[tokio::test]
+async fn a_load_balancer_that_says_nothing_is_refused() {
+    let mut bastion = Bastion::new(&format!("{BALANCERS}{TOKENS}")).await;
+    let v1 = b"PROXY TCP4 192.0.2.10 10.0.0.7 51724 5432\r\n".to_vec();
+    let good = startup(3, 0, &[("user", "app@shop.prod"), ("database", "app")]);
+    for beginning in [SSL_REQUEST.to_vec(), v1, good, b"\x16\x03\x01\x02\0\x01".to_vec()] {
+        let mut socket = from(BALANCER, bastion.pgferry.address()).await;
+        let port = socket.local_addr().unwrap().port();
+        socket.write_all(&beginning).await.unwrap();
+        assert_eq!(until_closed(socket).await, b"", "{beginning:?}");
+        let refused = "connection refused: no PROXY protocol header of version 2; see listen.proxy_protocol";
+        bastion.pgferry.says(refused).await;
+        bastion.pgferry.says(&format!("peer=127.0.7.1:{port}")).await;
+    }
+}
+
+/// Whoever may connect may not say where from.
+#[tokio::test]
+async fn a_header_from_elsewhere_is_no_header() {
+    let bastion = Bastion::new(&format!("{BALANCERS}{TOKENS}")).await;
+    for behind in [&SSL_REQUEST[..], &[]] {
+        let mut socket = from(HOST, bastion.pgferry.address()).await;
+        socket.write_all(&[&header(PROXY, CLIENT), behind].concat()).await.unwrap();
+        let answer = until_closed(socket).await;
+        assert!(answer.is_empty() || answer[0] == b'E', "{answer:?}");
+    }
+    assert!(!bastion.pgferry.output().contains("192.0.2.10"), "{}", bastion.pgferry.output());
+}
+
+#[tokio::test]
+async fn health_checks_are_quiet() {
+    let mut bastion = Bastion::new(&format!("{BALANCERS}{TOKENS}")).await;
+    let address = bastion.pgferry.address();
+    let mut check = from(BALANCER, address).await;
+    check.write_all(&header(LOCAL, CLIENT)).await.unwrap();
+    assert_eq!(until_closed(check).await, b"");
+    bastion.pgferry.says("a load balancer's health check").await;
+    drop(from(BALANCER, address).await);
+    bastion.pgferry.says("the connection ended in the PROXY protocol header").await;
+    assert_eq!(noticed(&bastion.pgferry.output()), Vec::<String>::new());
 }
 
 /// One host that opens more connections than there are places, and says nothing, keeps nobody else out.
@@ -20,7 +155,7 @@ async fn a_host_that_says_nothing_keeps_nobody_out() {
     bastion.bind("kim", "app");
     let mut silent = Vec::new();
     for _ in 0..50 {
-        silent.push(from("127.0.0.2", &bastion).await);
+        silent.push(from(Ipv4Addr::new(127, 0, 0, 2), bastion.pgferry.address()).await);
     }
     assert!(bastion.connect(&kim, "app@shop.prod", "app").await.is_ok());
     drop(silent);
