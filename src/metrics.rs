@@ -15,6 +15,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
+use tokio::time::Instant;
 
 /// What [`Metrics::encode`] gives: the text format that every scraper reads.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -149,16 +150,48 @@ impl Metrics {
         let audit_failures = Counter::default();
         let limits = Family::<One, Gauge>::default();
         let expiry = Family::<One, Gauge>::default();
-        registry.register("sessions", "Sessions by what they are at", sessions.clone());
-        registry.register("connects", "Attempts to connect that came to an end", connects.clone());
-        registry.register("connect_seconds", "How long the parts of connecting took", seconds.clone());
-        registry.register("bytes", "Bytes from clients (in) and to them (out)", bytes.clone());
-        registry.register("auth", "Proofs of who a client is", proofs.clone());
-        registry.register("denied", "Sessions denied, by the rule that did", denied.clone());
-        registry.register("audit_failures", "Audit events not written in time", audit_failures.clone());
-        registry.register("limit_remaining", "What is left of each limit", limits.clone());
-        registry.register("certificate_expiry_seconds", "Until a certificate expires", expiry.clone());
-        registry.register("build", "Which pgferry this is", Info::new([("version", version)]));
+        registry.register(
+            "sessions",
+            "Clients now: startup (have not said what they want, or not proved who they are), connecting, open",
+            sessions.clone(),
+        );
+        registry.register("connects", "Clients that wanted a session: connected, refused with this SQLSTATE (other: a rare one), or gave up waiting", connects.clone());
+        registry.register(
+            "connect_seconds",
+            "How long each part of connecting took, where it succeeded; all is from the startup packet to the greeting",
+            seconds.clone(),
+        );
+        registry.register(
+            "bytes",
+            "Bytes from clients (in) and to them (out), counted when their sessions end",
+            bytes.clone(),
+        );
+        registry.register(
+            "auth",
+            "Proofs of who a client is: accepted, refused, or unavailable, where nobody could tell",
+            proofs.clone(),
+        );
+        registry.register(
+            "denied",
+            "Clients denied by this rule of the configuration; none: where no rule fits",
+            denied.clone(),
+        );
+        registry.register(
+            "audit_failures",
+            "Sessions whose first line in the audit log was not written in time",
+            audit_failures.clone(),
+        );
+        registry.register(
+            "limit_remaining",
+            "What is left of a limit of the configuration; sessions that are kept ready count",
+            limits.clone(),
+        );
+        registry.register(
+            "certificate_expiry_seconds",
+            "Until the certificate expires that clients see, where it is from a file; negative afterwards",
+            expiry.clone(),
+        );
+        registry.register("build", "Which pgferry this is; always 1", Info::new([("version", version)]));
         for state in State::ALL {
             // Zero is worth saying: an alert on a series that is not there never fires.
             let _ = sessions.get_or_create(&[("state", state.as_str())]);
@@ -208,6 +241,19 @@ impl Metrics {
     /// A part of connecting took so long.
     pub fn took(&self, phase: Phase, time: Duration) {
         self.0.seconds.get_or_create(&[("phase", phase.as_str())]).observe(time.as_secs_f64());
+    }
+
+    /// Waits for a part of connecting. It counts where it succeeds: how long a failure takes, a deadline says.
+    ///
+    /// # Errors
+    /// What it gives.
+    pub async fn timed<T, E>(&self, phase: Phase, part: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let began = Instant::now();
+        let done = part.await;
+        if done.is_ok() {
+            self.took(phase, began.elapsed());
+        }
+        done
     }
 
     /// Bytes went from a client, and to one.
@@ -297,91 +343,5 @@ impl Drop for InState {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    /// The value of a series.
-    fn value(metrics: &Metrics, series: &str) -> Option<String> {
-        let text = metrics.encode();
-        text.lines().find_map(|line| Some(line.strip_prefix(series)?.strip_prefix(' ')?.to_owned()))
-    }
-
-    fn expect(metrics: &Metrics, series: &str, expected: &str) {
-        assert_eq!(value(metrics, series).as_deref(), Some(expected), "{series} in\n{}", metrics.encode());
-    }
-
-    #[test]
-    fn every_metric_has_the_name_that_dashboards_use() {
-        let metrics = Metrics::new("1.2.3");
-        let in_state = metrics.session(State::Open);
-        metrics.connected();
-        metrics.refused("42501");
-        metrics.gave_up();
-        metrics.took(Phase::Login, Duration::from_millis(30));
-        metrics.bytes(10, 20);
-        metrics.proof("kubernetes", Proof::Accepted);
-        metrics.denied("access.2");
-        metrics.audit_failed();
-        metrics.limit("sessions", 7);
-        metrics.certificate("listener", SystemTime::now() + Duration::from_secs(1000));
-        for (series, expected) in [
-            (r#"pgferry_sessions{state="open"}"#, "1"),
-            (r#"pgferry_sessions{state="connecting"}"#, "0"),
-            (r#"pgferry_connects_total{result="connected",sqlstate="00000"}"#, "1"),
-            (r#"pgferry_connects_total{result="refused",sqlstate="42501"}"#, "1"),
-            (r#"pgferry_connects_total{result="gave up",sqlstate=""}"#, "1"),
-            (r#"pgferry_connect_seconds_bucket{phase="login",le="0.025"}"#, "0"),
-            (r#"pgferry_connect_seconds_bucket{phase="login",le="0.05"}"#, "1"),
-            (r#"pgferry_bytes_total{direction="in"}"#, "10"),
-            (r#"pgferry_bytes_total{direction="out"}"#, "20"),
-            (r#"pgferry_auth_total{method="kubernetes",result="accepted"}"#, "1"),
-            (r#"pgferry_denied_total{rule="access.2"}"#, "1"),
-            ("pgferry_audit_failures_total", "1"),
-            (r#"pgferry_limit_remaining{limit="sessions"}"#, "7"),
-            (r#"pgferry_build_info{version="1.2.3"}"#, "1"),
-        ] {
-            expect(&metrics, series, expected);
-        }
-        let expiry = value(&metrics, r#"pgferry_certificate_expiry_seconds{certificate="listener"}"#);
-        assert!((1..=1000).contains(&expiry.expect("a value").parse::<i64>().expect("a number")));
-        drop(in_state);
-        expect(&metrics, r#"pgferry_sessions{state="open"}"#, "0");
-    }
-
-    #[test]
-    fn a_session_is_counted_once() {
-        let metrics = Metrics::new("1");
-        let mut session = metrics.session(State::Startup);
-        session.becomes(State::Connecting);
-        session.becomes(State::Open);
-        let counts = || {
-            ["startup", "connecting", "open"]
-                .map(|state| value(&metrics, &format!("pgferry_sessions{{state=\"{state}\"}}")))
-        };
-        assert_eq!(counts(), ["0", "0", "1"].map(|count| Some(count.to_owned())));
-        drop(session);
-        assert_eq!(counts(), ["0", "0", "0"].map(|count| Some(count.to_owned())));
-    }
-
-    #[test]
-    fn nobody_outside_can_make_series() {
-        let metrics = Metrics::new("1");
-        for number in 0..1000 {
-            metrics.refused(&format!("Z{number:04}"));
-            metrics.denied(&format!("access.{number}"));
-        }
-        let text = metrics.encode();
-        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
-        assert_eq!((series("pgferry_connects_total{"), series("pgferry_denied_total{")), (1, RULES + 1));
-        assert_eq!(SQLSTATES.into_iter().collect::<BTreeSet<_>>().len(), SQLSTATES.len());
-    }
-
-    #[test]
-    fn a_certificate_that_is_over_counts_on() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        assert_eq!(seconds_until(now + Duration::from_mins(1), now), 60);
-        assert_eq!(seconds_until(now - Duration::from_mins(1), now), -60);
-    }
-}
+#[path = "metrics_tests.rs"]
+mod tests;

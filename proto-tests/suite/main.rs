@@ -27,6 +27,7 @@ mod features {
 /// A team's bastion: who is it, may they, and for how long.
 mod bastion {
     mod audit;
+    mod http;
     // Elsewhere a machine has one loopback address.
     #[cfg(target_os = "linux")]
     mod network;

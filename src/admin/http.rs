@@ -16,7 +16,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::watch,
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -57,7 +56,7 @@ pub type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 /// What the answers are made of.
 pub struct Endpoints {
     /// How far the process has come. It is ready while it serves.
-    pub phase: watch::Receiver<Phase>,
+    pub phase: Box<dyn Fn() -> Phase + Send + Sync>,
     /// What else must be right for new clients: never a database or the API server, which no other replica has either.
     pub checks: Vec<Check>,
     /// The metrics, as [`CONTENT_TYPE`] says.
@@ -67,7 +66,7 @@ pub struct Endpoints {
 impl Endpoints {
     /// Why no new clients should come; empty where they should.
     fn reasons(&self) -> Vec<String> {
-        let phase = match *self.phase.borrow() {
+        let phase = match (self.phase)() {
             Phase::Starting => Some("starting".to_owned()),
             Phase::Serving => None,
             Phase::Draining => Some("draining".to_owned()),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::TcpStream,
+    sync::watch,
     time::Instant,
 };
 
@@ -23,8 +24,11 @@ fn endpoints() -> (watch::Sender<Phase>, Arc<AtomicBool>, Arc<Endpoints>) {
     let healthy = Arc::clone(&audit);
     let check: Check =
         Box::new(move || (!healthy.load(Ordering::Relaxed)).then(|| "the audit log cannot be written".to_owned()));
-    let endpoints =
-        Endpoints { phase: watched, checks: vec![check], metrics: Box::new(|| "pgferry_sessions 1\n".to_owned()) };
+    let endpoints = Endpoints {
+        phase: Box::new(move || *watched.borrow()),
+        checks: vec![check],
+        metrics: Box::new(|| "pgferry_sessions 1\n".to_owned()),
+    };
     (phase, audit, Arc::new(endpoints))
 }
 

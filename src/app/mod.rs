@@ -21,23 +21,20 @@ use crate::{
     },
     error::ClientFacing as _,
     k8s::{api::contexts::Contexts, dial::dialer::Dialer, review::Reviews},
+    metrics::Metrics,
     server::{self, Stop, descriptors, dumps, listen},
-    session::{
-        Parts, Sessions,
-        permit::rules::Pattern,
-        phase::Phase,
-        registry::{Limits, Registry},
-        target::parse_target,
-    },
+    session::{Parts, Sessions, permit::rules::Pattern, phase::Phase, registry::Registry, target::parse_target},
     settings::{self, Settings, SettingsError},
     tls::accept::Acceptor,
     upstream::{Directory, Failure, Identity, ListAsk, Listing, Review},
 };
 
+mod http;
 mod parts;
 
 use parts::{
-    aliases, client_tls, kubernetes, listeners, liveness, methods, permit_params, session_params, sinks, transport,
+    aliases, client_tls, kubernetes, limits, listeners, liveness, methods, permit_params, session_params, sinks,
+    transport,
 };
 
 /// How long `pgferry list` may take: a large cluster's lists come in pages.
@@ -52,6 +49,9 @@ pub struct Server {
     audit: Audit,
     phase: watch::Sender<Phase>,
     params: server::Params,
+    /// Says that clients are served.
+    accepts: watch::Sender<bool>,
+    http: Option<http::Answering>,
 }
 
 impl Server {
@@ -61,6 +61,7 @@ impl Server {
     /// Where it cannot, or the TLS files cannot be used. That Kubernetes cannot be reached is no error.
     pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let bound = listeners(settings)?;
+        let http = settings.http.listen.map(http::Bound::new).transpose()?;
         let acceptor = Acceptor::new(&client_tls(settings)).context("TLS for clients")?;
         let (contexts, directory, credentials) = kubernetes(settings);
         let review: Arc<dyn Review> = Arc::new(Reviews::new(Arc::clone(&contexts), settings.auth.audiences.clone()));
@@ -71,25 +72,29 @@ impl Server {
             settings.kubernetes.connect_timeout,
         );
         let audit = sinks(settings)?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let (phase, watched) = watch::channel(Phase::Serving);
         let sessions = Sessions::new(Parts {
             directory: Arc::new(directory),
             credentials: Arc::new(credentials),
             dial: Arc::new(dialer),
             audit: audit.clone(),
+            metrics: metrics.clone(),
             methods: methods(settings, &review)?,
             review: Arc::clone(&review),
             acceptor,
             allowed: AllowedUids::new(settings.listen.allowed_uids.clone()),
             params: session_params(settings),
-            registry: Registry::new(Limits {
-                all: settings.sessions.max_connections,
-                cluster: Some(settings.sessions.max_per_cluster).filter(|limit| *limit > 0),
-            }),
-            phase: watched,
+            registry: Registry::new(limits(settings)),
+            phase: watched.clone(),
         });
         let params = server::Params { drain: settings.sessions.drain, max_startups: settings.sessions.max_startups };
-        Ok(Self { bound, sessions, contexts, review, audit, phase, params })
+        let accepts = watch::Sender::new(false);
+        let http = http.map(|bound| {
+            let phase = (accepts.subscribe(), watched);
+            bound.answer(http::endpoints(phase, audit.clone(), metrics, Arc::clone(&sessions)))
+        });
+        Ok(Self { bound, sessions, contexts, review, audit, phase, params, accepts, http })
     }
 
     fn reload(&self, settings: &Settings) -> Reload {
@@ -105,6 +110,11 @@ impl Server {
 
     /// Serves until it is told to stop and every session has ended.
     pub async fn run(self, stop: watch::Receiver<Stop>) {
+        // Before anybody is told where: connections wait in the kernel's queue until they are accepted.
+        self.accepts.send_replace(true);
+        if let Some(http) = &self.http {
+            info!("http on {}", http.address());
+        }
         for bound in &self.bound {
             if let Some(target) = bound.target() {
                 info!("listening on {bound} for {target}");

@@ -35,6 +35,7 @@ use crate::{
             self, PermitParams,
             rules::{Bounds, Pattern, Rule, Rules},
         },
+        registry::Limits,
         route::{Alias, Names},
         target::parse_target,
     },
@@ -238,6 +239,11 @@ pub(super) fn session_params(settings: &Settings) -> Params {
 fn proxies(settings: &Settings) -> Vec<Network> {
     let networks = settings.listen.proxy_protocol.iter().filter_map(|text| network(text));
     networks.map(|(address, bits)| Network { address, bits }).collect()
+}
+
+pub(super) fn limits(settings: &Settings) -> Limits {
+    let sessions = &settings.sessions;
+    Limits { all: sessions.max_connections, cluster: Some(sessions.max_per_cluster).filter(|limit| *limit > 0) }
 }
 
 /// Where events are kept.

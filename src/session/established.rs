@@ -37,7 +37,7 @@ impl Sessions {
     /// Hands the server's greeting over, pipes, and ends both sides properly.
     pub(super) async fn run_established(
         &self,
-        about: About,
+        mut about: About,
         mut reply: Reply,
         connected: Box<Connected>,
         early: BytesMut,
@@ -58,9 +58,11 @@ impl Sessions {
         drop(login);
         if reply.hand_over(&notices, &greeting).await.is_err() {
             goodbye(stream, Goodbye::Terminate).await;
+            about.record.gave_up();
             record.ended((0, 0), "client gone");
             return logged_in.ended((0, 0), "client gone");
         }
+        about.record.connected();
         let mut pipe = Pipe::new(reply.client, stream, &early, rest, cancelled);
         drop((greeting, early));
         let endings = Endings {

@@ -81,6 +81,7 @@ impl Sessions {
             Err(_) => debug!(session = %id, %peer, "no startup packet within the deadline"),
             Ok(Err(GreetError::Refused(mut client, report))) => {
                 info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
+                self.metrics.refused(report.sqlstate.as_str());
                 tell(&mut client, &report).await;
             }
             Ok(Err(GreetError::NoTls)) => info!(session = %id, %peer, "connection refused: {}", GreetError::NoTls),

@@ -73,7 +73,7 @@ pub(super) fn refused(id: SessionId, peer: &Peer, refusal: &Refusal) {
             let said = printable(&fields.message);
             info!(session = %id, %peer, sqlstate = fields.sqlstate, "the server refused: {said}");
         }
-        Refusal::Report(report) => {
+        Refusal::Report(report) | Refusal::Denied { report, .. } => {
             info!(session = %id, %peer, sqlstate = %report.sqlstate, "connection refused: {}", report.message);
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::{
     audit::Audit,
     auth::{client::Methods, peer::AllowedUids},
+    metrics::Metrics,
     tls::accept::Acceptor,
     upstream::{Credentials, Dial, Directory, Review},
 };
@@ -20,6 +21,7 @@ mod backoff;
 mod cancel;
 pub mod client;
 mod connect;
+mod count;
 mod ending;
 mod established;
 mod goodbye;
@@ -92,6 +94,8 @@ pub struct Parts {
     pub allowed: AllowedUids,
     /// What is kept of sessions.
     pub audit: Audit,
+    /// What is counted of them.
+    pub metrics: Metrics,
     /// How clients prove who they are; `None`: the system says it.
     pub methods: Option<Methods>,
     /// The settings.
@@ -111,6 +115,7 @@ pub struct Sessions {
     failures: Misses,
     methods: Option<watch::Sender<Arc<Methods>>>,
     audit: Audit,
+    metrics: Metrics,
     acceptor: Option<Acceptor>,
     allowed: AllowedUids,
     params: Params,
@@ -134,12 +139,14 @@ impl Sessions {
                 parts.credentials,
                 parts.dial,
                 (Arc::clone(&parts.registry), Permits::new(parts.review, parts.params.permits.clone())),
+                parts.metrics.clone(),
             )),
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
             misses: Misses::new(cancel::FREE, cancel::COSTS),
             failures: Misses::new(prove::FREE, prove::COSTS),
             methods: parts.methods.map(|methods| watch::Sender::new(Arc::new(methods))),
             audit: parts.audit,
+            metrics: parts.metrics,
             acceptor: parts.acceptor,
             allowed: parts.allowed,
             params: parts.params,
@@ -164,5 +171,13 @@ impl Sessions {
     #[must_use]
     pub fn next_id(&self) -> SessionId {
         self.registry.next_id()
+    }
+
+    /// Counts what is as it is whenever somebody looks: what is left of the limit, and how long the certificate is good.
+    pub fn measure(&self) {
+        self.metrics.limit("max_connections", self.registry.remaining());
+        if let Some(until) = self.acceptor.as_ref().and_then(Acceptor::good_until) {
+            self.metrics.certificate("listener", until);
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         client::{Claim, Methods, ProveError},
     },
     error::ClientFacing as _,
+    metrics::{Phase, Proof},
     upstream::How,
 };
 
@@ -32,12 +33,18 @@ impl Sessions {
         greeted: &mut Greeted,
         peer: &Peer,
     ) -> Option<Authenticated> {
+        let user = String::from_utf8_lossy(greeted.startup.get("user").unwrap_or_default()).escape_debug().to_string();
+        let method = methods.asks(&user, greeted.client.certificate().is_some()).map_or("none", How::as_str);
         let deadline = Instant::now() + self.params.startup_deadline;
-        let outcome = timeout_at(deadline, prove(methods, greeted, deadline)).await;
-        let error = match outcome {
-            Ok(Ok(who)) => return Some(who),
+        let proving = self.metrics.timed(Phase::Authenticate, prove(methods, greeted, deadline));
+        let error = match timeout_at(deadline, proving).await {
+            Ok(Ok(who)) => {
+                self.metrics.proof(method, Proof::Accepted);
+                return Some(who);
+            }
             Ok(Err(error)) => error,
             Err(_) => {
+                self.metrics.gave_up();
                 debug!(session = %id, %peer, "no proof within the deadline");
                 return None;
             }
@@ -45,23 +52,22 @@ impl Sessions {
         if let ProveError::Client(error) = &error
             && error.is_end()
         {
+            self.metrics.gave_up();
             debug!(session = %id, %peer, "{error}");
             return None;
         }
-        let user = String::from_utf8_lossy(greeted.startup.get("user").unwrap_or_default()).escape_debug().to_string();
         let cause = match &error {
             ProveError::NoAnswer(failure) => failure.to_string(),
             _ => String::new(),
         };
         let report = error.report();
+        let unavailable = matches!(error, ProveError::NoAnswer(_));
+        self.metrics.proof(method, if unavailable { Proof::Unavailable } else { Proof::Refused });
+        self.metrics.refused(report.sqlstate.as_str());
         info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
         if error.is_guess() {
             if let Some(client) = peer.client() {
-                self.audit.login_failed(
-                    client.ip(),
-                    methods.asks(&user, greeted.client.certificate().is_some()).map_or("none", How::as_str),
-                    Some(&user),
-                );
+                self.audit.login_failed(client.ip(), method, Some(&user));
             }
             let by_address = self.failures.note(&peer.counted());
             let by_name = self.failures.note(&format!("user {user}"));

@@ -1,11 +1,14 @@
-//! What the audit log says of a session: that it is to begin before the client hears so, that its server is there or why
-//! not, and that it has ended.
+//! What the audit log and the metrics say of a session: that it is to begin before the client hears so, that its server is
+//! there or why not, and that it has ended.
 
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use super::{
     client::{ClientStream, Peer},
     connect::Connected,
+    count::Counted,
     refusal::Refusal,
     registry::SessionId,
 };
@@ -13,6 +16,7 @@ use crate::{
     audit::{Audit, Client, Event, Identity as Who, Session, Target, Text},
     auth::Authenticated,
     error::{ClientFacing as _, Report},
+    metrics::{Metrics, Phase},
     pg::startup::Startup,
     upstream::Identity,
 };
@@ -31,11 +35,13 @@ pub enum OnFailure {
 pub(super) struct Record {
     audit: Audit,
     session: Session,
+    counted: Counted,
 }
 
 impl Record {
     pub(super) fn new(
         audit: &Audit,
+        counted: Counted,
         id: SessionId,
         (client, peer): (&ClientStream, &Peer),
         who: &Authenticated,
@@ -48,7 +54,7 @@ impl Record {
         });
         session.database = startup.get("database").map(Text::from_bytes);
         session.application_name = startup.get("application_name").map(Text::from_bytes);
-        Self { audit: audit.clone(), session }
+        Self { audit: audit.clone(), session, counted }
     }
 
     /// What the client wants, as it said it.
@@ -65,32 +71,60 @@ impl Record {
         if !self.audit.is_on() {
             return Ok(());
         }
-        match self.audit.record(Event::Start(Arc::new(self.session.clone()))).await {
-            Err(blocked) if on_failure == OnFailure::Refuse => Err(blocked.report()),
-            _ => Ok(()),
+        let began = Instant::now();
+        let Err(blocked) = self.audit.record(Event::Start(Arc::new(self.session.clone()))).await else {
+            self.counted.metrics.took(Phase::Audit, began.elapsed());
+            return Ok(());
+        };
+        self.counted.metrics.audit_failed();
+        match on_failure {
+            OnFailure::Allow => Ok(()),
+            OnFailure::Refuse => {
+                let report = blocked.report();
+                self.counted.metrics.refused(report.sqlstate.as_str());
+                Err(report)
+            }
         }
     }
 
+    /// It gets no server.
     pub(super) fn denied(&self, refusal: &Refusal) {
+        self.counted.refused(refusal);
         if self.audit.is_on() {
             let (sqlstate, message) = refusal.words();
+            let mut session = self.session.clone();
+            if let Refusal::Denied { rule: Some(rule), .. } = refusal {
+                session.rule = Some(Text::from_bytes(rule.to_string().as_bytes()));
+            }
             self.audit.note(Event::Denied {
-                session: Arc::new(self.session.clone()),
+                session: Arc::new(session),
                 sqlstate: sqlstate.to_owned(),
                 message: Some(Text::from_bytes(message.as_bytes())),
             });
         }
     }
 
+    /// The client did not wait for it.
+    pub(super) fn gave_up(&self) {
+        self.counted.metrics.gave_up();
+    }
+
+    /// The client has the server's greeting.
+    pub(super) fn connected(&self) {
+        self.counted.connected();
+    }
+
     /// The server is there.
-    pub(super) fn ready(&self, connected: &Connected, database: &[u8]) -> Opened {
+    pub(super) fn ready(&mut self, connected: &Connected, database: &[u8]) -> Opened {
+        self.counted.open();
         let mut session = self.session.clone();
         session.target = Some(Target::from(&connected.upstream));
         session.role = Some(Text::from_bytes(connected.login.user.as_bytes()));
         session.database = Some(Text::from_bytes(database));
         session.rule = connected.grant.rule.map(|rule| Text::from_bytes(rule.to_string().as_bytes()));
         let backend_pid = connected.key.as_ref().map(|key| key.pid);
-        let opened = Opened { audit: self.audit.clone(), session: Arc::new(session), backend_pid };
+        let (audit, metrics) = (self.audit.clone(), self.counted.metrics.clone());
+        let opened = Opened { audit, metrics, session: Arc::new(session), backend_pid };
         opened
             .audit
             .note(Event::Ready { session: Arc::clone(&opened.session), backend_pid: backend_pid.unwrap_or_default() });
@@ -102,6 +136,7 @@ impl Record {
 #[derive(Clone)]
 pub(super) struct Opened {
     audit: Audit,
+    metrics: Metrics,
     session: Arc<Session>,
     backend_pid: Option<i32>,
 }
@@ -117,6 +152,7 @@ impl Opened {
     }
 
     pub(super) fn ended(&self, bytes: (u64, u64), end: &'static str) {
+        self.metrics.bytes(bytes.0, bytes.1);
         let (session, backend_pid) = (Arc::clone(&self.session), self.backend_pid);
         self.audit.note(Event::End { session, backend_pid, bytes, end, sqlstate: None });
     }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::{
     error::{Report, SqlState},
     pg::backend::ErrorFields,
+    session::permit::rules::Number,
     upstream::Failure,
 };
 
@@ -20,6 +21,13 @@ pub(super) enum Refusal {
     },
     /// A report of ours.
     Report(Report),
+    /// A report of ours, because the list of rules says so.
+    Denied {
+        /// The rule; `None` where none of them fits.
+        rule: Option<Number>,
+        /// What the client hears.
+        report: Report,
+    },
 }
 
 impl From<Failure> for Refusal {
@@ -43,7 +51,7 @@ impl Refusal {
     pub(super) fn words(&self) -> (&str, &str) {
         let message = match self {
             Self::Server { fields, .. } => &fields.message,
-            Self::Report(report) => &report.message,
+            Self::Report(report) | Self::Denied { report, .. } => &report.message,
         };
         (self.sqlstate(), message)
     }
@@ -51,7 +59,7 @@ impl Refusal {
     fn sqlstate(&self) -> &str {
         match self {
             Self::Server { fields, .. } => &fields.sqlstate,
-            Self::Report(report) => report.sqlstate.as_str(),
+            Self::Report(report) | Self::Denied { report, .. } => report.sqlstate.as_str(),
         }
     }
 }

@@ -94,6 +94,11 @@ impl Registry {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// How many more may be.
+    pub fn remaining(&self) -> usize {
+        self.limits.all.saturating_sub(self.open())
+    }
+
     /// Counts a session in, until the permit is dropped.
     ///
     /// # Errors

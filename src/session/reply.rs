@@ -73,7 +73,7 @@ impl Reply {
         log::refused(id, peer, refusal);
         match refusal {
             Refusal::Server { frame, .. } => out.extend_from_slice(frame),
-            Refusal::Report(report) => encode::report(report, &mut out),
+            Refusal::Report(report) | Refusal::Denied { report, .. } => encode::report(report, &mut out),
         }
         last_words(&mut self.client, &out).await;
     }

@@ -16,6 +16,7 @@ use super::{
     cancel,
     client::{Accepted, ClientStream, Peer},
     connect::Wanted,
+    count::Counted,
     handshake::{Greeted, Greeting},
     log::About,
     meet::Welcome,
@@ -46,15 +47,17 @@ impl Sessions {
             // For nobody who may be anybody.
             self.connector.directory.warm();
         }
+        let mut counted = Counted::new(&self.metrics);
         match self.greeted(id, socket, &peer, deadline).await {
             // Whoever holds the key may cancel, of those who may connect at all.
             Some(Greeting::Cancel(client, key)) => {
-                drop(place);
+                drop((place, counted));
                 let who = who.map_or_else(|| peer.counted(), |who| who.who().to_owned());
                 self.cancel((id, &peer), client, &key, &who).await;
             }
             Some(Greeting::Startup(greeted)) => {
                 let mut greeted = Box::new(greeted);
+                counted.greeted();
                 let who = match (who, &self.methods) {
                     (Some(who), _) => Some(who),
                     (None, Some(methods)) => {
@@ -65,7 +68,8 @@ impl Sessions {
                 };
                 drop(place);
                 if let Some(who) = who {
-                    Box::pin(self.session(id, greeted, peer, bound, who)).await;
+                    counted.connecting();
+                    Box::pin(self.session((id, counted), greeted, peer, bound, who)).await;
                 }
             }
             None => {}
@@ -98,7 +102,7 @@ impl Sessions {
 
     async fn session(
         &self,
-        id: SessionId,
+        (id, counted): (SessionId, Counted),
         greeted: Box<Greeted>,
         peer: Peer,
         bound: Option<Target>,
@@ -107,7 +111,7 @@ impl Sessions {
         let Greeted { client, mut startup, mut early, .. } = *greeted;
         // Who had to prove something has it already.
         let negotiation = if matches!(who.identity(), Identity::Local) { startup.negotiation() } else { None };
-        let mut record = Record::new(&self.audit, id, (&client, &peer), &who, &startup);
+        let mut record = Record::new(&self.audit, counted, id, (&client, &peer), &who, &startup);
         let mut reply = Reply { client, negotiation, opened: false };
         let own = startup.take_own();
         let route = match self.route((&startup, &own), bound.as_ref(), (&peer, &who)).await {
@@ -136,7 +140,10 @@ impl Sessions {
         let connected = match outcome {
             Waited::Connected(connected) => connected,
             Waited::Refused(refusal) => return refuse(reply, (id, &peer), &record, &refusal).await,
-            Waited::ClientGone => return debug!(session = %id, %peer, "the client left while connecting"),
+            Waited::ClientGone => {
+                record.gave_up();
+                return debug!(session = %id, %peer, "the client left while connecting");
+            }
         };
         if let (Some(spares), Some(likeness)) = (&self.spares, likeness) {
             spares.prepare(likeness, &wanted, &self.connector, &self.registry);
@@ -211,7 +218,7 @@ impl Sessions {
     }
 }
 
-/// Ends a connection that never got its server, for the client and for the audit log.
+/// Ends a connection that never got its server, for the client, the audit log and the metrics.
 async fn refuse(reply: Reply, (id, peer): (SessionId, &Peer), record: &Record, refusal: &Refusal) {
     record.denied(refusal);
     reply.refuse(id, peer, refusal).await;

@@ -2,11 +2,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::keys::{Access, Auth, External, Kubernetes, Listen, Method, Policy, Sessions, Settings, Tls};
+use super::keys::{Access, Auth, External, Http, Kubernetes, Listen, Method, Policy, Sessions, Settings, Tls};
 
 /// All problems at once.
 pub(super) fn check(settings: &Settings) -> Vec<String> {
     let mut problems = listen(&settings.listen, &settings.auth);
+    problems.extend(http(&settings.http, &settings.listen));
     problems.extend(auth(&settings.auth, &settings.access));
     if !may_do_without_files(settings) {
         problems.push(
@@ -69,6 +70,13 @@ fn listen(listen: &Listen, auth: &Auth) -> Vec<String> {
         problems.push(format!("listen.bindings: port {} is listen.port already", listen.port));
     }
     problems
+}
+
+fn http(http: &Http, listen: &Listen) -> Option<String> {
+    let port = http.listen?.port();
+    // A Unix socket has the number in its name alone.
+    let taken = !listen.addresses.is_empty() && (port == listen.port || listen.bindings.contains_key(&port));
+    (port != 0 && taken).then(|| format!("http.listen: port {port} is one for PostgreSQL clients already"))
 }
 
 fn auth(auth: &Auth, access: &[Access]) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -10,7 +10,7 @@ use std::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::parse::{labels, path, ports, text, time};
+use super::parse::{address, labels, path, ports, text, time};
 
 /// Everything that can be set. Each key is described in `config/default.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +18,8 @@ use super::parse::{labels, path, ports, text, time};
 pub struct Settings {
     /// Where to listen.
     pub listen: Listen,
+    /// Probes and metrics.
+    pub http: Http,
     /// How Kubernetes is reached.
     pub kubernetes: Kubernetes,
     /// What names mean.
@@ -73,6 +75,15 @@ pub enum Tls {
     Off,
     /// Certificate and key from files.
     Files,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Http {
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[kubernetes]`.

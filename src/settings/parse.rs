@@ -1,6 +1,6 @@
 //! Values as TOML and variables write them.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -13,6 +13,13 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(text(deserializer)?.map(PathBuf::from))
+}
+
+/// An address and a port, of IPv6 in brackets. Names are none: which of their addresses would it be?
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let Some(text) = text(deserializer)? else { return Ok(None) };
+    let wrong = || de::Error::custom(format!("\"{text}\" is no address and port such as 127.0.0.1:9187"));
+    text.parse().map(Some).map_err(|_| wrong())
 }
 
 /// A moment as RFC 3339 writes it. In a file it may stand without quotes, as TOML's own type.

@@ -129,6 +129,22 @@ fn all_problems_at_once() {
 }
 
 #[test]
+fn http_is_an_address_of_its_own() {
+    let listen = |text: &str| from(&format!("[http]\nlisten = \"{text}\"\n"), &[], vec![]);
+    for text in ["", "127.0.0.1:9187", "0.0.0.0:9187", "[::1]:9187", "127.0.0.1:0"] {
+        let found = listen(text).expect(text).settings.http.listen;
+        assert_eq!(found.map(|address| address.to_string()).unwrap_or_default(), text);
+    }
+    for text in ["9187", ":9187", "localhost:9187", "::1:9187", "127.0.0.1", "127.0.0.1:10000"] {
+        let error = listen(text).expect_err(text).to_string();
+        assert!(error.contains("listen"), "{text}: {error}");
+    }
+    let text = "[http]\nlisten = \"127.0.0.1:10001\"\n[listen.bindings]\n10001 = \"shop\"\n";
+    let error = from(text, &[], vec![]).expect_err("taken").to_string();
+    assert!(error.contains("http.listen: port 10001"), "{error}");
+}
+
+#[test]
 fn the_examples_are_valid() {
     for example in [
         "config/example.laptop.toml",

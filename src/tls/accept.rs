@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
@@ -16,6 +16,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::warn;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{ALPN, TlsError, end_point};
 
@@ -83,6 +84,7 @@ struct Current {
 struct Offer {
     config: Arc<ServerConfig>,
     end_point: Option<Arc<[u8]>>,
+    good_until: Option<SystemTime>,
 }
 
 /// The files of [`ClientTls::Files`].
@@ -120,9 +122,14 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Offer { config, end_point } = self.offer();
+        let Offer { config, end_point, .. } = self.offer();
         let stream = TlsAcceptor::from(config).accept(io).await.map_err(TlsError::Handshake)?;
         Ok(Encrypted { stream, end_point })
+    }
+
+    /// Until when the certificate is good that is in force, where it is from files.
+    pub fn good_until(&self) -> Option<SystemTime> {
+        self.files.as_ref().and_then(|_| self.offer().good_until)
     }
 
     /// What is in force; files that have changed are read again, and broken ones leave it as it was.
@@ -218,6 +225,7 @@ fn offer(
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Offer, rustls::Error> {
     let end_point = chain.first().and_then(|leaf| end_point::hash(leaf)).map(Arc::from);
+    let good_until = chain.first().and_then(|leaf| good_until(leaf));
     let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let mut config = match verifier {
@@ -232,7 +240,14 @@ fn offer(
         }
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Offer { config: Arc::new(config), end_point })
+    Ok(Offer { config: Arc::new(config), end_point, good_until })
+}
+
+/// `None` where it cannot be read, which rustls says better.
+fn good_until(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use proto_tests::secrets;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::stage::{Bastion, TOKENS};
+use super::stage::{Bastion, Pipe, TOKENS};
 use crate::support::{World, serve, until};
 
 pub(super) fn events(file: &Path) -> Vec<Value> {
@@ -88,19 +88,11 @@ async fn a_refusal_is_kept_and_failed_logins_are_counted() {
 /// Where nothing can be kept nobody new is let in, and whoever is in stays.
 #[tokio::test]
 async fn a_log_that_takes_nothing_lets_nobody_in() {
-    let directory = tempfile::tempdir().unwrap();
     let world = World::reading().await;
-    let pipe = directory.path().join("pipe");
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    // Somebody who reads nothing.
-    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-    let pgferry = serve(&world.api, &format!("[audit]\nfile = \"{}\"\n", pipe.display())).await;
+    let pipe = Pipe::new();
+    let pgferry = serve(&world.api, &format!("[audit]\nfile = \"{}\"\n", pipe.path.display())).await;
     let mut early = pgferry.connect("pgferry", "shop.prod").await.unwrap();
-    // As many as the pipe takes.
-    let filler = vec![b'\n'; 4096];
-    let fill = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
-    rustix::io::ioctl_fionbio(&fill, true).unwrap();
-    while std::io::Write::write(&mut &fill, &filler).is_ok() {}
+    pipe.fill();
     let fields = loop {
         // What still fits is kept.
         if let Err(fields) = pgferry.connect("pgferry", "shop.prod").await {
@@ -109,7 +101,6 @@ async fn a_log_that_takes_nothing_lets_nobody_in() {
     };
     assert!(fields.code == "57P03" && fields.message.contains("audit log"), "{fields:?}");
     assert_eq!(early.value("select 1").await.unwrap(), "1");
-    drop(reader);
 }
 
 #[tokio::test]

@@ -1,5 +1,11 @@
 //! A bastion before one cluster: people come with a proof, and Kubernetes says what they may.
 
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    path::PathBuf,
+};
+
 use proto_tests::{
     kubernetes::certificates::Authority,
     secrets,
@@ -14,6 +20,37 @@ pub(crate) const AUDIENCE: &str = "pgferry";
 
 /// Tokens alone.
 pub(crate) const TOKENS: &str = "[auth]\nmethods = [\"kubernetes\"]\n";
+
+/// A pipe that an audit log is written to, and that takes nothing once it is full.
+pub(crate) struct Pipe {
+    pub(crate) path: PathBuf,
+    /// Somebody who need not read.
+    reader: File,
+    _directory: tempfile::TempDir,
+}
+
+impl Pipe {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        Self { path, reader, _directory: directory }
+    }
+
+    /// Leaves room for not even a line.
+    pub(crate) fn fill(&self) {
+        let fill = OpenOptions::new().write(true).open(&self.path).unwrap();
+        rustix::io::ioctl_fionbio(&fill, true).unwrap();
+        while (&fill).write(&[b'\n'; 4096]).is_ok() {}
+    }
+
+    /// Reads what is there.
+    pub(crate) fn drain(&self) {
+        while (&self.reader).read(&mut [0; 4096]).is_ok() {}
+    }
+}
 
 /// Runs SQL as the superuser.
 pub(crate) async fn as_superuser(world: &World, sql: &str) -> Vec<Vec<String>> {

@@ -14,6 +14,7 @@ use pgferry::{
 };
 use proto_tests::systems;
 
+mod metrics_table;
 mod settings_table;
 
 use settings_table::known_keys;

@@ -12,6 +12,7 @@ use tracing::info;
 use super::{Connected, Connector, Wanted, miss::Miss};
 use crate::{
     error::SqlState,
+    metrics::Phase,
     session::{
         permit::{Denied, Grant, refused},
         refusal::Refusal,
@@ -77,7 +78,7 @@ impl Connector {
         let login = async {
             let login = match known {
                 Some(login) => Ok(login.clone()),
-                None => self.credentials.login(ask, upstream).await,
+                None => self.metrics.timed(Phase::Credentials, self.credentials.login(ask, upstream)).await,
             };
             // Nobody listens where the role is known before.
             let _ = login.as_ref().map(|login| tell.send(login.user.clone()));
@@ -88,7 +89,8 @@ impl Connector {
                 Role::Named(role) => role.clone(),
                 Role::Default => told.await.map_err(|_| Denied::Refused)?,
             };
-            self.permits.permit(wanted, upstream, &role).await
+            let permit = self.permits.permit(wanted, upstream, &role);
+            if ask.identity == Identity::Local { permit.await } else { self.metrics.timed(Phase::Review, permit).await }
         };
         let (login, permitted) = tokio::join!(login, permitted);
         let login = match (login, &ask.identity) {

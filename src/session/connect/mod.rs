@@ -18,6 +18,7 @@ use crate::{
         upstream::{Attempt, Channel, Early, LoginError, log_in},
     },
     error::{ClientFacing, Report, SqlState},
+    metrics::{Metrics, Phase},
     pg::{backend::ErrorFields, startup::ProtocolVersion},
     tls,
     upstream::{
@@ -56,6 +57,7 @@ pub(super) struct Connector {
     untold: Untold,
     memory: Memory,
     turns: Turns,
+    metrics: Metrics,
 }
 
 impl Connector {
@@ -64,6 +66,7 @@ impl Connector {
         credentials: Arc<dyn Credentials>,
         dial: Arc<dyn Dial>,
         (registry, permits): (Arc<Registry>, Arc<Permits>),
+        metrics: Metrics,
     ) -> Self {
         Self {
             directory,
@@ -75,6 +78,7 @@ impl Connector {
             untold: Untold::default(),
             memory: Memory::default(),
             turns: Turns::default(),
+            metrics,
         }
     }
 
@@ -119,7 +123,7 @@ impl Connector {
 
     async fn connect_patiently(&self, wanted: &Wanted) -> Result<Connected, Refusal> {
         let ask = &wanted.ask;
-        let mut upstream = self.resolve(wanted).await?;
+        let mut upstream = self.metrics.timed(Phase::Resolve, self.resolve(wanted)).await?;
         // That a cluster has reached its limit is heard by who may connect to it.
         let place = |upstream: &Upstream| self.registry.place(&upstream.cluster).map_err(Refusal::Report);
         let mut held: Option<Place> = match ask.identity {
@@ -229,7 +233,7 @@ impl Connector {
         let memory = &self.memory;
         let attempt = Attempt { startup: &startup, version, login: &login, channel: &channel, early, upstream, memory };
         let mut buf = BytesMut::new();
-        match log_in(&mut stream, &mut buf, attempt).await {
+        match self.metrics.timed(Phase::Login, log_in(&mut stream, &mut buf, attempt)).await {
             Ok(method) => self.habits.learn(key.clone(), &channel, method),
             Err(LoginError::Refused { fields, .. }) if told && refuses_options(&fields) => {
                 self.untold.remember(key);
@@ -264,7 +268,7 @@ impl Connector {
         habit: Option<Habit>,
         mut allowed: watch::Receiver<bool>,
     ) -> Result<(BoxedStream, Channel), Miss> {
-        let stream = self.dial.dial(upstream, ask.deadline).await;
+        let stream = self.metrics.timed(Phase::Dial, self.dial.dial(upstream, ask.deadline)).await;
         if allowed.wait_for(|allowed| *allowed).await.is_err() {
             // The other half has failed, and says why.
             return pending().await;

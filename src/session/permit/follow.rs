@@ -88,7 +88,7 @@ impl Permits {
                             continue;
                         }
                         Err(Denied::NoAnswer(_)) => Revoked::NoAnswer,
-                        Err(Denied::Refused | Denied::But(_)) => Revoked::Refused,
+                        Err(Denied::Refused | Denied::NoRule | Denied::But(..)) => Revoked::Refused,
                     };
                     info!(role = subject.role, clusters = ?subject.clusters, "sessions end: {}", revoked.as_str());
                     // Who comes from now on is asked about anew.

@@ -145,8 +145,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) enum Denied {
     /// It is not permitted, or there is no such thing: nobody hears which.
     Refused,
-    /// It is permitted, but for this.
-    But(Report),
+    /// No rule lets it.
+    NoRule,
+    /// The rule that fits permits it, but for this.
+    But(Number, Report),
     /// Nobody can say.
     NoAnswer(Failure),
 }
@@ -155,7 +157,8 @@ impl Denied {
     pub(super) fn refusal(self, wanted: &Wanted) -> Refusal {
         match self {
             Self::Refused => Refusal::Report(refused(wanted)),
-            Self::But(report) => Refusal::Report(report),
+            Self::NoRule => Refusal::Denied { rule: None, report: refused(wanted) },
+            Self::But(rule, report) => Refusal::Denied { rule: Some(rule), report },
             Self::NoAnswer(failure) => failure.into(),
         }
     }
@@ -183,7 +186,7 @@ impl Permits {
             return Ok(Grant { subject, rule: None, bounds: Bounds::default(), held: None });
         };
         if fitting.reason_required && wanted.reason.is_none() {
-            return Err(Denied::But(reason_missing(wanted)));
+            return Err(Denied::But(number, reason_missing(wanted)));
         }
         Ok(Grant { bounds: fitting.bounds, rule: Some(number), subject, held: None })
     }
@@ -196,7 +199,8 @@ impl Permits {
         let count = open.entry(holder.clone()).or_default();
         if *count >= limit {
             let message = format!("{limit} connections are open already, the limit of rule {number}");
-            return Err(Denied::But(Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message).hint("Close some")));
+            let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message).hint("Close some");
+            return Err(Denied::But(number, report));
         }
         *count += 1;
         grant.held = Some(Held { open: Arc::clone(&self.open), holder });
@@ -226,7 +230,7 @@ impl Permits {
             // Each of them; the one that was named sets the limits.
             for cluster in clusters.iter().rev() {
                 let visit = Visit { identity, cluster, mode: *mode, role };
-                let (number, rule) = params.rules.decide(visit, SystemTime::now()).ok_or(Denied::Refused)?;
+                let (number, rule) = params.rules.decide(visit, SystemTime::now()).ok_or(Denied::NoRule)?;
                 fitting = Some((number, rule.clone()));
             }
         }
@@ -235,7 +239,7 @@ impl Permits {
             self.person_may(person, (subject, by_rules), deadline).await?;
             // Where nobody else is asked, a superuser is not one among any.
             if by_rules && *superuser && !fitting.as_ref().is_some_and(|(_, rule)| rule.names(role)) {
-                return Err(Denied::Refused);
+                return Err(Denied::NoRule);
             }
         }
         Ok(fitting)
