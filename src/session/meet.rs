@@ -78,6 +78,7 @@ impl Sessions {
         match self.greeted(id, socket, &peer, deadline).await {
             Some(Greeting::Startup(mut greeted)) => {
                 let report = why.report();
+                self.metrics.refused(report.sqlstate.as_str());
                 info!(session = %id, %peer, %report, "connection refused");
                 tell(&mut greeted.client, &report).await;
             }

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::keys::{Access, Auth, External, Http, Kubernetes, Listen, Method, Policy, Sessions, Settings, Tls};
+use super::{
+    auth::{Access, Auth, Method, Policy},
+    keys::{External, Http, Kubernetes, Listen, Sessions, Settings, Tls},
+};
 
 /// All problems at once.
 pub(super) fn check(settings: &Settings) -> Vec<String> {

@@ -4,13 +4,15 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::parse::{address, labels, path, ports, text, time};
+use super::{
+    auth::{Access, Audit, Auth},
+    parse::{address, labels, path, ports, text},
+};
 
 /// Everything that can be set. Each key is described in `config/default.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -150,17 +152,6 @@ pub struct Names {
     pub aliases: BTreeMap<String, Alias>,
 }
 
-/// Behind the colon of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "config/default.toml describes every value")]
-pub enum Mode {
-    #[default]
-    Rw,
-    Ro,
-    Any,
-}
-
 /// What an alias means.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "an alias is \"target\", \"target/dbname\", or { target = \"...\", system = \"...\" }")]
@@ -200,100 +191,6 @@ pub struct Sessions {
     pub max_connections: usize,
     pub max_per_cluster: usize,
     pub max_startups: usize,
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml describes every key")]
-pub struct Auth {
-    pub methods: Vec<Method>,
-    #[serde(deserialize_with = "path")]
-    pub client_ca: Option<PathBuf>,
-    pub login_prefix: String,
-    pub audiences: Vec<String>,
-    pub authority: Policy,
-    #[serde(with = "humantime_serde")]
-    pub recheck: Duration,
-    #[serde(with = "humantime_serde")]
-    pub recheck_grace: Duration,
-    #[serde(with = "humantime_serde")]
-    pub session_max: Duration,
-    pub logins: BTreeMap<String, Login>,
-}
-
-/// One of `auth.methods`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// A client certificate.
-    Certificate,
-    /// A login of `[auth.logins]`.
-    Login,
-    /// A bearer token that the API server knows.
-    Kubernetes,
-}
-
-/// `auth.authority`: whose word opens a cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// RBAC, narrowed by `[[access]]`.
-    #[default]
-    Rbac,
-    /// `[[access]]` alone.
-    Rules,
-}
-
-/// One entry of `[auth.logins]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml describes every key")]
-pub struct Login {
-    pub verifier: SecretString,
-    #[serde(default, deserialize_with = "text")]
-    pub role: Option<String>,
-    #[serde(default)]
-    pub groups: Vec<String>,
-}
-
-/// One entry of `[[access]]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml describes every key")]
-pub struct Access {
-    pub people: Vec<String>,
-    pub groups: Vec<String>,
-    pub targets: Vec<String>,
-    pub roles: Vec<String>,
-    pub modes: Vec<Mode>,
-    #[serde(deserialize_with = "time")]
-    pub until: Option<SystemTime>,
-    pub reason: Reason,
-    pub limits: AccessLimits,
-}
-
-/// Whether a client must say why it connects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// It may.
-    #[default]
-    Optional,
-    /// It must.
-    Required,
-}
-
-/// `limits` of an entry of `[[access]]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml describes every key")]
-pub struct AccessLimits {
-    #[serde(with = "humantime_serde::option")]
-    pub session: Option<Duration>,
-    #[serde(with = "humantime_serde::option")]
-    pub idle: Option<Duration>,
-    pub connections: Option<usize>,
 }
 
 /// One entry of `[clusters]`.
@@ -443,28 +340,6 @@ pub enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
-}
-
-/// `[audit]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml describes every key")]
-pub struct Audit {
-    pub stdout: bool,
-    #[serde(deserialize_with = "path")]
-    pub file: Option<PathBuf>,
-    pub on_failure: OnFailure,
-}
-
-/// `audit.on_failure`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFailure {
-    /// New sessions are refused.
-    #[default]
-    Refuse,
-    /// They are let in.
-    Allow,
 }
 
 /// `[process]`.

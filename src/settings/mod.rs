@@ -8,11 +8,13 @@ use std::{
 
 use config::{Config, File, FileFormat, Value, ValueKind};
 
+mod auth;
 mod check;
 mod keys;
 mod parse;
 mod variables;
 
+pub use auth::*;
 pub use check::{host_and_port, network};
 pub use keys::*;
 use variables::{PREFIX, Variables};
