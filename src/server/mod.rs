@@ -15,12 +15,10 @@ use crate::session::{
     phase::Phase,
 };
 
-mod crowd;
 pub mod descriptors;
 pub mod dumps;
 pub mod listen;
 
-use crowd::{Crowd, Place};
 use listen::Bound;
 
 /// After a failed accept (no descriptors left, mostly): long enough for a session to end, short enough for a person.
@@ -71,7 +69,6 @@ pub async fn run(
     let door = Door {
         sessions: Arc::clone(&sessions),
         clients: Arc::new(Semaphore::new(params.max_startups)),
-        crowd: Crowd::new(params.max_startups),
         strangers: Arc::new(Semaphore::new(STRANGERS)),
         arrivals: accepted,
     };
@@ -133,7 +130,7 @@ async fn last_words(running: &mut JoinSet<()>) {
 /// A connection with its place.
 enum Arrival {
     /// Of somebody who may connect.
-    Client(Welcome, (OwnedSemaphorePermit, Option<Place>)),
+    Client(Welcome, OwnedSemaphorePermit),
     /// Of somebody who may not.
     Stranger(Unwelcome, OwnedSemaphorePermit),
 }
@@ -164,8 +161,6 @@ struct Door {
     sessions: Arc<Sessions>,
     /// Places of those who may connect and have not sent their startup packet yet.
     clients: Arc<Semaphore>,
-    /// Of these, by where those come from who have to prove who they are.
-    crowd: Arc<Crowd>,
     /// Places of those who may not.
     strangers: Arc<Semaphore>,
     arrivals: mpsc::Sender<Arrival>,
@@ -184,18 +179,10 @@ impl Door {
             };
             let arrival = match met {
                 // A place is waited for with a client at hand: a listener that nobody comes to takes none.
-                Met::Welcome(welcome) => {
-                    let from = self.sessions.unproved(&welcome);
-                    let share = from.clone().and_then(|from| self.crowd.enter(from));
-                    if from.is_some() && share.is_none() {
-                        debug!(listener = %bound, from, "one more connection of a host that has proved nothing is closed");
-                        continue;
-                    }
-                    match Arc::clone(&self.clients).acquire_owned().await {
-                        Ok(place) => Arrival::Client(welcome, (place, share)),
-                        Err(_) => return,
-                    }
-                }
+                Met::Welcome(welcome) => match Arc::clone(&self.clients).acquire_owned().await {
+                    Ok(place) => Arrival::Client(welcome, place),
+                    Err(_) => return,
+                },
                 Met::Unwelcome(unwelcome) => {
                     let Ok(place) = Arc::clone(&self.strangers).try_acquire_owned() else {
                         debug!(listener = %bound, "one more connection of a user who may not connect is closed");

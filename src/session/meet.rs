@@ -64,13 +64,6 @@ impl Sessions {
         }
     }
 
-    /// Where a connection comes from, if it still has to prove whose it is. Of a load balancer's that is not known yet.
-    #[must_use]
-    pub fn unproved(&self, welcome: &Welcome) -> Option<String> {
-        let Welcome { who, accepted } = welcome;
-        (who.is_none() && !self.is_announced(&accepted.peer)).then(|| accepted.peer.counted())
-    }
-
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.
     pub async fn refuse<P: Send>(&self, id: SessionId, unwelcome: Unwelcome, place: P) {
         let Unwelcome { accepted: Accepted { socket, peer, .. }, why } = unwelcome;
