@@ -44,6 +44,10 @@ use crate::{
     upstream::{AuthMethod, Mode, Review, TlsMode},
 };
 
+/// One address may have a quarter of `sessions.max_startups` who have not proved who they are: it takes four that mean harm
+/// to keep others out, and a pool behind one address still opens many at a time.
+const UNPROVED_SHARE: usize = 4;
+
 pub(super) fn listeners(settings: &Settings) -> anyhow::Result<Vec<listen::Bound>> {
     let listen = &settings.listen;
     let mut bound = Vec::new();
@@ -222,6 +226,7 @@ pub(super) fn session_params(settings: &Settings) -> Params {
     Params {
         startup_deadline: sessions.startup_deadline,
         proxies: proxies(settings),
+        max_unproved: (sessions.max_startups / UNPROVED_SHARE).max(1),
         connect_timeout: sessions.connect_timeout,
         primary_wait: sessions.primary_wait,
         failover_grace: sessions.failover_grace,

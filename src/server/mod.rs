@@ -190,6 +190,7 @@ impl Door {
                     };
                     Arrival::Stranger(unwelcome, place)
                 }
+                Met::OneTooMany => continue,
             };
             if self.arrivals.send(arrival).await.is_err() {
                 return;

@@ -6,6 +6,7 @@ use tracing::{debug, info};
 use super::{
     Sessions,
     client::{Accepted, Peer},
+    crowd::ONE_TOO_MANY,
     meet::Welcome,
     proxy_header::{self, HeaderError, Said},
     registry::SessionId,
@@ -20,12 +21,12 @@ impl Sessions {
     }
 
     /// A connection whose client's address is known. From a load balancer the header must come first, by the deadline;
-    /// `None` where it does not, or where no client is behind it.
+    /// `None` where it does not, where no client is behind it, or one too many from its address.
     pub(super) async fn announced(&self, id: SessionId, welcome: Welcome, deadline: Instant) -> Option<Welcome> {
         if !self.is_announced(&welcome.accepted.peer) {
             return Some(welcome);
         }
-        let Welcome { accepted: Accepted { mut socket, mut peer, bound }, who } = welcome;
+        let Welcome { accepted: Accepted { mut socket, mut peer, bound }, who, .. } = welcome;
         match proxy_header::read(&mut socket, deadline).await {
             Ok(Said::Client { source, .. }) => {
                 let via = peer.to_string();
@@ -33,7 +34,11 @@ impl Sessions {
                     *announced = Some(source);
                 }
                 debug!(session = %id, %peer, via, "a load balancer announces a client");
-                return Some(Welcome { accepted: Accepted { socket, peer, bound }, who });
+                let one_of = self.crowd.enter(peer.counted());
+                if one_of.is_some() {
+                    return Some(Welcome { accepted: Accepted { socket, peer, bound }, who, one_of });
+                }
+                debug!(session = %id, %peer, "{ONE_TOO_MANY}");
             }
             Ok(Said::Local) => debug!(session = %id, %peer, "a load balancer's health check"),
             Err(error @ (HeaderError::TooLate | HeaderError::Io(_))) => debug!(session = %id, %peer, "{error}"),

@@ -7,6 +7,7 @@ use tracing::{debug, info};
 use super::{
     Sessions,
     client::{Accepted, Peer, Socket},
+    crowd::{ONE_TOO_MANY, OneOf},
     handshake::Greeting,
     registry::SessionId,
     reply::tell,
@@ -23,6 +24,8 @@ pub enum Met {
     Welcome(Welcome),
     /// It may not.
     Unwelcome(Unwelcome),
+    /// There are too many from its address, and it is closed already.
+    OneTooMany,
 }
 
 /// A connection of somebody who may connect, or prove it. Only [`Sessions::meet`] makes one.
@@ -31,6 +34,8 @@ pub struct Welcome {
     pub(super) accepted: Accepted,
     /// Whose it is, where the system has said; `None` where the client is to prove it.
     pub(super) who: Option<Authenticated>,
+    /// What it counts as until the client has proved who it is, where its address is known.
+    pub(super) one_of: Option<OneOf>,
 }
 
 /// A connection of somebody who may not, and what is to be said.
@@ -46,7 +51,7 @@ impl Sessions {
         if self.methods.is_some() {
             // Whose a socket is says nothing where everybody must prove it.
             return match &accepted.socket {
-                Socket::Tcp(_) => Met::Welcome(Welcome { accepted, who: None }),
+                Socket::Tcp(_) => self.unproved(accepted),
                 Socket::Unix(_) => Met::Unwelcome(Unwelcome { accepted, why: AuthError::Unknown }),
             };
         }
@@ -59,9 +64,22 @@ impl Sessions {
             (Socket::Tcp(_), Peer::Unix { .. }) => Err(AuthError::Unknown),
         };
         match who {
-            Ok(who) => Met::Welcome(Welcome { accepted, who: Some(who) }),
+            Ok(who) => Met::Welcome(Welcome { accepted, who: Some(who), one_of: None }),
             Err(error) => Met::Unwelcome(Unwelcome { accepted, why: error }),
         }
+    }
+
+    /// A connection of somebody who is to prove who it is.
+    fn unproved(&self, accepted: Accepted) -> Met {
+        // Whose it is, is known when the header is read.
+        if self.is_announced(&accepted.peer) {
+            return Met::Welcome(Welcome { accepted, who: None, one_of: None });
+        }
+        let Some(one_of) = self.crowd.enter(accepted.peer.counted()) else {
+            debug!(peer = %accepted.peer, "{ONE_TOO_MANY}");
+            return Met::OneTooMany;
+        };
+        Met::Welcome(Welcome { accepted, who: None, one_of: Some(one_of) })
     }
 
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.

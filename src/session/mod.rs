@@ -22,6 +22,7 @@ mod cancel;
 pub mod client;
 mod connect;
 mod count;
+mod crowd;
 mod ending;
 mod established;
 mod goodbye;
@@ -46,6 +47,7 @@ mod spare;
 pub mod target;
 
 use connect::Connector;
+use crowd::Crowd;
 use misses::Misses;
 use network::Network;
 use permit::{PermitParams, Permits};
@@ -62,6 +64,8 @@ pub struct Params {
     pub startup_deadline: Duration,
     /// Where load balancers connect from, which say first where their client is; only where clients prove who they are.
     pub proxies: Vec<Network>,
+    /// Connections at a time from one address that have not proved who they are yet, where they must.
+    pub max_unproved: usize,
     /// From the startup packet to the server's first ReadyForQuery.
     pub connect_timeout: Duration,
     /// How long a missing primary is waited for, within `connect_timeout`.
@@ -111,6 +115,8 @@ pub struct Sessions {
     connector: Arc<Connector>,
     spares: Option<Arc<Spares>>,
     misses: Misses,
+    /// Who has not proved anything yet.
+    crowd: Crowd,
     /// Proofs that did not hold.
     failures: Misses,
     methods: Option<watch::Sender<Arc<Methods>>>,
@@ -144,6 +150,7 @@ impl Sessions {
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
             misses: Misses::new(cancel::FREE, cancel::COSTS),
             failures: Misses::new(prove::FREE, prove::COSTS),
+            crowd: Crowd::new(parts.params.max_unproved),
             methods: parts.methods.map(|methods| watch::Sender::new(Arc::new(methods))),
             audit: parts.audit,
             metrics: parts.metrics,

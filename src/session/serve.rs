@@ -42,7 +42,8 @@ impl Sessions {
     pub async fn serve<P: Send>(&self, id: SessionId, welcome: Welcome, place: P) {
         let deadline = Instant::now() + self.params.startup_deadline;
         let Some(welcome) = self.announced(id, welcome, deadline).await else { return };
-        let Welcome { accepted: Accepted { socket, peer, bound }, who } = welcome;
+        let Welcome { accepted: Accepted { socket, peer, bound }, who, one_of } = welcome;
+        let place = (place, one_of);
         if who.is_some() {
             // For nobody who may be anybody.
             self.connector.directory.warm();
@@ -51,9 +52,12 @@ impl Sessions {
         match self.greeted(id, socket, &peer, deadline).await {
             // Whoever holds the key may cancel, of those who may connect at all.
             Some(Greeting::Cancel(client, key)) => {
-                drop((place, counted));
+                drop(counted);
+                // Who has proved nothing keeps its place: a wrong key's answer comes late, to as many at a time.
+                let place = who.is_none().then_some(place);
                 let who = who.map_or_else(|| peer.counted(), |who| who.who().to_owned());
                 self.cancel((id, &peer), client, &key, &who).await;
+                drop(place);
             }
             Some(Greeting::Startup(greeted)) => {
                 let mut greeted = Box::new(greeted);

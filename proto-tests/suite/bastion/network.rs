@@ -8,8 +8,9 @@ use proto_tests::{
 };
 use rustix::process::Signal;
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -23,6 +24,7 @@ use crate::support::PATIENCE;
 const BALANCERS: &str = "proxy_protocol = [\"127.0.7.0/24\"]\n";
 const BALANCER: Ipv4Addr = Ipv4Addr::new(127, 0, 7, 1);
 const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Where their clients are.
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 10), 51724);
 
@@ -147,44 +149,61 @@ async fn health_checks_are_quiet() {
     assert_eq!(noticed(&bastion.pgferry.output()), Vec::<String>::new());
 }
 
-/// One host that opens more connections than there are places, and says nothing, keeps nobody else out.
+/// Places for two from one address.
+const FEW: &str = "[sessions]\nmax_startups = 8\nstartup_deadline = \"1h\"\n";
+
+/// Several hundred from one address held every place, and everybody else waited in the kernel's queue.
 #[tokio::test]
-async fn a_host_that_says_nothing_keeps_nobody_out() {
-    let bastion = Bastion::new(&format!("[sessions]\nstartup_deadline = \"3m\"\nmax_startups = 8\n{TOKENS}")).await;
+async fn who_says_nothing_keeps_nobody_else_out() {
+    let bastion = Bastion::new(&format!("{BALANCERS}{TOKENS}{FEW}")).await;
     let kim = bastion.token("kim", &[]);
     bastion.bind("kim", "app");
-    let mut silent = Vec::new();
-    for _ in 0..50 {
-        silent.push(from(Ipv4Addr::new(127, 0, 0, 2), bastion.pgferry.address()).await);
+    let address = bastion.pgferry.address();
+    let mut silent = JoinSet::new();
+    for _ in 0..300 {
+        let socket = from(HOST, address).await;
+        silent.spawn(until_closed(socket));
     }
-    assert!(bastion.connect(&kim, "app@shop.prod", "app").await.is_ok());
-    drop(silent);
+    for _ in 0..298 {
+        timeout(PATIENCE, silent.join_next()).await.expect("all but two are closed").unwrap().unwrap();
+    }
+    let mut wire = log_in(from(OTHER, address).await, &kim).await.unwrap();
+    assert_eq!(wire.value("select 1").await.unwrap(), "1");
+    // Who has proved who it is counts no more.
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(log_in(from(OTHER, address).await, &kim).await.unwrap());
+    }
+    assert_eq!(silent.len(), 2, "they are waited for");
+    silent.shutdown().await;
+    let again = async {
+        loop {
+            // As long as its silent ones are not known to be gone it is closed.
+            let mut socket = from(HOST, address).await;
+            if socket.write_all(&SSL_REQUEST).await.is_ok() && matches!(socket.read_u8().await, Ok(b'S')) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("its places are free again");
 }
 
-/// Whoever stops half-way, wherever that is, is gone when its time is over.
+/// The load balancer's address is that of all its clients.
 #[tokio::test]
-async fn whoever_stops_half_way_is_closed() {
-    let bastion = Bastion::new(&format!("[sessions]\nstartup_deadline = \"5s\"\n{TOKENS}")).await;
-    let packet = startup(3, 0, &[("user", "app@shop.prod"), ("database", "app")]);
-    let silent = async |part: &[u8]| {
-        let mut wire = Wire::tcp(bastion.pgferry.address()).await.unwrap();
-        wire.send(part).await.unwrap();
-        wire.rest().await.unwrap();
-    };
-    let unproved = async |part: &[u8]| {
-        let mut wire = Wire::tls(bastion.pgferry.address()).await.unwrap();
-        wire.send(&packet).await.unwrap();
-        assert_eq!(wire.next().await.unwrap().unwrap().body, [0, 0, 0, 3]);
-        wire.send(part).await.unwrap();
-        // Without TLS' goodbye, as there is nobody to say it to.
-        let _ = wire.rest().await;
-    };
-    tokio::join!(
-        silent(&SSL_REQUEST[..1]),
-        silent(&SSL_REQUEST),
-        silent(&packet[..20]),
-        unproved(b""),
-        unproved(b"p"),
-        unproved(b"p\0\0\x01\0half a pass"),
-    );
+async fn behind_a_load_balancer_each_client_counts_for_itself() {
+    let mut bastion = Bastion::new(&format!("{BALANCERS}{TOKENS}{FEW}")).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    let address = bastion.pgferry.address();
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(announced(address, CLIENT).await);
+        // Its header is read.
+        let port = silent[silent.len() - 1].local_addr().unwrap().port();
+        bastion.pgferry.says(&format!("via=\"127.0.7.1:{port}\"")).await;
+    }
+    assert_eq!(until_closed(announced(address, CLIENT).await).await, b"");
+    let other = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 51724);
+    log_in(announced(address, other).await, &kim).await.unwrap();
+    assert_eq!(noticed(&bastion.pgferry.output()).iter().filter(|line| line.contains("192.0.2.10")).count(), 0);
 }
