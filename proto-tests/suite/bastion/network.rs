@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use proto_tests::{
     secrets,
-    wire::{Fields, SSL_REQUEST, Wire, startup},
+    wire::{Fields, SSL_REQUEST, Wire, cancel_request, startup},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -18,7 +18,7 @@ use super::{
     audit::{events, of, until_there},
     stage::{Bastion, TOKENS},
 };
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, until, until_true};
 
 /// Load balancers connect from here.
 const BALANCERS: &str = "proxy_protocol = [\"127.0.7.0/24\"]\n";
@@ -206,4 +206,104 @@ async fn behind_a_load_balancer_each_client_counts_for_itself() {
     let other = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 51724);
     log_in(announced(address, other).await, &kim).await.unwrap();
     assert_eq!(noticed(&bastion.pgferry.output()).iter().filter(|line| line.contains("192.0.2.10")).count(), 0);
+}
+
+/// TLS, and a startup packet in it as this user.
+async fn begun(to: SocketAddr, user: &str) -> Wire {
+    let mut wire = Wire::tls_over(from(HOST, to).await).await.unwrap();
+    wire.send(&startup(3, 0, &[("user", user), ("database", "shop.prod")])).await.unwrap();
+    assert_eq!(wire.next().await.unwrap().unwrap().tag, 'R');
+    wire
+}
+
+#[tokio::test]
+async fn who_stops_halfway_is_closed_at_the_deadline() {
+    let verifier = postgres_protocol::password::scram_sha_256(secrets::make("login").as_bytes());
+    let auth = format!(
+        "[auth]\nmethods = [\"login\", \"kubernetes\"]\n[auth.logins]\nkim = {{ verifier = \"{verifier}\" }}\n\
+         [sessions]\nstartup_deadline = \"3s\"\n"
+    );
+    let bastion = Bastion::new(&format!("{BALANCERS}{auth}")).await;
+    let address = bastion.pgferry.address();
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1];
+    let mut left = JoinSet::new();
+    for (source, sent) in [
+        (BALANCER, header(PROXY, CLIENT)[..20].to_vec()),
+        (HOST, Vec::new()),
+        (HOST, vec![0]),
+        (HOST, hello.to_vec()),
+        (HOST, startup(3, 0, &[("user", "app")])[..12].to_vec()),
+    ] {
+        let mut socket = from(source, address).await;
+        socket.write_all(&sent).await.unwrap();
+        left.spawn(async move { drop(until_closed(socket).await) });
+    }
+    let mut asked = from(HOST, address).await;
+    asked.write_all(&SSL_REQUEST).await.unwrap();
+    assert_eq!(asked.read_u8().await.unwrap(), b'S');
+    asked.write_all(&hello).await.unwrap();
+    left.spawn(async move { drop(until_closed(asked).await) });
+    for (user, sent) in
+        [("app", &b""[..]), ("app", b"p\0\0\0\x20half"), ("login-kim", b""), ("login-kim", b"p\0\0\0\x36SCRAM")]
+    {
+        let mut wire = begun(address, user).await;
+        wire.send(sent).await.unwrap();
+        // Cut, or ended in order: it is over.
+        left.spawn(async move { drop(timeout(PATIENCE, wire.rest()).await.expect("a close")) });
+    }
+    while let Some(ended) = left.join_next().await {
+        ended.unwrap();
+    }
+    for (why, times) in [("header did not come in time", 1), ("no startup packet within", 5), ("no proof within", 4)] {
+        until(why, || bastion.pgferry.output().matches(why).count() == times).await;
+    }
+}
+
+#[tokio::test]
+async fn huge_tokens_by_the_hundred_are_not_kept() {
+    let bastion = Bastion::new(&format!("{TOKENS}[sessions]\nmax_startups = 400\n")).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    let address = bastion.pgferry.address();
+    drop(log_in(from(HOST, address).await, &kim).await.unwrap());
+    let before = bastion.pgferry.resident();
+    let mut guesses = JoinSet::new();
+    for number in 0..100 {
+        let token = format!("{number:05}{}", "x".repeat(65_000));
+        guesses.spawn(async move { log_in(from(HOST, address).await, &token).await.err().expect("refused").code });
+    }
+    while let Some(code) = guesses.join_next().await {
+        assert_eq!(code.unwrap(), "28P01");
+        let now = bastion.pgferry.resident();
+        assert!(now < before + 64 * 1024, "from {before} to {now} KiB");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_cancel_requests_keeps_nobody_else_from_cancelling() {
+    let bastion = Bastion::new(&format!("{TOKENS}{FEW}")).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    let address = bastion.pgferry.address();
+    let mut wire = log_in(from(OTHER, address).await, &kim).await.unwrap();
+    let mut flood = JoinSet::new();
+    for number in 0..300 {
+        let mut socket = from(HOST, address).await;
+        // One too many may be closed already.
+        let _ = socket.write_all(&cancel_request(number, b"nope")).await;
+        flood.spawn(until_closed(socket));
+    }
+    let pid = wire.value("select pg_backend_pid()").await.unwrap();
+    wire.message(b'Q', b"select pg_sleep(600)\0").await.unwrap();
+    let sleeps = format!("select wait_event = 'PgSleep' from pg_stat_activity where pid = {pid}");
+    until_true(&mut bastion.world.directly().await, &sleeps).await;
+    let request = wire.cancel_request();
+    let mut cancel = from(OTHER, address).await;
+    cancel.write_all(&request).await.unwrap();
+    until_closed(cancel).await;
+    let fields = timeout(PATIENCE, wire.until_ready()).await.expect("cancelled").unwrap_err();
+    assert_eq!(fields.code, "57014");
+    while let Some(answer) = flood.join_next().await {
+        assert_eq!(answer.unwrap(), b"");
+    }
 }
