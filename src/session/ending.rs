@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     permit::{Grant, Revoked},
-    phase::{Phase, drained, lost_server},
+    phase::{Phase, drained, until_given},
     pipe::Pipe,
 };
 use crate::{
@@ -61,8 +61,8 @@ impl Endings {
                 let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message);
                 Ending { report, why: "drained", deadline: until, cancels: false }
             }
-            reason = revoked(&mut self.revoked), if !ending => {
-                let message = format!("terminating connection because {}", reason.as_str());
+            why = until_given(&mut self.revoked), if !ending => {
+                let message = format!("terminating connection because {}", why.as_str());
                 let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message);
                 Ending { report, why: "revoked", deadline: Instant::now() + LEAVE, cancels: true }
             }
@@ -71,23 +71,12 @@ impl Endings {
                 let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message).hint("Connect again");
                 Ending { report, why: "session limit", deadline: Instant::now() + LEAVE, cancels: true }
             }
-            reason = lost_server(&mut self.lost), if !ending => {
+            why = until_given(&mut self.lost), if !ending => {
                 let deadline = Instant::now() + self.failover_grace;
-                Ending { report: lost_report(upstream, reason), why: "failover", deadline, cancels: false }
+                Ending { report: lost_report(upstream, why), why: "failover", deadline, cancels: false }
             }
         }
     }
-}
-
-/// Waits until the right is taken away; for ever where nobody can.
-async fn revoked(revoked: &mut Option<watch::Receiver<Option<Revoked>>>) -> Revoked {
-    if let Some(revoked) = revoked
-        && let Ok(reason) = revoked.wait_for(Option::is_some).await
-        && let Some(reason) = *reason
-    {
-        return reason;
-    }
-    std::future::pending().await
 }
 
 fn lost_report(upstream: &Upstream, reason: Lost) -> Report {

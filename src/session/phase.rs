@@ -2,10 +2,7 @@
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    error::{Report, SqlState},
-    upstream::Lost,
-};
+use crate::error::{Report, SqlState};
 
 /// Whether the process serves, as every session sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +35,10 @@ pub(super) async fn drained(phase: &mut watch::Receiver<Phase>, known: Option<In
     }
 }
 
-/// Waits until the server is lost; for ever where nobody watches it.
-pub(super) async fn lost_server(lost: &mut Option<watch::Receiver<Option<Lost>>>) -> Lost {
-    if let Some(lost) = lost
-        && let Ok(reason) = lost.wait_for(Option::is_some).await
+/// Waits until somebody gives a reason to end, such as that the server is lost; for ever where nobody watches.
+pub(super) async fn until_given<T: Copy>(given: &mut Option<watch::Receiver<Option<T>>>) -> T {
+    if let Some(given) = given
+        && let Ok(reason) = given.wait_for(Option::is_some).await
         && let Some(reason) = *reason
     {
         return reason;

@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     connect::{Connected, Connector, Wanted},
     goodbye::{Goodbye, goodbye},
-    phase::{Phase, lost_server},
+    phase::{Phase, until_given},
     registry::{Permit, Registry},
 };
 use crate::upstream::{Identity, Progress, Role, Target};
@@ -314,7 +314,7 @@ impl Keeper {
             biased;
             // The server closes, or says something that a client has to hear.
             _ = connected.stream.fill_buf() => None,
-            _ = lost_server(&mut lost) => None,
+            _ = until_given(&mut lost) => None,
             _ = phase.wait_for(|phase| *phase != Phase::Serving) => None,
             claim = claimed => claim.ok(),
             () = sleep(self.spares.life) => None,
