@@ -6,7 +6,6 @@ use tracing::{debug, info};
 use super::{
     Sessions,
     client::{Accepted, Peer},
-    crowd::ONE_TOO_MANY,
     meet::Welcome,
     proxy_header::{self, HeaderError, Said},
     registry::SessionId,
@@ -34,11 +33,8 @@ impl Sessions {
                     *announced = Some(source);
                 }
                 debug!(session = %id, %peer, via, "a load balancer announces a client");
-                let one_of = self.crowd.enter(peer.counted());
-                if one_of.is_some() {
-                    return Some(Welcome { accepted: Accepted { socket, peer, bound }, who, one_of });
-                }
-                debug!(session = %id, %peer, "{ONE_TOO_MANY}");
+                let one_of = Some(self.one_of(&peer)?);
+                return Some(Welcome { accepted: Accepted { socket, peer, bound }, who, one_of });
             }
             Ok(Said::Local) => debug!(session = %id, %peer, "a load balancer's health check"),
             Err(error @ (HeaderError::TooLate | HeaderError::Io(_))) => debug!(session = %id, %peer, "{error}"),

@@ -7,10 +7,10 @@ use tracing::{debug, info};
 use super::{
     Sessions,
     client::{Accepted, Peer, Socket},
-    crowd::{ONE_TOO_MANY, OneOf},
     handshake::Greeting,
     registry::SessionId,
     reply::tell,
+    tally::Place,
 };
 use crate::{
     auth::{AuthError, Authenticated, peer},
@@ -35,7 +35,7 @@ pub struct Welcome {
     /// Whose it is, where the system has said; `None` where the client is to prove it.
     pub(super) who: Option<Authenticated>,
     /// What it counts as until the client has proved who it is, where its address is known.
-    pub(super) one_of: Option<OneOf>,
+    pub(super) one_of: Option<Place<String>>,
 }
 
 /// A connection of somebody who may not, and what is to be said.
@@ -75,11 +75,19 @@ impl Sessions {
         if self.is_announced(&accepted.peer) {
             return Met::Welcome(Welcome { accepted, who: None, one_of: None });
         }
-        let Some(one_of) = self.crowd.enter(accepted.peer.counted()) else {
-            debug!(peer = %accepted.peer, "{ONE_TOO_MANY}");
-            return Met::OneTooMany;
-        };
-        Met::Welcome(Welcome { accepted, who: None, one_of: Some(one_of) })
+        match self.one_of(&accepted.peer) {
+            None => Met::OneTooMany,
+            one_of => Met::Welcome(Welcome { accepted, who: None, one_of }),
+        }
+    }
+
+    /// What a connection counts as that has proved nothing; `None` where its address has too many of those.
+    pub(super) fn one_of(&self, peer: &Peer) -> Option<Place<String>> {
+        let one_of = self.unproved.enter(peer.counted(), Some(self.params.max_unproved));
+        if one_of.is_none() {
+            debug!(%peer, "one more connection from an address that has too many who prove nothing is closed");
+        }
+        one_of
     }
 
     /// Says why, to who sends a startup packet: no client reads before. `place` is held until the connection is closed.

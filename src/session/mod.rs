@@ -22,7 +22,6 @@ mod cancel;
 pub mod client;
 mod connect;
 mod count;
-mod crowd;
 mod ending;
 mod established;
 mod goodbye;
@@ -44,10 +43,10 @@ pub mod route;
 mod route_error;
 mod serve;
 mod spare;
+mod tally;
 pub mod target;
 
 use connect::Connector;
-use crowd::Crowd;
 use misses::Misses;
 use network::Network;
 use permit::{PermitParams, Permits};
@@ -56,6 +55,7 @@ pub use record::OnFailure;
 use registry::{Registry, SessionId};
 use route::Names;
 use spare::Spares;
+use tally::Tally;
 
 /// The settings of sessions.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ pub struct Sessions {
     spares: Option<Arc<Spares>>,
     misses: Misses,
     /// Who has not proved anything yet.
-    crowd: Crowd,
+    unproved: Tally<String>,
     /// Proofs that did not hold.
     failures: Misses,
     methods: Option<watch::Sender<Arc<Methods>>>,
@@ -150,7 +150,7 @@ impl Sessions {
             spares: Spares::new(parts.params.spare, parts.phase.clone()),
             misses: Misses::new(cancel::FREE, cancel::COSTS),
             failures: Misses::new(prove::FREE, prove::COSTS),
-            crowd: Crowd::new(parts.params.max_unproved),
+            unproved: Tally::default(),
             methods: parts.methods.map(|methods| watch::Sender::new(Arc::new(methods))),
             audit: parts.audit,
             metrics: parts.metrics,

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::record::Opened;
+use super::{
+    record::Opened,
+    tally::{Place, Tally},
+};
 use crate::{
     error::{Report, SqlState},
     pg::cancel::CancelKey,
@@ -65,7 +68,7 @@ pub struct Limits {
 pub struct Registry {
     limits: Limits,
     /// Sessions of each cluster that has any, from the moment its server is dialled.
-    clusters: Mutex<HashMap<ClusterId, usize>>,
+    clusters: Tally<ClusterId>,
     open: AtomicUsize,
     next: AtomicU64,
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
@@ -77,7 +80,7 @@ impl Registry {
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            clusters: Mutex::default(),
+            clusters: Tally::default(),
             open: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             live: Mutex::default(),
@@ -120,18 +123,16 @@ impl Registry {
     ///
     /// # Errors
     /// 53300 where the cluster's limit is reached.
-    pub fn place(self: &Arc<Self>, cluster: &ClusterId) -> Result<Place, Report> {
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = clusters.entry(cluster.clone()).or_default();
-        if let Some(limit) = self.limits.cluster.filter(|limit| *open >= *limit) {
-            return Err(Report::fatal(
+    pub fn place(&self, cluster: &ClusterId) -> Result<Place<ClusterId>, Report> {
+        let limit = self.limits.cluster;
+        self.clusters.enter(cluster.clone(), limit).ok_or_else(|| {
+            let limit = limit.unwrap_or_default();
+            Report::fatal(
                 SqlState::TOO_MANY_CONNECTIONS,
                 format!("pgferry serves {limit} connections to {cluster} already, the limit of one cluster"),
             )
-            .hint("Close some, or raise sessions.max_per_cluster (PGFERRY__SESSIONS__MAX_PER_CLUSTER)"));
-        }
-        *open += 1;
-        Ok(Place { registry: Arc::clone(self), cluster: cluster.clone() })
+            .hint("Close some, or raise sessions.max_per_cluster (PGFERRY__SESSIONS__MAX_PER_CLUSTER)")
+        })
     }
 
     /// Makes a session known to cancel requests, until the guard is dropped.
@@ -159,25 +160,6 @@ pub struct Permit(Arc<Registry>);
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts a cluster's session out when dropped.
-#[derive(Debug)]
-pub struct Place {
-    registry: Arc<Registry>,
-    cluster: ClusterId,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut clusters = self.registry.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = clusters.get_mut(&self.cluster) {
-            *open -= 1;
-            if *open == 0 {
-                clusters.remove(&self.cluster);
-            }
-        }
     }
 }
 

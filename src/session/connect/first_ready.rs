@@ -15,8 +15,8 @@ use crate::{
         cancel::CancelKey,
         frame::{Frame, next_frame},
     },
-    session::{permit::Grant, refusal::Refusal, registry::Place},
-    upstream::{Ask, BoxedStream, Login, Mode, Server, Target, Upstream},
+    session::{permit::Grant, refusal::Refusal, tally::Place},
+    upstream::{Ask, BoxedStream, ClusterId, Login, Mode, Server, Target, Upstream},
 };
 
 /// What a server may say between AuthenticationOk and ReadyForQuery. A dozen ParameterStatus are 500 bytes; a login
@@ -40,7 +40,7 @@ pub(in crate::session) struct Connected {
     /// It has said that the role is a superuser.
     pub(super) superuser: bool,
     /// Its place among the cluster's sessions.
-    pub(in crate::session) place: Option<Place>,
+    pub(in crate::session) place: Option<Place<ClusterId>>,
     /// By what right it is there.
     pub(in crate::session) grant: Grant,
 }

@@ -6,12 +6,7 @@ use std::{future::pending, sync::Arc};
 use bytes::BytesMut;
 use tokio::{sync::watch, time::timeout_at};
 
-use super::{
-    backoff::Backoff,
-    permit::Permits,
-    refusal::Refusal,
-    registry::{Place, Registry},
-};
+use super::{backoff::Backoff, permit::Permits, refusal::Refusal, registry::Registry};
 use crate::{
     auth::{
         memory::Memory,
@@ -126,7 +121,7 @@ impl Connector {
         let mut upstream = self.metrics.timed(Phase::Resolve, self.resolve(wanted)).await?;
         // That a cluster has reached its limit is heard by who may connect to it.
         let place = |upstream: &Upstream| self.registry.place(&upstream.cluster).map_err(Refusal::Report);
-        let mut held: Option<Place> = match ask.identity {
+        let mut held = match ask.identity {
             Identity::Local => Some(place(&upstream)?),
             Identity::Person(_) => None,
         };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Denied, Grant, Permits, Subject, lock};
+use super::{Denied, Grant, Permits, Subject};
 use crate::upstream::Identity;
 
 /// Why a session is not permitted any more.
@@ -35,7 +35,15 @@ impl Revoked {
 
 /// Who is asked about now.
 #[derive(Debug, Default)]
-pub(super) struct Followed(Mutex<HashMap<Subject, watch::Sender<Option<Revoked>>>>);
+pub(super) struct Followed(Mutex<All>);
+
+type All = HashMap<Subject, watch::Sender<Option<Revoked>>>;
+
+impl Followed {
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Permits {
     /// Says when a session is not permitted any more; `None` where nothing can change.
@@ -44,7 +52,7 @@ impl Permits {
         if nobody {
             return None;
         }
-        let mut all = lock(&self.followed.0);
+        let mut all = self.followed.all();
         if let Some(known) = all.get(&grant.subject) {
             return Some(known.subscribe());
         }
@@ -63,7 +71,7 @@ impl Permits {
             let params = Arc::clone(&changed.borrow_and_update());
             tokio::select! {
                 () = sender.closed() => {
-                    let mut all = lock(&self.followed.0);
+                    let mut all = self.followed.all();
                     // Somebody may have come meanwhile.
                     if sender.receiver_count() == 0 {
                         all.remove(subject);
@@ -92,7 +100,7 @@ impl Permits {
                     };
                     info!(role = subject.role, clusters = ?subject.clusters, "sessions end: {}", revoked.as_str());
                     // Who comes from now on is asked about anew.
-                    lock(&self.followed.0).remove(subject);
+                    self.followed.all().remove(subject);
                     sender.send_replace(Some(revoked));
                     return;
                 }

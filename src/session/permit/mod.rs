@@ -2,15 +2,18 @@
 //! server, and as long as a session lasts.
 
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{connect::Wanted, refusal::Refusal};
+use super::{
+    connect::Wanted,
+    refusal::Refusal,
+    tally::{Place, Tally},
+};
 use crate::{
     error::{Report, SqlState},
     upstream::{Answer, ClusterId, Failure, Identity, Mode, Person, Question, Review, Upstream, Verb},
@@ -55,7 +58,7 @@ pub(super) struct Permits {
     review: Arc<dyn Review>,
     params: watch::Sender<Arc<PermitParams>>,
     /// Sessions by person and rule, where the rule limits them.
-    open: Arc<Mutex<HashMap<Holder, usize>>>,
+    open: Tally<Holder>,
     followed: Followed,
 }
 
@@ -99,7 +102,7 @@ pub(super) struct Grant {
     /// The rule that let it in.
     pub(super) rule: Option<Number>,
     pub(super) bounds: Bounds,
-    held: Option<Held>,
+    held: Option<Place<Holder>>,
 }
 
 #[cfg(test)]
@@ -115,29 +118,6 @@ impl Grant {
         };
         Self { subject, rule: None, bounds: Bounds::default(), held: None }
     }
-}
-
-/// Counts a person's session out when dropped.
-#[derive(Debug)]
-struct Held {
-    open: Arc<Mutex<HashMap<Holder, usize>>>,
-    holder: Holder,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut open = lock(&self.open);
-        if let Some(count) = open.get_mut(&self.holder) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.holder);
-            }
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a session may not be opened.
@@ -167,7 +147,7 @@ impl Denied {
 impl Permits {
     pub(super) fn new(review: Arc<dyn Review>, params: PermitParams) -> Arc<Self> {
         let params = watch::Sender::new(Arc::new(params));
-        Arc::new(Self { review, params, open: Arc::default(), followed: Followed::default() })
+        Arc::new(Self { review, params, open: Tally::default(), followed: Followed::default() })
     }
 
     /// Other settings, for open sessions too: they are asked about at once.
@@ -195,15 +175,12 @@ impl Permits {
     pub(super) fn hold(&self, grant: &mut Grant) -> Result<(), Denied> {
         let (Some(limit), Some(number)) = (grant.bounds.connections, grant.rule) else { return Ok(()) };
         let holder = (grant.subject.identity.clone(), number);
-        let mut open = lock(&self.open);
-        let count = open.entry(holder.clone()).or_default();
-        if *count >= limit {
+        grant.held = self.open.enter(holder, Some(limit));
+        if grant.held.is_none() {
             let message = format!("{limit} connections are open already, the limit of rule {number}");
             let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message).hint("Close some");
             return Err(Denied::But(number, report));
         }
-        *count += 1;
-        grant.held = Some(Held { open: Arc::clone(&self.open), holder });
         Ok(())
     }
 
