@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,10 +14,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::server::TlsStream;
 
 use crate::{
-    tls::{accept, prefixed::Prefixed},
+    tls::{
+        accept::{self, Encrypted},
+        prefixed::Prefixed,
+    },
     upstream::{Conninfo, Form, Target},
 };
 
@@ -125,7 +128,7 @@ pub enum ClientStream {
     /// No TLS.
     Plain(Socket),
     /// TLS; the prefix holds a `ClientHello` that was read while sniffing.
-    Tls(Box<TlsStream<Prefixed<Socket>>>),
+    Tls(Box<Encrypted<Prefixed<Socket>>>),
 }
 
 impl ClientStream {
@@ -138,13 +141,19 @@ impl ClientStream {
     /// The client's certificate, which the handshake has verified.
     pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
         let Self::Tls(tls) = self else { return None };
-        accept::client_certificate(tls)
+        accept::client_certificate(&tls.stream)
+    }
+
+    /// What channel binding binds to: the hash of our certificate, as the client saw it.
+    pub(super) fn end_point(&self) -> Option<Arc<[u8]>> {
+        let Self::Tls(tls) = self else { return None };
+        tls.end_point.clone()
     }
 
     /// As RFCs write it: `TLSv1.3`.
     pub(super) fn tls_version(&self) -> Option<&'static str> {
         let Self::Tls(tls) = self else { return None };
-        match tls.get_ref().1.protocol_version()? {
+        match tls.stream.get_ref().1.protocol_version()? {
             ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
             ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
             _ => None,
@@ -154,7 +163,7 @@ impl ClientStream {
     fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(tls) => tls.get_ref().0.get_ref(),
+            Self::Tls(tls) => tls.stream.get_ref().0.get_ref(),
         }
     }
 
@@ -212,7 +221,7 @@ impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_read(cx, buf),
         }
     }
 }
@@ -221,21 +230,21 @@ impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The first packets: encryption is negotiated, then a startup message or a cancel request arrives.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use bytes::BytesMut;
 use tokio::{
@@ -43,8 +43,6 @@ pub(super) struct Greeted {
     pub(super) startup: Startup,
     /// Bytes behind the startup message.
     pub(super) early: BytesMut,
-    /// The hash of our certificate that the client saw, where its TLS can be bound to.
-    pub(super) end_point: Option<Arc<[u8]>>,
 }
 
 /// A greeting that went wrong.
@@ -103,7 +101,6 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
     let mut client = ClientStream::Plain(socket);
     let mut buf = BytesMut::new();
     let (mut asked_tls, mut asked_gss) = (false, false);
-    let mut end_point = None;
     loop {
         let next = match first(&mut buf) {
             Ok(next) => next,
@@ -129,27 +126,16 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
                 if !buf.is_empty() {
                     return Err(injected(client));
                 }
-                client = match (acceptor, client) {
-                    (Some(acceptor), ClientStream::Plain(mut socket)) => {
-                        socket.write_all(b"S").await?;
-                        let accepted = encrypt(acceptor, socket, BytesMut::new()).await?;
-                        end_point = accepted.end_point;
-                        ClientStream::Tls(Box::new(accepted.stream))
-                    }
-                    (_, mut client) => {
-                        client.write_all(b"N").await?;
-                        client
-                    }
-                };
+                client = encrypt_if_possible(acceptor, client).await?;
             }
             Some(First::TlsHello) => {
                 let (Some(acceptor), ClientStream::Plain(socket), false) = (acceptor, client, asked_tls) else {
                     return Err(GreetError::NoTls);
                 };
-                (client, end_point) = encrypt_directly(acceptor, socket, std::mem::take(&mut buf)).await?;
+                client = encrypt_directly(acceptor, socket, std::mem::take(&mut buf)).await?;
             }
             Some(First::Startup(startup)) => {
-                return Ok(Greeting::Startup(Greeted { client, startup, early: buf, end_point }));
+                return Ok(Greeting::Startup(Greeted { client, startup, early: buf }));
             }
             Some(First::Cancel(key)) => return Ok(Greeting::Cancel(client, key)),
             Some(First::SslRequest | First::GssEncRequest) => {
@@ -160,17 +146,27 @@ async fn greet(socket: Socket, peer: &Peer, acceptor: Option<&Acceptor>) -> Resu
     }
 }
 
+/// The one byte that answers SSLRequest, and TLS behind it where there is any.
+async fn encrypt_if_possible(acceptor: Option<&Acceptor>, client: ClientStream) -> Result<ClientStream, GreetError> {
+    match (acceptor, client) {
+        (Some(acceptor), ClientStream::Plain(mut socket)) => {
+            socket.write_all(b"S").await?;
+            Ok(ClientStream::Tls(Box::new(encrypt(acceptor, socket, BytesMut::new()).await?)))
+        }
+        (_, mut client) => {
+            client.write_all(b"N").await?;
+            Ok(client)
+        }
+    }
+}
+
 /// TLS from the first byte. Who does not name PostgreSQL's protocol hears so inside it.
-async fn encrypt_directly(
-    acceptor: &Acceptor,
-    socket: Socket,
-    hello: BytesMut,
-) -> Result<(ClientStream, Option<Arc<[u8]>>), GreetError> {
-    let Encrypted { stream, end_point } = encrypt(acceptor, socket, hello).await?;
-    let named = names_postgres(&stream);
-    let client = ClientStream::Tls(Box::new(stream));
+async fn encrypt_directly(acceptor: &Acceptor, socket: Socket, hello: BytesMut) -> Result<ClientStream, GreetError> {
+    let encrypted = encrypt(acceptor, socket, hello).await?;
+    let named = names_postgres(&encrypted.stream);
+    let client = ClientStream::Tls(Box::new(encrypted));
     match named {
-        Ok(()) => Ok((client, end_point)),
+        Ok(()) => Ok(client),
         Err(error) => Err(GreetError::Refused(Box::new(client), error.report())),
     }
 }

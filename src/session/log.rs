@@ -85,7 +85,7 @@ fn seconds(time: Duration) -> f64 {
 }
 
 /// A client's bytes, for a line of text.
-fn escaped(bytes: &[u8]) -> String {
+pub(super) fn escaped(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
 }
 

@@ -8,11 +8,11 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{Sessions, client::Peer, handshake::Greeted, registry::SessionId, reply::tell};
+use super::{Sessions, client::Peer, handshake::Greeted, log::escaped, registry::SessionId, reply::tell};
 use crate::{
     auth::{
         Authenticated,
-        client::{Claim, Methods, ProveError},
+        client::{Claim, ClientError, Methods, ProveError},
     },
     error::ClientFacing as _,
     metrics::{Phase, Proof},
@@ -33,10 +33,10 @@ impl Sessions {
         greeted: &mut Greeted,
         peer: &Peer,
     ) -> Option<Authenticated> {
-        let user = String::from_utf8_lossy(greeted.startup.get("user").unwrap_or_default()).escape_debug().to_string();
+        let user = String::from_utf8_lossy(greeted.startup.get("user").unwrap_or_default()).into_owned();
         let method = methods.asks(&user, greeted.client.certificate().is_some()).map_or("none", How::as_str);
         let deadline = Instant::now() + self.params.startup_deadline;
-        let proving = self.metrics.timed(Phase::Authenticate, prove(methods, greeted, deadline));
+        let proving = self.metrics.timed(Phase::Authenticate, prove(methods, greeted, (&user, deadline)));
         let error = match timeout_at(deadline, proving).await {
             Ok(Ok(who)) => {
                 self.metrics.proof(method, Proof::Accepted);
@@ -64,6 +64,7 @@ impl Sessions {
         let unavailable = matches!(error, ProveError::NoAnswer(_));
         self.metrics.proof(method, if unavailable { Proof::Unavailable } else { Proof::Refused });
         self.metrics.refused(report.sqlstate.as_str());
+        let user = escaped(user.as_bytes());
         info!(session = %id, %peer, user, cause, sqlstate = %report.sqlstate, "login refused: {error}");
         if error.is_guess() {
             if let Some(client) = peer.client() {
@@ -78,16 +79,18 @@ impl Sessions {
     }
 }
 
-async fn prove(methods: &Methods, greeted: &mut Greeted, deadline: Instant) -> Result<Authenticated, ProveError> {
-    let Greeted { client, startup, early, end_point } = greeted;
+async fn prove(
+    methods: &Methods,
+    greeted: &mut Greeted,
+    (user, deadline): (&str, Instant),
+) -> Result<Authenticated, ProveError> {
+    let Greeted { client, startup, early } = greeted;
     // It stands before the first question.
     if let Some(negotiation) = startup.negotiation() {
-        client.write_all(&negotiation).await.map_err(crate::auth::client::ClientError::from)?;
+        client.write_all(&negotiation).await.map_err(ClientError::from)?;
     }
-    let user = String::from_utf8_lossy(startup.get("user").unwrap_or_default()).into_owned();
-    let certificate = client.certificate();
-    let end_point = end_point.take();
-    let claim = Claim { user: &user, encrypted: client.is_encrypted(), certificate, end_point, deadline };
+    let (certificate, end_point) = (client.certificate(), client.end_point());
+    let claim = Claim { user, encrypted: client.is_encrypted(), certificate, end_point, deadline };
     let proof = methods.prove(client, early, claim).await?;
     if let Some(meant) = proof.user {
         // What libpq sends where nobody named a database.

@@ -112,7 +112,7 @@ impl Sessions {
         bound: Option<Target>,
         who: Authenticated,
     ) {
-        let Greeted { client, mut startup, mut early, .. } = *greeted;
+        let Greeted { client, mut startup, mut early } = *greeted;
         // Who had to prove something has it already.
         let negotiation = if matches!(who.identity(), Identity::Local) { startup.negotiation() } else { None };
         let mut record = Record::new(&self.audit, counted, id, (&client, &peer), &who, &startup);
