@@ -24,6 +24,7 @@ mod prewarm;
 pub(in crate::k8s) mod reader;
 pub(in crate::k8s) mod resource;
 pub(in crate::k8s) mod secret_data;
+pub(in crate::k8s) mod single_flight;
 mod status;
 pub(in crate::k8s) mod suggest;
 pub(in crate::k8s) mod suspend;

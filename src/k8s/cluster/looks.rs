@@ -12,10 +12,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    k8s::{
-        api::{error::K8sError, throttle::BEARABLE},
-        cluster::single_flight::Readings,
-    },
+    k8s::api::{error::K8sError, single_flight::Readings, throttle::BEARABLE},
     upstream::Failure,
 };
 

@@ -17,6 +17,5 @@ pub(in crate::k8s) mod read;
 pub mod recent;
 pub mod reflector;
 mod resumed;
-pub(in crate::k8s) mod single_flight;
 pub(in crate::k8s) mod snapshot;
 pub(in crate::k8s) mod watches;

@@ -12,12 +12,11 @@ use tokio::time::Instant;
 use crate::{
     error::{ClientFacing as _, Report, SqlState},
     k8s::{
-        api::{contexts::Contexts, error::K8sError, names, reader::Reader},
+        api::{contexts::Contexts, error::K8sError, names, reader::Reader, single_flight::Readings},
         cluster::{
             overrides::Overrides,
             read,
             recent::{Caller, Recent, tidy},
-            single_flight::Readings,
         },
         credentials::{owners, parts::Logins, refusals::no_login},
         operators::registry::Systems,

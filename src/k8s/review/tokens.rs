@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::{
     error::printable,
-    k8s::api::{client::Context, error::K8sError, resource::TOKEN_REVIEWS},
+    k8s::api::{client::Context, error::K8sError, resource::TOKEN_REVIEWS, single_flight::Readings},
     upstream::{How, Person},
 };
 
@@ -30,13 +30,19 @@ const MOST_TOKENS: usize = 10_000;
 
 /// The context it was asked in, and what remains of the token.
 type Key = (String, [u8; 32]);
-/// Held while it is asked about.
-type Asked = Arc<tokio::sync::Mutex<Option<(Instant, Option<Person>)>>>;
+/// What an API server has said of a token.
+#[derive(Clone)]
+struct Known {
+    at: Instant,
+    /// Nobody where it is refused.
+    person: Option<Person>,
+}
 
 /// Tokens that were asked about lately; never the tokens themselves.
 pub(super) struct Tokens {
     audiences: Vec<String>,
-    asked: Mutex<HashMap<Key, (Instant, Asked)>>,
+    asking: Readings<Key, Option<Person>, K8sError>,
+    known: Mutex<HashMap<Key, Known>>,
 }
 
 impl fmt::Debug for Tokens {
@@ -70,7 +76,7 @@ struct User {
 
 impl Tokens {
     pub(super) fn new(audiences: Vec<String>) -> Self {
-        Self { audiences, asked: Mutex::default() }
+        Self { audiences, asking: Readings::default(), known: Mutex::default() }
     }
 
     /// Those who bring the same token at the same time wait for one answer.
@@ -83,32 +89,33 @@ impl Tokens {
         token: &SecretString,
         deadline: Instant,
     ) -> Result<Option<Person>, K8sError> {
-        let asked = self.entry((context.name().to_owned(), Sha256::digest(token.expose_secret()).into()));
-        let mut known = asked.lock().await;
-        if let Some((at, person)) = known.as_ref()
-            && at.elapsed() < if person.is_some() { BELIEVED } else { REFUSED }
-        {
-            return Ok(person.clone());
-        }
-        let person = self.review(context, token, deadline).await?;
-        *known = Some((Instant::now(), person.clone()));
-        Ok(person)
+        let key = (context.name().to_owned(), Sha256::digest(token.expose_secret()).into());
+        let asked = async {
+            if let Some(known) = self.known_lately(&key) {
+                return Ok(known.person);
+            }
+            let person = self.review(context, token, deadline).await?;
+            self.remember(key.clone(), Known { at: Instant::now(), person: person.clone() });
+            Ok(person)
+        };
+        self.asking.join(key.clone(), deadline, Box::pin(asked)).await
     }
 
-    fn entry(&self, key: Key) -> Asked {
+    fn known_lately(&self, key: &Key) -> Option<Known> {
+        let lasts = |known: &&Known| if known.person.is_some() { BELIEVED } else { REFUSED } > known.at.elapsed();
+        self.all().get(key).filter(lasts).cloned()
+    }
+
+    fn remember(&self, key: Key, answer: Known) {
         let mut all = self.all();
-        let now = Instant::now();
-        all.retain(|_, (at, _)| now.duration_since(*at) < BELIEVED * 2);
-        if all.len() >= MOST_TOKENS && !all.contains_key(&key) {
-            return Asked::default();
+        all.retain(|_, known| known.at.elapsed() < BELIEVED);
+        if all.len() < MOST_TOKENS || all.contains_key(&key) {
+            all.insert(key, answer);
         }
-        let (at, asked) = all.entry(key).or_insert_with(|| (now, Asked::default()));
-        *at = now;
-        Arc::clone(asked)
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Key, (Instant, Asked)>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn review(
