@@ -13,7 +13,7 @@ use std::{
 use prometheus_client::{
     encoding::prometheus_text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 use tokio::time::Instant;
 
@@ -140,65 +140,54 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new(version: &'static str) -> Self {
-        let mut registry = Registry::with_prefix("pgferry");
-        let sessions = Family::<One, Gauge>::default();
-        let connects = Family::<Two, Counter>::default();
+        let mut all = Registry::with_prefix("pgferry");
+        let sessions: Family<One, Gauge> = kept(
+            &mut all,
+            (
+                "sessions",
+                "Clients now: startup (have not said what they want, or not proved who they are), connecting, open",
+            ),
+        );
+        let connects = kept(
+            &mut all,
+            (
+                "connects",
+                "Clients that wanted a session: connected, refused with this SQLSTATE (other: a rare one), or gave up waiting",
+            ),
+        );
         let seconds = Family::<One, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
-        let bytes = Family::<One, Counter>::default();
-        let proofs = Family::<Two, Counter>::default();
-        let denied = Family::<[(&'static str, String); 1], Counter>::default();
-        let audit_failures = Counter::default();
-        let limits = Family::<One, Gauge>::default();
-        let expiry = Family::<One, Gauge>::default();
-        registry.register(
-            "sessions",
-            "Clients now: startup (have not said what they want, or not proved who they are), connecting, open",
-            sessions.clone(),
+        let how_long =
+            "How long each part of connecting took, where it succeeded; all is from the startup packet to the greeting";
+        all.register("connect_seconds", how_long, seconds.clone());
+        let bytes: Family<One, Counter> =
+            kept(&mut all, ("bytes", "Bytes from clients (in) and to them (out), counted when their sessions end"));
+        let proofs = kept(
+            &mut all,
+            ("auth", "Proofs of who a client is: accepted, refused, or unavailable, where nobody could tell"),
         );
-        registry.register("connects", "Clients that wanted a session: connected, refused with this SQLSTATE (other: a rare one), or gave up waiting", connects.clone());
-        registry.register(
-            "connect_seconds",
-            "How long each part of connecting took, where it succeeded; all is from the startup packet to the greeting",
-            seconds.clone(),
+        let denied =
+            kept(&mut all, ("denied", "Clients denied by this rule of the configuration; none: where no rule fits"));
+        let audit_failures =
+            kept(&mut all, ("audit_failures", "Sessions whose first line in the audit log was not written in time"));
+        let limits = kept(
+            &mut all,
+            ("limit_remaining", "What is left of a limit of the configuration; sessions that are kept ready count"),
         );
-        registry.register(
-            "bytes",
-            "Bytes from clients (in) and to them (out), counted when their sessions end",
-            bytes.clone(),
+        let expiry = kept(
+            &mut all,
+            (
+                "certificate_expiry_seconds",
+                "Until the certificate expires that clients see, where it is from a file; negative afterwards",
+            ),
         );
-        registry.register(
-            "auth",
-            "Proofs of who a client is: accepted, refused, or unavailable, where nobody could tell",
-            proofs.clone(),
-        );
-        registry.register(
-            "denied",
-            "Clients denied by this rule of the configuration; none: where no rule fits",
-            denied.clone(),
-        );
-        registry.register(
-            "audit_failures",
-            "Sessions whose first line in the audit log was not written in time",
-            audit_failures.clone(),
-        );
-        registry.register(
-            "limit_remaining",
-            "What is left of a limit of the configuration; sessions that are kept ready count",
-            limits.clone(),
-        );
-        registry.register(
-            "certificate_expiry_seconds",
-            "Until the certificate expires that clients see, where it is from a file; negative afterwards",
-            expiry.clone(),
-        );
-        registry.register("build", "Which pgferry this is; always 1", Info::new([("version", version)]));
+        all.register("build", "Which pgferry this is; always 1", Info::new([("version", version)]));
         for state in State::ALL {
             // Zero is worth saying: an alert on a series that is not there never fires.
             let _ = sessions.get_or_create(&[("state", state.as_str())]);
         }
         let (received, sent) = (bytes.get_or_create_owned(&IN), bytes.get_or_create_owned(&OUT));
         Self(Arc::new(Inner {
-            registry,
+            registry: all,
             sessions,
             connects,
             seconds,
@@ -304,6 +293,13 @@ impl Metrics {
         let _ = prometheus_text::encode(&mut text, &inner.registry);
         text
     }
+}
+
+/// A metric that is registered under a name, with what it means.
+fn kept<M: Metric + Clone + Default>(all: &mut Registry, (name, means): (&str, &str)) -> M {
+    let metric = M::default();
+    all.register(name, means, metric.clone());
+    metric
 }
 
 const IN: One = [("direction", "in")];

@@ -11,7 +11,7 @@ use crate::{
     auth::upstream::{Channel, LoginError},
     error::{ClientFacing, Report, SqlState},
     pg::{
-        PacketError, TransactionStatus, backend,
+        PacketError, backend,
         cancel::CancelKey,
         frame::{Frame, next_frame},
     },
@@ -71,6 +71,32 @@ pub(super) struct Greeted {
     in_hot_standby: Option<bool>,
 }
 
+/// What a server says of itself before ReadyForQuery.
+#[derive(Default)]
+struct Said {
+    key: Option<CancelKey>,
+    in_hot_standby: Option<bool>,
+    superuser: bool,
+}
+
+impl Said {
+    fn hear(&mut self, frame: &Frame) -> Result<(), PacketError> {
+        match frame.tag {
+            b'K' => self.key = Some(backend::backend_key_data(frame)?),
+            b'S' => match backend::parameter_status(frame)? {
+                (b"in_hot_standby", value) => self.in_hot_standby = Some(value == b"on"),
+                (b"is_superuser", value) => self.superuser = value == b"on",
+                _ => {}
+            },
+            b'Z' => _ = backend::ready_for_query(frame)?,
+            b'N' => {}
+            // An authentication request would reach the client as if it were ours.
+            tag => return Err(PacketError::Malformed(char::from(tag))),
+        }
+        Ok(())
+    }
+}
+
 /// Reads on to ReadyForQuery, keeping every message as it came.
 pub(super) async fn until_ready(
     mut stream: BoxedStream,
@@ -80,28 +106,16 @@ pub(super) async fn until_ready(
 ) -> Result<Greeted, Miss> {
     let mut greeting = BytesMut::new();
     let broken = |error| protocol(&upstream, error);
-    let mut key = None;
-    let (mut in_hot_standby, mut superuser) = (None, false);
+    let mut said = Said::default();
     loop {
         while let Some(frame) = next_frame(&mut buf, MAX_GREETING).map_err(broken)? {
-            match frame.tag {
-                b'E' => return Err(refused(frame).unwrap_or_else(broken)),
-                b'K' => key = Some(backend::backend_key_data(&frame).map_err(broken)?),
-                b'S' => {
-                    let (name, value) = backend::parameter_status(&frame).map_err(broken)?;
-                    match name {
-                        b"in_hot_standby" => in_hot_standby = Some(value == b"on"),
-                        b"is_superuser" => superuser = value == b"on",
-                        _ => {}
-                    }
-                }
-                b'N' | b'Z' => {}
-                // An authentication request would reach the client as if it were ours.
-                tag => return Err(broken(PacketError::Malformed(char::from(tag)))),
+            if frame.tag == b'E' {
+                return Err(refused(frame).unwrap_or_else(broken));
             }
+            said.hear(&frame).map_err(broken)?;
             greeting.extend_from_slice(&frame.raw);
             if frame.tag == b'Z' {
-                let _: TransactionStatus = backend::ready_for_query(&frame).map_err(broken)?;
+                let Said { key, in_hot_standby, superuser } = said;
                 let encrypted = matches!(channel, Channel::Tls { .. });
                 let (greeting, rest) = (greeting.freeze(), buf.freeze());
                 let writable = in_hot_standby == Some(false);

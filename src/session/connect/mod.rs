@@ -121,7 +121,7 @@ impl Connector {
         let mut upstream = self.metrics.timed(Phase::Resolve, self.resolve(wanted)).await?;
         // That a cluster has reached its limit is heard by who may connect to it.
         let place = |upstream: &Upstream| self.registry.place(&upstream.cluster).map_err(Refusal::Report);
-        let mut held = match ask.identity {
+        let held = match ask.identity {
             Identity::Local => Some(place(&upstream)?),
             Identity::Person(_) => None,
         };
@@ -135,17 +135,13 @@ impl Connector {
             match self.try_once(wanted, &upstream, known.as_ref()).await {
                 Ok(mut connected) => {
                     self.settle(wanted, &mut connected).await.map_err(|denied| denied.refusal(wanted))?;
-                    let place = match held.take() {
-                        Some(place) => place,
-                        None => place(&upstream)?,
+                    connected.place = match held {
+                        Some(_) => held,
+                        None => Some(place(&upstream)?),
                     };
-                    // Rivals are there only where the primary is wanted, and only servers know which one it is.
-                    if connected.writable && !upstream.rivals.is_empty() {
-                        self.refuse_rivals(wanted, (&upstream, &connected.login)).await?;
-                    }
-                    self.turns.served(&upstream);
-                    self.credentials.accepted(ask, &upstream, &connected.login);
-                    return Ok(Connected { place: Some(place), ..connected });
+                    let login = &connected.login;
+                    self.served(wanted, &upstream, (login, connected.writable)).await?;
+                    return Ok(connected);
                 }
                 Err(Miss::Final(refusal)) => return Err(refusal),
                 Err(Miss::Again(login)) if other_ways > 0 => {
@@ -173,6 +169,22 @@ impl Connector {
                 }
             }
         }
+    }
+
+    /// What is learnt of a server that serves. It may not be the only one.
+    async fn served(
+        &self,
+        wanted: &Wanted,
+        upstream: &Upstream,
+        (login, writable): (&Login, bool),
+    ) -> Result<(), Refusal> {
+        // Rivals are there only where the primary is wanted, and only servers know which one it is.
+        if writable && !upstream.rivals.is_empty() {
+            self.refuse_rivals(wanted, (upstream, login)).await?;
+        }
+        self.turns.served(upstream);
+        self.credentials.accepted(&wanted.ask, upstream, login);
+        Ok(())
     }
 
     /// What the next look finds that succeeds, and the turn to try it; what was said last where the wait is over. A look
