@@ -65,8 +65,6 @@ pub enum Method {
     Login,
     /// By a token that the API server knows.
     Kubernetes,
-    /// By a token of an issuer.
-    Oidc,
     /// The system says whose the connection is.
     Local,
 }
@@ -77,7 +75,6 @@ impl From<How> for Method {
             How::Certificate => Self::Certificate,
             How::Login => Self::Login,
             How::Kubernetes => Self::Kubernetes,
-            How::Oidc => Self::Oidc,
         }
     }
 }
@@ -93,9 +90,6 @@ pub struct Identity {
     /// The groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// Who issued the token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
     /// Which token it was, where Kubernetes says so. An identifier, worth nothing to whoever reads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
@@ -108,7 +102,7 @@ impl Identity {
     #[must_use]
     pub fn local(name: impl Into<String>) -> Self {
         let (name, method) = (name.into(), Method::Local);
-        Self { name, uid: String::new(), groups: Vec::new(), issuer: None, credential: None, method }
+        Self { name, uid: String::new(), groups: Vec::new(), credential: None, method }
     }
 }
 
@@ -118,7 +112,7 @@ impl From<&Person> for Identity {
             name: person.name.clone(),
             uid: person.uid.clone(),
             groups: person.groups.clone(),
-            issuer: None,
+
             credential: person.extra.get(CREDENTIAL).and_then(|ids| ids.first()).cloned(),
             method: person.how.into(),
         }
@@ -259,8 +253,8 @@ pub enum Event {
     Ready {
         /// Which session.
         session: Arc<Session>,
-        /// The server's process, which PostgreSQL's own log and pgaudit name.
-        backend_pid: i32,
+        /// The server's process, which PostgreSQL's own log and pgaudit name; none where something before the server gives none.
+        backend_pid: Option<i32>,
     },
     /// A client was refused; not for a failed login, which [`Event::LoginFailed`] counts.
     Denied {
@@ -292,13 +286,6 @@ pub enum Event {
         backend_pid: i32,
         /// Who asks; the key is all that is known.
         client: Client,
-    },
-    /// Somebody ended a session of somebody's.
-    Kill {
-        /// Which session.
-        session: Arc<Session>,
-        /// Who did.
-        by: Identity,
     },
     /// The configuration was read again.
     Reload {
@@ -335,7 +322,6 @@ impl Event {
             Self::Denied { .. } => "session.denied",
             Self::End { .. } => "session.end",
             Self::Cancel { .. } => "cancel",
-            Self::Kill { .. } => "kill",
             Self::Reload { .. } => "reload",
             Self::LoginFailed { .. } => "login.failed",
             Self::Lost { .. } => "audit.lost",

@@ -63,8 +63,6 @@ struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<&'a Identity>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<&'a Identity>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a Client>,
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<&'a Text>,
@@ -108,7 +106,7 @@ impl<'a> Fields<'a> {
     fn of(event: &'a Event) -> Self {
         match event {
             Event::Start(session) => Self::session(session),
-            Event::Ready { session, backend_pid } => Self { backend_pid: Some(*backend_pid), ..Self::session(session) },
+            Event::Ready { session, backend_pid } => Self { backend_pid: *backend_pid, ..Self::session(session) },
             Event::Denied { session, sqlstate, message } => {
                 Self { sqlstate: Some(sqlstate), message: message.as_ref(), ..Self::session(session) }
             }
@@ -124,7 +122,6 @@ impl<'a> Fields<'a> {
             Event::Cancel { session, backend_pid, client } => {
                 Self { client: Some(client), backend_pid: Some(*backend_pid), ..Self::session(session) }
             }
-            Event::Kill { session, by } => Self { by: Some(by), ..Self::session(session) },
             Event::Reload { problem } => {
                 let result = if problem.is_some() { "refused" } else { "applied" };
                 Self { result: Some(result), message: problem.as_ref(), ..Self::default() }

@@ -90,9 +90,8 @@ fn alice() -> Identity {
         name: "alice@example.com".to_owned(),
         uid: "1b4e28ba".to_owned(),
         groups: vec!["dba".to_owned(), "oncall".to_owned()],
-        issuer: Some("https://idp.example.com".to_owned()),
         credential: Some("JTI=7f1a".to_owned()),
-        method: Method::Oidc,
+        method: Method::Kubernetes,
     }
 }
 
@@ -117,7 +116,7 @@ fn session() -> Arc<Session> {
         role: Some("app".into()),
         database: Some("shop".into()),
         application_name: Some("psql".into()),
-        rule: Some("access.2".into()),
+        rule: Some("access[2]".into()),
         reason: Some("T-1".into()),
     })
 }
@@ -127,11 +126,11 @@ fn full() -> Vec<Event> {
     let (session, day) = (session(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_600_000));
     vec![
         Event::Start(Arc::clone(&session)),
-        Event::Ready { session: Arc::clone(&session), backend_pid: 4242 },
+        Event::Ready { session: Arc::clone(&session), backend_pid: Some(4242) },
         Event::Denied {
             session: Arc::clone(&session),
             sqlstate: "42501".to_owned(),
-            message: Some("alice@example.com may not connect to shop.prod as app".into()),
+            message: Some("there is no shop.prod that alice@example.com may connect to as role app".into()),
         },
         Event::End {
             session: Arc::clone(&session),
@@ -140,13 +139,8 @@ fn full() -> Vec<Event> {
             end: "revoked",
             sqlstate: Some("57P01".to_owned()),
         },
-        Event::Cancel {
-            session: Arc::clone(&session),
-            backend_pid: 4242,
-            client: Client::tcp(([192, 0, 2, 10], 51730).into()),
-        },
-        Event::Kill { session, by: Identity { name: "bob@example.com".to_owned(), ..alice() } },
-        Event::Reload { problem: Some("access.2: no such target".into()) },
+        Event::Cancel { session, backend_pid: 4242, client: Client::tcp(([192, 0, 2, 10], 51730).into()) },
+        Event::Reload { problem: Some("access[2]: no such target".into()) },
         Event::LoginFailed {
             client: Some(Client::at("2001:db8:7::/64".to_owned())),
             count: 240,
@@ -163,11 +157,10 @@ fn bare() -> Vec<Event> {
     let session = Arc::new(Session::new(0, Client::unix()));
     vec![
         Event::Start(Arc::clone(&session)),
-        Event::Ready { session: Arc::clone(&session), backend_pid: -1 },
+        Event::Ready { session: Arc::clone(&session), backend_pid: None },
         Event::Denied { session: Arc::clone(&session), sqlstate: "57P03".to_owned(), message: None },
         Event::End { session: Arc::clone(&session), backend_pid: None, bytes: (0, 0), end: "drained", sqlstate: None },
-        Event::Cancel { session: Arc::clone(&session), backend_pid: 0, client: Client::unix() },
-        Event::Kill { session, by: Identity::local("uid 1000") },
+        Event::Cancel { session, backend_pid: 0, client: Client::unix() },
         Event::Reload { problem: None },
         Event::LoginFailed {
             client: None,

@@ -23,7 +23,7 @@ pub enum NameError {
     TooLong,
 }
 
-/// A name or a group with the prefix of whoever gives it (`cert:`, `login:`, `oidc:`).
+/// A name or a group with the prefix of whoever gives it (`cert:`, `login:`).
 ///
 /// # Errors
 /// Where it is not taken.

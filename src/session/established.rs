@@ -59,7 +59,7 @@ impl Sessions {
         if reply.hand_over(&notices, &greeting).await.is_err() {
             goodbye(stream, Goodbye::Terminate).await;
             about.record.gave_up();
-            record.ended((0, 0), "client gone");
+            record.ended((0, 0), "client gone", None);
             return logged_in.ended((0, 0), "client gone");
         }
         about.record.connected();
@@ -74,8 +74,8 @@ impl Sessions {
         };
         let (over, ending) = self.pipe(&mut pipe, &upstream, endings, registered.as_ref()).await;
         let bytes = (pipe.bytes_up, pipe.bytes_down);
-        let why = self.end(pipe, over, ending, registered, &upstream).await;
-        record.ended(bytes, why);
+        let (why, said) = self.end(pipe, over, ending, registered, &upstream).await;
+        record.ended(bytes, why, said);
         logged_in.ended(bytes, why);
     }
 
@@ -122,7 +122,7 @@ impl Sessions {
         });
     }
 
-    /// Ends both sides. Gives the word for the log.
+    /// Ends both sides. Gives the word for the log, and the code that the client hears.
     async fn end(
         &self,
         pipe: Pipe,
@@ -130,7 +130,7 @@ impl Sessions {
         ending: Option<Ending>,
         registered: Option<Registered>,
         upstream: &Upstream,
-    ) -> &'static str {
+    ) -> (&'static str, Option<SqlState>) {
         let (why, farewell) = match (&over, ending) {
             (Over::Stopped(Stopped::Terminated), _) => ("client terminated", Farewell::Close),
             (Over::Stopped(Stopped::ClientGone), _) => ("client gone", Farewell::None),
@@ -148,6 +148,10 @@ impl Sessions {
             _ if pipe.at_client_boundary() => Goodbye::Terminate,
             _ => Goodbye::Closed,
         };
+        let said = match &farewell {
+            Farewell::Say(report) if boundary => Some(report.sqlstate),
+            _ => None,
+        };
         let Pipe { mut client, upstream: stream, .. } = pipe;
         let to_client = async {
             match farewell {
@@ -164,7 +168,7 @@ impl Sessions {
         };
         // Side by side: the way that a cancel request takes may be as dead as the one that is given up.
         tokio::join!(to_client, self.cancel_abandoned(registered.filter(|_| abandoned)), goodbye(stream, server));
-        why
+        (why, said)
     }
 
     /// A client that vanished in mid-query leaves no query behind.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     audit::{Audit, Client, Event, Identity as Who, Session, Target, Text},
     auth::Authenticated,
-    error::{ClientFacing as _, Report},
+    error::{ClientFacing as _, Report, SqlState},
     metrics::{Metrics, Phase},
     pg::startup::Startup,
     upstream::Identity,
@@ -125,9 +125,7 @@ impl Record {
         let backend_pid = connected.key.as_ref().map(|key| key.pid);
         let (audit, metrics) = (self.audit.clone(), self.counted.metrics.clone());
         let opened = Opened { audit, metrics, session: Arc::new(session), backend_pid };
-        opened
-            .audit
-            .note(Event::Ready { session: Arc::clone(&opened.session), backend_pid: backend_pid.unwrap_or_default() });
+        opened.audit.note(Event::Ready { session: Arc::clone(&opened.session), backend_pid });
         opened
     }
 }
@@ -151,10 +149,12 @@ impl Opened {
         });
     }
 
-    pub(super) fn ended(&self, bytes: (u64, u64), end: &'static str) {
+    /// `said` is the code that the client was sent, where we have ended it.
+    pub(super) fn ended(&self, bytes: (u64, u64), end: &'static str, said: Option<SqlState>) {
         self.metrics.bytes(bytes.0, bytes.1);
         let (session, backend_pid) = (Arc::clone(&self.session), self.backend_pid);
-        self.audit.note(Event::End { session, backend_pid, bytes, end, sqlstate: None });
+        let sqlstate = said.map(|code| code.to_string());
+        self.audit.note(Event::End { session, backend_pid, bytes, end, sqlstate });
     }
 }
 

@@ -7,7 +7,7 @@ use super::server::ClusterId;
 /// Somebody who has proved who it is. Kubernetes' authorizers get all of it but the last three.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Person {
-    /// The user's name. One that a TokenReview did not give carries a prefix (`cert:`, `login:`, `oidc:`).
+    /// The user's name. One that a TokenReview did not give carries a prefix (`cert:`, `login:`).
     pub name: String,
     /// The user's groups, with the same prefix.
     pub groups: Vec<String>,
@@ -32,8 +32,6 @@ pub enum How {
     Login,
     /// By a token that the API server knows.
     Kubernetes,
-    /// By a token of an `OpenID` Connect issuer.
-    Oidc,
 }
 
 impl How {
@@ -44,7 +42,6 @@ impl How {
             Self::Certificate => "certificate",
             Self::Login => "login",
             Self::Kubernetes => "kubernetes",
-            Self::Oidc => "oidc",
         }
     }
 }

@@ -85,6 +85,22 @@ async fn a_refusal_is_kept_and_failed_logins_are_counted() {
     assert_eq!(failed.iter().map(|event| event["count"].as_u64().unwrap()).sum::<u64>(), 3, "{failed:?}");
 }
 
+/// What ended a session, and what its client was told.
+#[tokio::test]
+async fn an_end_of_our_own_is_kept_with_what_was_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut bastion, file) = kept(&directory).await;
+    let kim = bastion.token("kim", &[]);
+    bastion.bind("kim", "app");
+    let mut wire = bastion.connect(&kim, "app@shop.prod", "app").await.unwrap();
+    bastion.pgferry.signal(Signal::TERM);
+    assert_eq!(wire.next().await.unwrap().unwrap().fields().code, "57P01");
+    assert!(bastion.pgferry.ended().await.success());
+    let all = events(&file);
+    let end = of(&all, "session.end")[0];
+    assert_eq!((&end["end"], &end["sqlstate"]), (&"drained".into(), &"57P01".into()));
+}
+
 /// Where nothing can be kept nobody new is let in, and whoever is in stays.
 #[tokio::test]
 async fn a_log_that_takes_nothing_lets_nobody_in() {
