@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     client::{ClientStream, Peer},
-    connect::Connected,
+    connect::{Connected, Wanted},
     count::Counted,
     refusal::Refusal,
     registry::SessionId,
@@ -34,7 +34,8 @@ pub enum OnFailure {
 /// A session that has no server yet.
 pub(super) struct Record {
     audit: Audit,
-    session: Session,
+    /// Nothing where nothing is kept.
+    session: Option<Session>,
     counted: Counted,
 }
 
@@ -47,20 +48,24 @@ impl Record {
         who: &Authenticated,
         startup: &Startup,
     ) -> Self {
-        let mut session = Session::new(id.number(), place(peer, client));
-        session.identity = Some(match who.identity() {
-            Identity::Local => Who::local(who.who()),
-            Identity::Person(person) => Who::from(person.as_ref()),
+        let session = audit.is_on().then(|| Session {
+            identity: Some(match who.identity() {
+                Identity::Local => Who::local(who.who()),
+                Identity::Person(person) => Who::from(person.as_ref()),
+            }),
+            database: startup.get("database").map(Text::from_bytes),
+            application_name: startup.get("application_name").map(Text::from_bytes),
+            ..Session::new(id.number(), place(peer, client))
         });
-        session.database = startup.get("database").map(Text::from_bytes);
-        session.application_name = startup.get("application_name").map(Text::from_bytes);
         Self { audit: audit.clone(), session, counted }
     }
 
     /// What the client wants, as it said it.
-    pub(super) fn wants(&mut self, target: &str, reason: Option<&str>) {
-        self.session.asked = Some(Text::from_bytes(target.as_bytes()));
-        self.session.reason = reason.map(|reason| Text::from_bytes(reason.as_bytes()));
+    pub(super) fn wants(&mut self, wanted: &Wanted) {
+        if let Some(session) = &mut self.session {
+            session.asked = Some(wanted.ask.target.to_string().into());
+            session.reason = wanted.reason.as_deref().map(Text::from);
+        }
     }
 
     /// Before the client hears AuthenticationOk.
@@ -68,11 +73,9 @@ impl Record {
     /// # Errors
     /// Where it cannot be written, and then nobody is let in.
     pub(super) async fn start(&self, on_failure: OnFailure) -> Result<(), Report> {
-        if !self.audit.is_on() {
-            return Ok(());
-        }
+        let Some(session) = &self.session else { return Ok(()) };
         let began = Instant::now();
-        let Err(blocked) = self.audit.record(Event::Start(Arc::new(self.session.clone()))).await else {
+        let Err(blocked) = self.audit.record(Event::Start(Arc::new(session.clone()))).await else {
             self.counted.metrics.took(Phase::Audit, began.elapsed());
             return Ok(());
         };
@@ -90,16 +93,15 @@ impl Record {
     /// It gets no server.
     pub(super) fn denied(&self, refusal: &Refusal) {
         self.counted.refused(refusal);
-        if self.audit.is_on() {
+        if let Some(mut session) = self.session.clone() {
             let (sqlstate, message) = refusal.words();
-            let mut session = self.session.clone();
             if let Refusal::Denied { rule: Some(rule), .. } = refusal {
-                session.rule = Some(Text::from_bytes(rule.to_string().as_bytes()));
+                session.rule = Some(rule.to_string().into());
             }
             self.audit.note(Event::Denied {
                 session: Arc::new(session),
                 sqlstate: sqlstate.to_owned(),
-                message: Some(Text::from_bytes(message.as_bytes())),
+                message: Some(message.into()),
             });
         }
     }
@@ -117,15 +119,19 @@ impl Record {
     /// The server is there.
     pub(super) fn ready(&mut self, connected: &Connected, database: &[u8]) -> Opened {
         self.counted.open();
-        let mut session = self.session.clone();
-        session.target = Some(Target::from(&connected.upstream));
-        session.role = Some(Text::from_bytes(connected.login.user.as_bytes()));
-        session.database = Some(Text::from_bytes(database));
-        session.rule = connected.grant.rule.map(|rule| Text::from_bytes(rule.to_string().as_bytes()));
+        let session = self.session.clone().map(|session| {
+            Arc::new(Session {
+                target: Some(Target::from(&connected.upstream)),
+                role: Some(connected.login.user.as_str().into()),
+                database: Some(Text::from_bytes(database)),
+                rule: connected.grant.rule.map(|rule| rule.to_string().into()),
+                ..session
+            })
+        });
         let backend_pid = connected.key.as_ref().map(|key| key.pid);
         let (audit, metrics) = (self.audit.clone(), self.counted.metrics.clone());
-        let opened = Opened { audit, metrics, session: Arc::new(session), backend_pid };
-        opened.audit.note(Event::Ready { session: Arc::clone(&opened.session), backend_pid });
+        let opened = Opened { audit, metrics, session, backend_pid };
+        opened.note(|session| Event::Ready { session, backend_pid });
         opened
     }
 }
@@ -135,32 +141,35 @@ impl Record {
 pub(super) struct Opened {
     audit: Audit,
     metrics: Metrics,
-    session: Arc<Session>,
+    /// Nothing where nothing is kept.
+    session: Option<Arc<Session>>,
     backend_pid: Option<i32>,
 }
 
 impl Opened {
+    fn note(&self, event: impl FnOnce(Arc<Session>) -> Event) {
+        if let Some(session) = &self.session {
+            self.audit.note(event(Arc::clone(session)));
+        }
+    }
+
     /// Somebody who has its key wants its query cancelled.
     pub(super) fn cancelled_by(&self, client: &ClientStream, peer: &Peer) {
-        self.audit.note(Event::Cancel {
-            session: Arc::clone(&self.session),
-            backend_pid: self.backend_pid.unwrap_or_default(),
-            client: place(peer, client),
-        });
+        let backend_pid = self.backend_pid.unwrap_or_default();
+        self.note(|session| Event::Cancel { session, backend_pid, client: place(peer, client) });
     }
 
     /// `said` is the code that the client was sent, where we have ended it.
     pub(super) fn ended(&self, bytes: (u64, u64), end: &'static str, said: Option<SqlState>) {
         self.metrics.bytes(bytes.0, bytes.1);
-        let (session, backend_pid) = (Arc::clone(&self.session), self.backend_pid);
-        let sqlstate = said.map(|code| code.to_string());
-        self.audit.note(Event::End { session, backend_pid, bytes, end, sqlstate });
+        let (backend_pid, sqlstate) = (self.backend_pid, said.map(|code| code.to_string()));
+        self.note(|session| Event::End { session, backend_pid, bytes, end, sqlstate });
     }
 }
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("session", &self.session.id).finish_non_exhaustive()
+        f.debug_struct("Opened").field("backend_pid", &self.backend_pid).finish_non_exhaustive()
     }
 }
 

@@ -124,7 +124,7 @@ impl Sessions {
         };
         let started = Instant::now();
         let (wanted, progress) = self.wanted((&peer, &who), (&startup, &own), route);
-        record.wants(&wanted.ask.target.to_string(), wanted.reason.as_deref());
+        record.wants(&wanted);
         if let Err(report) = record.start(self.params.audit_failure).await {
             return reply.refuse(id, &peer, &Refusal::Report(report)).await;
         }
